@@ -1,0 +1,259 @@
+"""What people look at: tables, coloured masks, token tables, curves, histograms, before and after.
+
+Functions return what they show. Tables and coloured text are HTML in a notebook and plain text elsewhere; figures are
+matplotlib's. Colours differ in lightness, and every mark has a second sign (underline, hatch, label), so that all of
+it reads in grey.
+"""
+
+from __future__ import annotations
+
+import html
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from course_utils import masking
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from transformers import PreTrainedTokenizerBase
+
+DARK, LIGHT, ACCENT = "#1b4f72", "#a9cce3", "#b9770e"
+CELL = "text-align:left;vertical-align:top;padding:2px 10px;white-space:pre-wrap"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Something with two faces: HTML for a notebook, text for a terminal."""
+
+    text: str
+    html: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def table(rows: Iterable[Mapping[str, Any] | Sequence[Any]], columns: Sequence[str] | None = None) -> Shown:
+    """A table of dicts, or of sequences with `columns` as the heads.
+
+    Args:
+        rows: one dict or sequence per line. Floats are shown with three digits, tuples and lists with commas.
+        columns: the heads; by default the keys of the first dict.
+    """
+    lines = [dict(row) if isinstance(row, Mapping) else dict(zip(columns or (), row, strict=True)) for row in rows]
+    heads = list(columns or (lines[0] if lines else ()))
+    cells = [[_cell(line.get(head, "")) for head in heads] for line in lines]
+    widths = [max(map(_width, column)) for column in zip(heads, *cells, strict=True)]
+    text = "\n".join(
+        "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in [heads, ["-" * width for width in widths], *cells]
+    )
+    head = "".join(f'<th style="{CELL}">{html.escape(name)}</th>' for name in heads)
+    body = "".join(
+        f"<tr>{''.join(f'<td style={CELL!r}>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in cells
+    )
+    return Shown(text, f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
+    if isinstance(value, (tuple, list)):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def _width(text: str) -> int:
+    """Columns that the text takes in a terminal: Chinese characters take two."""
+    longest = max(text.split("\n"), key=len, default="")
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in longest)
+
+
+def _visible(text: str) -> str:
+    """The text of a token with its white space made visible."""
+    return text.replace("\u200b", "·ZWSP·").replace("\n", "⏎").replace("\t", "⇥") if text.strip() else repr(text)[1:-1]
+
+
+def _pieces(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, int]]:
+    """(text, number of ids): one piece per id, but ids that share a character stay together."""
+    pieces: list[tuple[str, int]] = []
+    start = 0
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(list(ids[start:end]))
+        if not text.endswith("\ufffd") or end == len(ids):
+            pieces.append((text, end - start))
+            start = end
+    return pieces
+
+
+def tokens(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Shown:
+    """The ids of a text and what each of them stands for."""
+    added = set(tokenizer.get_added_vocab().values())
+    rows = [
+        {
+            "place": place,
+            "id": token,
+            "text": _visible(tokenizer.decode([token])),
+            "kind": "special" if token in added else "",
+        }
+        for place, token in enumerate(ids)
+    ]
+    return table(rows)
+
+
+def mask(example: Mapping[str, Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> Shown:
+    """One example in colour: what is learned is dark on light and underlined, the rest is grey.
+
+    Args:
+        example: a dict with `input_ids` and `labels`, from `masking`.
+        tokenizer: the model's.
+
+    Returns:
+        Coloured text; in a terminal the learned stretches stand between ⟦ and ⟧.
+    """
+    ids, labels = example["input_ids"], example["labels"]
+    parts, plain = [], []
+    place = 0
+    inside = False
+    for text, count in _pieces(ids, tokenizer):
+        learned = labels[place] != masking.IGNORED
+        style = (
+            f"background:#d6eaf8;color:{DARK};font-weight:600;border-bottom:2px solid {DARK}"
+            if learned
+            else "color:#707070;border-bottom:2px solid transparent"
+        )
+        shown = html.escape(text).replace("\n", "⏎<br>")
+        parts.append(f'<span style="{style};margin-right:1px" title="id {ids[place]}">{shown}</span>')
+        plain.append(("⟧" if inside and not learned else "⟦" if learned and not inside else "") + text)
+        inside, place = learned, place + count
+    share = sum(label != masking.IGNORED for label in labels) / len(labels)
+    caption = f"{len(ids)} tokens, {share:.0%} learned (underlined)"
+    body = f'<div style="font-family:monospace;line-height:1.9;white-space:pre-wrap">{"".join(parts)}</div>'
+    return Shown("".join(plain) + ("⟧" if inside else "") + f"\n[{caption}]", f"{body}<small>{caption}</small>")
+
+
+def conversation(messages: Sequence[Mapping[str, Any]]) -> Shown:
+    """Messages as a small table: role and text, with thinking and tool calls named."""
+    rows = []
+    for message in messages:
+        if message.get("reasoning_content"):
+            rows.append({"role": f"{message['role']} (thinking)", "text": message["reasoning_content"]})
+        for call in message.get("tool_calls") or ():
+            function = call.get("function", call)
+            rows.append({"role": f"{message['role']} (call)", "text": f"{function['name']}({function['arguments']})"})
+        if message.get("content"):
+            rows.append({"role": message["role"], "text": message["content"]})
+    return table(rows)
+
+
+def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, Any]:
+    """A figure that no pyplot state holds on to, with its axes in one row."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(1, panels)
+    for panel in axes if panels > 1 else (axes,):
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def curve(log: Sequence[Mapping[str, float]], title: str = "Loss during training") -> Figure:
+    """Training and validation loss over the steps.
+
+    Args:
+        log: `TrainResult.log`.
+        title: what stands above it.
+    """
+    figure, axes = _figure(7, 3.2)
+    for key, name, style in (
+        ("loss", "training rows (each step)", {"color": LIGHT, "linewidth": 1.5}),
+        ("eval_loss", "validation rows (never trained on)", {"color": DARK, "linewidth": 2, "marker": "o"}),
+    ):
+        points = [(entry["step"], entry[key]) for entry in log if key in entry]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=name, **style)
+    axes.set(title=title, xlabel="step", ylabel="loss (nats per learned token)", ylim=(0, None))
+    axes.legend(frameon=False)
+    return figure
+
+
+def lengths(counts: Mapping[str, Sequence[int]], limit: int | None = None, title: str = "Length of the rows") -> Figure:
+    """Histogram of lengths in tokens, one hatched layer per source.
+
+    Args:
+        counts: lengths in tokens, per source.
+        limit: the longest row that is trained on; a line marks it.
+        title: what stands above it.
+    """
+    figure, axes = _figure(7, 3)
+    shades = [DARK, LIGHT, ACCENT, "#7f8c8d", "#d5d8dc", "#5b2c6f", "#196f3d"]
+    hatches = ["", "//", "..", "xx", "", "\\\\", "++"]
+    _, _, layers = axes.hist(list(counts.values()), bins=30, stacked=True, label=list(counts))
+    for number, layer in enumerate(layers if len(counts) > 1 else [layers]):
+        for bar in layer:
+            bar.set(facecolor=shades[number % 7], hatch=hatches[number % 7], edgecolor="white", linewidth=0.5)
+    if limit is not None:
+        axes.axvline(limit, color="black", linestyle="--", linewidth=1, label=f"limit: {limit}")
+    axes.set(title=title, xlabel="tokens", ylabel="rows")
+    axes.legend(frameon=False)
+    return figure
+
+
+def before_after(rows: Sequence[Mapping[str, Any]], title: str = "What fine-tuning did") -> Figure:
+    """Two panels of paired bars: perplexity (lower is better) and each source's own rate (higher is better).
+
+    Args:
+        rows: `Comparison.table()`.
+        title: what stands above it.
+    """
+    figure, (left, right) = _figure(10, 3.6, panels=2)
+    figure.suptitle(title, fontweight="bold")
+    sources = [row["source"] for row in rows]
+    named = [f"{row['source']}\n{row['metric']}" for row in rows]
+    for axes, key, names, label in (
+        (left, "perplexity", sources, "perplexity on learned tokens (lower is better)"),
+        (right, "metric", named, "share of prompts (higher is better)"),
+    ):
+        for offset, when, colour, hatch in ((-0.2, "before", LIGHT, "//"), (0.2, "after", DARK, "")):
+            values = [row[f"{key} {when}"] for row in rows]
+            bars = axes.bar(
+                [place + offset for place in range(len(rows))],
+                values,
+                width=0.38,
+                label=when,
+                color=colour,
+                hatch=hatch,
+                edgecolor="white",
+            )
+            axes.bar_label(bars, fmt="%.2f" if key == "metric" else "%.1f", fontsize=8, padding=2)
+        axes.set_xticks(range(len(rows)), names, fontsize=8)
+        axes.set_ylabel(label, fontsize=9)
+        axes.margins(y=0.15)
+    left.legend(frameon=False)
+    right.set_ylim(0, 1.15)
+    return figure
+
+
+def replies(pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Shown:
+    """Prompts with the reference and the replies before and after, side by side.
+
+    Args:
+        pairs: (row of the report before, row of the report after), the same prompt in both.
+    """
+    return table(
+        {
+            "prompt": old["prompt"],
+            "reference": old["reference"],
+            "before": _marked(old),
+            "after": _marked(new),
+        }
+        for old, new in pairs
+    )
+
+
+def _marked(row: Mapping[str, Any]) -> str:
+    return row["reply"] + ("" if row["stopped"] else " … (did not stop)")

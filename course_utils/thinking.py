@@ -1,0 +1,119 @@
+"""Split what a model wrote into thinking and answer, at once or while it streams (trap 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+OPENER, CLOSER = "<think>", "</think>"
+
+Status = Literal["answered", "no_thinking", "truncated"]
+Kind = Literal["thinking", "answer"]
+Piece = tuple[Kind, str]
+
+
+@dataclass(frozen=True)
+class ParsedOutput:
+    """A model's output, taken apart.
+
+    Attributes:
+        thinking: the text before the closing tag, edge white space removed; "" where there was none.
+        answer: the text after it; None where the thinking was cut off, because then there is no answer yet.
+        status: "answered" (thinking, then an answer), "no_thinking" (an answer only), "truncated".
+    """
+
+    thinking: str
+    answer: str | None
+    status: Status
+
+
+def parse_output(
+    output_ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, *, prompt_opens_thinking: bool = False
+) -> ParsedOutput:
+    """Split generated ids into thinking and answer.
+
+    The first `</think>` closes the thinking; later ones belong to the answer. A closer without an opener closes the
+    thinking that the prompt opened. An open thought without a closer is truncated and has no answer: the snippet on
+    Qwen's model cards returns it as the answer.
+
+    Args:
+        output_ids: the new ids only, without the prompt.
+        tokenizer: one with think tokens (Qwen3), or without (then the tags are looked for in the text).
+        prompt_opens_thinking: True where the prompt itself ended in `<think>` (Qwen3-…-Thinking-2507).
+
+    Returns:
+        Thinking, answer and status; control tokens are removed from both texts.
+    """
+    whole = _decode(tokenizer, output_ids)
+    head, closer, tail = whole.partition(CLOSER)
+    if closer:
+        return ParsedOutput(_without_opener(head), tail.strip(), "answered")
+    if prompt_opens_thinking or OPENER in whole:
+        return ParsedOutput(_without_opener(whole), None, "truncated")
+    return ParsedOutput("", whole.strip(), "no_thinking")
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Text of the ids with the think tags kept (they are not special tokens) and the control tokens removed."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def _without_opener(text: str) -> str:
+    """The thinking inside `text`: the first opening tag goes."""
+    return text.replace(OPENER, "", 1).strip()
+
+
+class ThinkingStream:
+    """The same split while the ids arrive.
+
+    Thinking is passed on as soon as it is known to be thinking (an opening tag came first, or the prompt opened it).
+    Other text is held until a closing tag or `finish()` decides what it was, so that the parts joined are always what
+    `parse_output` gives for the whole, edge white space aside.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, prompt_opens_thinking: bool = False) -> None:
+        self._tokenizer = tokenizer
+        self._opened = prompt_opens_thinking
+        self._pending: list[int] = []  # ids whose text may still change: a character can span several
+        self._text = ""
+        self._sent = {"thinking": 0, "answer": 0}  # characters passed on
+
+    def feed(self, ids: Sequence[int]) -> Iterator[Piece]:
+        """Take new ids and yield ("thinking" | "answer", text) for what they decide.
+
+        Args:
+            ids: the ids since the last call, any number of them.
+        """
+        self._pending.extend(ids)
+        text = _decode(self._tokenizer, self._pending)
+        if not text.endswith("\ufffd"):  # what an unfinished character decodes to
+            self._text += text
+            self._pending.clear()
+        yield from self._advance(final=False)
+
+    def finish(self) -> Iterator[Piece]:
+        """Yield what was held back; call it once, when generation has ended."""
+        self._text += _decode(self._tokenizer, self._pending)
+        self._pending.clear()
+        yield from self._advance(final=True)
+
+    def _advance(self, *, final: bool) -> Iterator[Piece]:
+        head, closer, tail = self._text.partition(CLOSER)
+        if closer or self._opened or OPENER in self._text:
+            thinking = head.replace(OPENER, "", 1)
+            if not closer and not final:
+                thinking = thinking[: 1 - len(CLOSER)]  # a tag may be cut by the end of the text so far
+            yield from self._new("thinking", thinking)
+            yield from self._new("answer", tail)
+        elif final:
+            yield from self._new("answer", self._text)
+
+    def _new(self, kind: Kind, text: str) -> Iterator[Piece]:
+        """The characters of `text` that were not passed on yet, if any."""
+        if len(text) > self._sent[kind]:
+            yield kind, text[self._sent[kind] :]
+            self._sent[kind] = len(text)
