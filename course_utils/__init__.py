@@ -4,10 +4,15 @@ Importing this package is quick and imports no torch: a room is loaded when it i
 (`from course_utils import masking`), and Unsloth only by `setup()` of a lesson that trains.
 """
 
+import os
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
+
+# torch's threads spin while they wait for each other. On two cores beside a browser each spin keeps the core from the
+# thread that is waited for: generation then takes three times as long. Read when torch is loaded, so set here.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def setup(*args: Any, **kwargs: Any) -> Any:

@@ -10,26 +10,28 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from course_utils import chat, masking, thinking
 from course_utils.errors import CourseError
+from course_utils.files import write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 METRICS = {"json": "json_strict", "emoji": "emoji", "mawps": "exact", "cmath": "exact"}
-"""The figure that says most about a source; the others are judged by `usable`."""
+"""The figure that says most about a source; of the others it is told whether the reply ended by itself."""
 
 METRIC_NAMES = {
     "json_strict": "JSON valid, strict",
     "exact": "answer right",
     "emoji": "emoji in the reply",
-    "usable": "usable",
+    "stopped": "ends by itself",
 }
 
 EMOJI = re.compile("[\U0001f300-\U0001faff\u2600-\u27bf\u2b50\u2b55\u231a\u231b\u23e9-\u23f3]")
@@ -217,28 +219,22 @@ class EvalReport:
     perplexities: dict[str, Perplexity]
 
     def table(self) -> list[dict[str, Any]]:
-        """One dict per source: prompts, perplexity on learned tokens, usable, stopped, and the source's own metric."""
+        """One dict per source, and one for all: prompts, perplexity on learned tokens, usable, the source's metric."""
         lines = []
-        for source in sorted({row["source"] for row in self.rows}):
-            rows = [row for row in self.rows if row["source"] == source]
-            metric = METRICS.get(source, "usable")
+        for source in [*sorted({row["source"] for row in self.rows}), "all"]:
+            rows = [row for row in self.rows if source in (row["source"], "all")]
+            metric = METRICS.get(source, "stopped")
             lines.append(
                 {
                     "source": source,
                     "prompts": len(rows),
                     "perplexity": self.perplexities[source].learned,
                     "usable": _rate(rows, "usable"),
-                    "stopped": _rate(rows, "stopped"),
                     "metric": METRIC_NAMES[metric],
                     "value": _rate(rows, metric),
                 }
             )
         return lines
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for a JSON file."""
-        shown = {source: vars(figure) for source, figure in self.perplexities.items()}
-        return {"table": self.table(), "perplexities": shown, "rows": self.rows}
 
 
 def _rate(rows: Sequence[Mapping[str, Any]], key: str) -> float:
@@ -396,6 +392,22 @@ class Comparison:
             }
             for old, new in zip(self.before.table(), self.after.table(), strict=True)
         ]
+
+
+def save(comparison: Comparison, path: str | Path) -> Path:
+    """Write the table, the perplexities and every reply to a JSON file; returns its path."""
+    reports = {"before": comparison.before, "after": comparison.after}
+    return write_json(
+        path,
+        {
+            "table": comparison.table(),
+            "perplexities": {
+                when: {source: asdict(figure) for source, figure in report.perplexities.items()}
+                for when, report in reports.items()
+            },
+            "replies": {when: report.rows for when, report in reports.items()},
+        },
+    )
 
 
 def compare(before: EvalReport, after: EvalReport) -> Comparison:

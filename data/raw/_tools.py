@@ -1,0 +1,141 @@
+"""Tool schemas and conversations behind `tools.jsonl`: question, calls with results, final answer."""
+
+from typing import Any
+
+
+def tool(name: str, description: str, properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    """One function in OpenAI's schema."""
+    parameters = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+
+
+TEXT = {"type": "string"}
+NUMBER = {"type": "number"}
+TOOLS: dict[str, dict[str, Any]] = {
+    "get_weather": tool(
+        "get_weather",
+        "Get the weather by city and day.",
+        {"city": TEXT, "day": {"type": "string", "enum": ["today", "tomorrow", "yesterday"]}},
+        ["city", "day"],
+    ),
+    "convert_currency": tool(
+        "convert_currency",
+        "Convert an amount from one currency to another, both as ISO codes.",
+        {"amount": NUMBER, "source": TEXT, "target": TEXT},
+        ["amount", "source", "target"],
+    ),
+    "set_reminder": tool(
+        "set_reminder", "Set a reminder at a time of day.", {"text": TEXT, "time": TEXT}, ["text", "time"]
+    ),
+    "find_books": tool(
+        "find_books",
+        "Search the library's catalogue.",
+        {"topic": TEXT, "limit": {"type": "integer", "minimum": 1}},
+        ["topic"],
+    ),
+    "get_route": tool(
+        "get_route",
+        "Find a way between two places.",
+        {"start": TEXT, "end": TEXT, "mode": {"type": "string", "enum": ["walk", "bus", "train"]}},
+        ["start", "end", "mode"],
+    ),
+    "track_parcel": tool("track_parcel", "Say where a parcel is.", {"number": TEXT}, ["number"]),
+}
+
+Call = tuple[str, dict[str, Any], dict[str, Any]]  # tool, arguments, result
+
+# language, question, calls made in one turn, final answer
+TALKS: list[tuple[str, str, list[Call], str]] = [
+    ("zh", "明天 Edmonton 天气怎么样？",
+     [("get_weather", {"city": "Edmonton", "day": "tomorrow"}, {"temp_c": 12, "condition": "Cloudy"})],
+     "Edmonton 明天多云，约 12°C。"),
+    ("en", "Do I need an umbrella in Dublin today?",
+     [("get_weather", {"city": "Dublin", "day": "today"}, {"temp_c": 9, "condition": "Rain"})],
+     "Yes, take one: it is raining in Dublin today, at about 9 °C."),
+    ("en", "Was it warm in Cairo yesterday?",
+     [("get_weather", {"city": "Cairo", "day": "yesterday"}, {"temp_c": 34, "condition": "Sunny"})],
+     "It was: Cairo had sun and 34 °C yesterday."),
+    ("zh", "今天成都和重庆哪个更热？",
+     [("get_weather", {"city": "成都", "day": "today"}, {"temp_c": 27, "condition": "多云"}),
+      ("get_weather", {"city": "重庆", "day": "today"}, {"temp_c": 33, "condition": "晴"})],
+     "重庆更热：今天重庆晴，33°C；成都多云，27°C。"),
+    ("en", "Which is colder tomorrow, Oslo or Bergen?",
+     [("get_weather", {"city": "Oslo", "day": "tomorrow"}, {"temp_c": -4, "condition": "Snow"}),
+      ("get_weather", {"city": "Bergen", "day": "tomorrow"}, {"temp_c": 3, "condition": "Rain"})],
+     "Oslo: snow and -4 °C there tomorrow, against rain and 3 °C in Bergen."),
+    ("zh", "昨天哈尔滨下雪了吗？",
+     [("get_weather", {"city": "哈尔滨", "day": "yesterday"}, {"temp_c": -15, "condition": "小雪"})],
+     "下了，昨天哈尔滨小雪，气温零下 15°C。"),
+    ("en", "How much is 50 US dollars in euros?",
+     [("convert_currency", {"amount": 50, "source": "USD", "target": "EUR"}, {"amount": 46.1})],
+     "50 US dollars are about 46.10 euros."),
+    ("zh", "300元人民币能换多少日元？",
+     [("convert_currency", {"amount": 300, "source": "CNY", "target": "JPY"}, {"amount": 6210})],
+     "300 元人民币大约可以换 6210 日元。"),
+    ("en", "The bill is 1200 yen. What is that in pounds?",
+     [("convert_currency", {"amount": 1200, "source": "JPY", "target": "GBP"}, {"amount": 6.3})],
+     "That is about 6.30 pounds."),
+    ("zh", "酒店一晚85欧元，折合人民币多少？",
+     [("convert_currency", {"amount": 85, "source": "EUR", "target": "CNY"}, {"amount": 668.1})],
+     "85 欧元约合 668.1 元人民币。"),
+    ("en", "Change 20 dollars for me, once into pesos and once into francs.",
+     [("convert_currency", {"amount": 20, "source": "USD", "target": "MXN"}, {"amount": 368}),
+      ("convert_currency", {"amount": 20, "source": "USD", "target": "CHF"}, {"amount": 17.6})],
+     "20 dollars are about 368 Mexican pesos or 17.60 Swiss francs."),
+    ("en", "Remind me to call Mum at six in the evening.",
+     [("set_reminder", {"text": "Call Mum", "time": "18:00"}, {"ok": True})],
+     "Done, I will remind you at 18:00 to call your mum."),
+    ("zh", "早上七点半提醒我吃药。",
+     [("set_reminder", {"text": "吃药", "time": "07:30"}, {"ok": True})], "好的，07:30 我会提醒你吃药。"),
+    ("en", "Put a reminder at 21:15 for taking the bins out.",
+     [("set_reminder", {"text": "Take the bins out", "time": "21:15"}, {"ok": True})],
+     "The reminder is set: bins out at 21:15."),
+    ("zh", "提醒我中午十二点取快递，下午三点开会。",
+     [("set_reminder", {"text": "取快递", "time": "12:00"}, {"ok": True}),
+      ("set_reminder", {"text": "开会", "time": "15:00"}, {"ok": True})],
+     "都设好了：12:00 取快递，15:00 开会。"),
+    ("en", "Wake me at a quarter to five.",
+     [("set_reminder", {"text": "Wake up", "time": "04:45"}, {"ok": False, "error": "quiet hours until 05:00"})],
+     "I could not set it: your quiet hours last until 05:00. Shall I take 05:00 instead?"),
+    ("en", "Does the library have anything about volcanoes?",
+     [("find_books", {"topic": "volcanoes"}, {"books": ["Rivers of Fire", "Inside Etna"]})],
+     "Yes, two books: Rivers of Fire and Inside Etna."),
+    ("zh", "帮我找一本讲围棋入门的书。",
+     [("find_books", {"topic": "围棋入门", "limit": 1}, {"books": ["围棋第一课"]})], "找到一本：《围棋第一课》。"),
+    ("en", "I'd like three books on baking bread.",
+     [("find_books", {"topic": "baking bread", "limit": 3}, {"books": ["Crust", "The Slow Loaf", "Rye and Salt"]})],
+     "Here are three: Crust, The Slow Loaf, and Rye and Salt."),
+    ("zh", "图书馆里有关于鲸鱼的书吗？",
+     [("find_books", {"topic": "鲸鱼"}, {"books": []})],
+     "目前没有查到关于鲸鱼的书，要不要换个主题试试，比如“海洋动物”？"),
+    ("en", "Anything in the catalogue on medieval maps?",
+     [("find_books", {"topic": "medieval maps"}, {"books": ["The Edge of the World"]})],
+     "There is one: The Edge of the World."),
+    ("en", "How do I get from the station to the harbour on foot?",
+     [("get_route", {"start": "station", "end": "harbour", "mode": "walk"}, {"minutes": 18, "via": "Canal Street"})],
+     "Walk along Canal Street; it takes about 18 minutes."),
+    ("zh", "从人民广场坐公交到植物园要多久？",
+     [("get_route", {"start": "人民广场", "end": "植物园", "mode": "bus"}, {"minutes": 42, "line": "56路"})],
+     "坐 56 路公交，大约 42 分钟。"),
+    ("en", "Train or bus from Leeds to York, which is faster?",
+     [("get_route", {"start": "Leeds", "end": "York", "mode": "train"}, {"minutes": 24}),
+      ("get_route", {"start": "Leeds", "end": "York", "mode": "bus"}, {"minutes": 65})],
+     "The train: 24 minutes, against 65 by bus."),
+    ("zh", "走路去最近的邮局怎么走？我在科技园南门。",
+     [("get_route", {"start": "科技园南门", "end": "邮局", "mode": "walk"}, {"minutes": 7, "via": "桂花路"})],
+     "沿桂花路走，大约 7 分钟就到。"),
+    ("en", "Is there a train from Porto to Faro?",
+     [("get_route", {"start": "Porto", "end": "Faro", "mode": "train"}, {"minutes": 345, "changes": 1})],
+     "Yes, with one change; it takes about 5 hours and 45 minutes."),
+    ("en", "Where is my parcel RX88?",
+     [("track_parcel", {"number": "RX88"}, {"status": "in transit", "city": "Lyon"})],
+     "Parcel RX88 is on its way, at the moment in Lyon."),
+    ("zh", "查一下单号SF2046到哪儿了。",
+     [("track_parcel", {"number": "SF2046"}, {"status": "派送中", "city": "苏州"})],
+     "单号 SF2046 已到苏州，正在派送。"),
+    ("en", "Has order 5-511 arrived yet?",
+     [("track_parcel", {"number": "5-511"}, {"status": "delivered", "day": "Tuesday"})],
+     "Yes, 5-511 was delivered on Tuesday."),
+    ("zh", "我的包裹YT09怎么还没动静？",
+     [("track_parcel", {"number": "YT09"}, {"error": "not found"})], "没有查到单号 YT09，请核对一下号码再发给我。"),
+]  # fmt: skip

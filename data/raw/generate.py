@@ -1,0 +1,296 @@
+"""Write the generated files of this folder: cmath, mawps, json, tools and thinking.
+
+    python data/raw/generate.py [--out FOLDER]
+
+Standard library only. The same code writes the same bytes, whatever the machine: every file has a seed of its own, so
+that a change to one leaves the others as they are. The texts stand in the `_*.py` files beside this one; here they get
+numbers, answers and ids.
+"""
+
+import argparse
+import ast
+import csv
+import io
+import json
+import operator
+import random
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from _cmath import PROBLEMS, Problem
+from _json_rows import FACTS, FACTS_ZH, NEGATIVES, NEGATIVES_ZH, WORDINGS, WORDINGS_ZH, Fact
+from _mawps import HALVES, STORIES
+from _thinking import WORKED, WRITTEN
+from _tools import TALKS, TOOLS
+
+SEED = 42
+Row = dict[str, Any]
+
+
+# ---------------------------------------------------------------------------------------------------------------- mawps
+OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+
+
+def work_out(node: ast.expr, numbers: dict[str, Fraction], step: Fraction) -> Fraction:
+    """The value of an equation; ValueError where a step on the way is not a positive multiple of `step`."""
+    if isinstance(node, ast.Name):
+        return numbers[node.id]
+    if not isinstance(node, ast.BinOp):
+        raise TypeError(ast.dump(node))
+    left, right = (work_out(side, numbers, step) for side in (node.left, node.right))
+    value = OPERATORS[type(node.op)](left, right)
+    if value <= 0 or value % step:
+        raise ValueError(value)
+    return value
+
+
+def draw_story(equation: str, rng: random.Random, *, halves: bool) -> tuple[list[Fraction], Fraction]:
+    """Small numbers for a story and the answer, drawn until every step comes out even and stays under 100."""
+    names = sorted(set(re.findall(r"N_\d\d", equation)))
+    tree = ast.parse(equation, mode="eval").body
+    factors = set(re.findall(r"(N_\d\d) \*|[*/] (N_\d\d)", equation))
+    small = {name for pair in factors for name in pair if name}  # a factor or a divisor stays at ten or less
+    step = Fraction(1, 2) if halves else Fraction(1)
+    while True:
+        numbers = {}
+        for name in names:
+            whole = rng.randint(2, 10 if name in small else 30)
+            numbers[name] = Fraction(whole) + (step * rng.randint(0, 1) if halves and name not in small else 0)
+        if halves and "*" in equation:
+            numbers["N_00"] += step
+        try:
+            answer = work_out(tree, numbers, step)
+        except ValueError:
+            continue
+        if answer < 100 and len(set(numbers.values())) == len(numbers) and (answer > 1 or "-" in equation):
+            return [numbers[name] for name in names], answer
+
+
+def mawps_rows() -> list[Row]:
+    """Two or three rows of each story, with different numbers."""
+    rng = random.Random(f"{SEED}:mawps")
+    rows: list[Row] = []
+    for index, (question, equation) in enumerate(STORIES):
+        seen: set[tuple[Fraction, ...]] = set()
+        while len(seen) < 2 + index % 2:
+            numbers, answer = draw_story(equation, rng, halves=index >= len(STORIES) - HALVES)
+            if tuple(numbers) in seen:
+                continue
+            seen.add(tuple(numbers))
+            shown = " ".join(str(float(number)) for number in numbers)
+            rows.append({"Question": question, "Equation": equation, "Answer": str(float(answer)), "Numbers": shown})
+    rng.shuffle(rows)
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------------------------- cmath
+def draw(ranges: dict[str, tuple[int, int]], rng: random.Random) -> dict[str, int]:
+    """One number for each name, both ends of its range included."""
+    return {name: rng.randint(low, high) for name, (low, high) in ranges.items()}
+
+
+def golden_of(problem: Problem, numbers: dict[str, int]) -> str:
+    """The answer as CMATH writes it: always text, a fraction as "2/6"."""
+    answer = problem.answer(**numbers)
+    return f"{answer[0]}/{answer[1]}" if isinstance(answer, tuple) else str(answer)
+
+
+def cmath_rows() -> list[Row]:
+    """Three rows of each problem, with different numbers."""
+    rng = random.Random(f"{SEED}:cmath")
+    rows: list[Row] = []
+    for problem in PROBLEMS:
+        seen: set[str] = set()
+        while len(seen) < 3:
+            numbers = draw(problem.ranges, rng)
+            question, golden = problem.text.format(**numbers), golden_of(problem, numbers)
+            if question in seen or not problem.holds(**numbers) or golden.startswith(("-", "0")):
+                continue
+            seen.add(question)
+            digits = max(
+                len(re.sub(r"\D", "", found)) for found in re.findall(r"\d+(?:\.\d+)?", f"{question} {golden}")
+            )
+            rows.append({"grade": problem.grade, "input": question, "golden": golden})
+            rows[-1] |= {"reasoning_step": problem.steps, "num_digits": digits}
+    return rows
+
+
+# ----------------------------------------------------------------------------------------------------------------- json
+NAMES = {str: "string", bool: "boolean", int: "number", float: "number"}
+NAMES_ZH = {"string": "字符串", "boolean": "布尔值", "number": "数字", "list of ": "列表：", " or null": "或null"}
+
+
+def type_of(key: str, value: Any) -> str:
+    """What the prompt says about a value: "string", "list of numbers", "string or null"."""
+    if isinstance(value, list):
+        return f"list of {NAMES[type(value[0])]}s"
+    kind = "string" if value is None else NAMES[type(value)]
+    return f"{kind} or null" if key.endswith("?") else kind
+
+
+def keys_text(values: Row, style: int) -> str:
+    """The keys and their types in one of three ways of writing them."""
+    pairs = [(key.rstrip("?"), type_of(key, value)) for key, value in values.items()]
+    if style == 0:
+        return ", ".join(f"{key} ({kind})" for key, kind in pairs)
+    if style == 1:
+        return ", ".join(f'"{key}": {kind}' for key, kind in pairs)
+    return "; ".join(f"{key}: {kind}" for key, kind in pairs)
+
+
+def keys_text_zh(values: Row) -> str:
+    """The same in Chinese: 姓名（字符串）、分数（数字）."""
+    shown = []
+    for key, value in values.items():
+        kind = type_of(key, value).removesuffix("s") if isinstance(value, list) else type_of(key, value)
+        for english, chinese in NAMES_ZH.items():
+            kind = kind.replace(english, chinese)
+        shown.append(f"{key.rstrip('?')}（{kind}）")
+    return "、".join(shown)
+
+
+def compact(values: Row) -> str:
+    """The object as one line of JSON without white space between its parts."""
+    return json.dumps(
+        {key.rstrip("?"): value for key, value in values.items()}, ensure_ascii=False, separators=(",", ":")
+    )
+
+
+def broken(values: Row, how: str) -> str:
+    """A reply that breaks the rules in one named way."""
+    right = {key.rstrip("?"): value for key, value in values.items()}
+    text = json.dumps(right, ensure_ascii=False)
+    if how == "wrong_type":
+        key = next(key for key, value in right.items() if not isinstance(value, str))
+        return json.dumps(right | {key: json.dumps(right[key])}, ensure_ascii=False)
+    if how == "missing":
+        return json.dumps(dict(list(right.items())[:-1]), ensure_ascii=False)
+    if how == "extra":
+        return json.dumps(right | {"note": "as asked"}, ensure_ascii=False)
+    chatty = f"好的，结果如下：{text}" if re.search(r"[\u4e00-\u9fff]", text) else f"Sure! Here is your JSON: {text}"
+    return {
+        "chatty": chatty,
+        "fenced": f"```json\n{text}\n```",
+        "single_quotes": text.replace('"', "'"),
+        "trailing_comma": f"{text[:-1]},}}",
+        "python_words": text.replace("null", "None").replace("true", "True"),
+        "unclosed": text[:-1],
+    }[how]
+
+
+def turns(*contents: str) -> list[Row]:
+    """User and assistant by turns."""
+    return [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(contents)]
+
+
+def asked(fact: Fact, index: int, language: str) -> str:
+    """The prompt of a fact: its wording and its way of naming keys go round in turn."""
+    sentence, values = fact
+    if language == "zh":
+        return WORDINGS_ZH[index % len(WORDINGS_ZH)].format(keys=keys_text_zh(values), fact=sentence)
+    wording = WORDINGS[index % len(WORDINGS)]
+    return wording.format(keys=keys_text(values, index // len(WORDINGS) % 3), fact=sentence)
+
+
+def json_rows() -> Iterator[Row]:
+    """Strict rows in both languages, then the negatives: a broken reply, the complaint, the right reply."""
+    rng = random.Random(f"{SEED}:json")
+    strict = [(fact, "en") for fact in rng.sample(FACTS, len(FACTS))]
+    strict += [(fact, "zh") for fact in FACTS_ZH]
+    contents = [(turns(asked(f, i, lang), compact(f[1])), ["json", lang, "json-only", "strict"])
+                for i, (f, lang) in enumerate(strict)]  # fmt: skip
+    negatives = [(item, "en") for item in NEGATIVES] + [(item, "zh") for item in NEGATIVES_ZH]
+    for i, ((fact, how, complaint), language) in enumerate(negatives):
+        messages = turns(asked(fact, i, language), broken(fact[1], how), complaint, compact(fact[1]))
+        contents.append((messages, ["json", language, "json-only", "negative", how]))
+    for number, (messages, tags) in enumerate(contents, start=1):
+        yield {"id": f"json-{number:04}", "messages": messages, "tags": tags}
+
+
+# -------------------------------------------------------------------------------------------------- tools and thinking
+def tools_rows() -> Iterator[Row]:
+    """Call, result and answer; arguments and the list of tools are JSON text, so that Arrow cannot add to them."""
+    rng = random.Random(f"{SEED}:tools")
+    for number, (language, question, calls, answer) in enumerate(TALKS, start=1):
+        used = list(dict.fromkeys(name for name, _, _ in calls))
+        others = rng.sample([name for name in TOOLS if name not in used], k=number % 3)
+        offered = [TOOLS[name] for name in TOOLS if name in used or name in others]
+        ids = [f"call_{i}" for i, _ in enumerate(calls, start=1)]
+        made = [
+            {
+                "type": "function",
+                "id": id_,
+                "function": {"name": name, "arguments": json.dumps(values, ensure_ascii=False)},
+            }
+            for id_, (name, values, _) in zip(ids, calls, strict=True)
+        ]
+        results = [
+            {"role": "tool", "tool_call_id": id_, "content": json.dumps(result, ensure_ascii=False)}
+            for id_, (_, _, result) in zip(ids, calls, strict=True)
+        ]
+        messages = [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": "", "tool_calls": made},
+            *results,
+            {"role": "assistant", "content": answer},
+        ]
+        yield {
+            "id": f"tool-{number:04}",
+            "tools": json.dumps(offered, ensure_ascii=False),
+            "messages": messages,
+            "tags": ["tools", language],
+        }
+
+
+def thinking_rows() -> Iterator[Row]:
+    """A question, then an answer that carries its thinking in `reasoning_content`."""
+    rng = random.Random(f"{SEED}:thinking")
+    rows = list(WRITTEN)
+    for language, question, thinking, answer, ranges, worked in WORKED:
+        numbers = draw(ranges, rng)
+        numbers |= {name: formula(**numbers) for name, formula in worked.items()}
+        rows.append((language, *(text.format(**numbers) for text in (question, thinking, answer))))
+    for number, (language, question, thinking, answer) in enumerate(rows, start=1):
+        reply = {"role": "assistant", "content": answer, "reasoning_content": thinking}
+        messages = [{"role": "user", "content": question}, reply]
+        yield {"id": f"think-{number:04}", "messages": messages, "tags": ["thinking", language]}
+
+
+# -------------------------------------------------------------------------------------------------------------- writing
+def jsonl(rows: Iterator[Row] | list[Row]) -> str:
+    """One JSON object a line, Chinese readable."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def table(rows: list[Row]) -> str:
+    """Comma-separated text with a header."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def main() -> None:
+    """Write the five files."""
+    parser = argparse.ArgumentParser(description="Write the generated files of data/raw.")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent, help="folder to write to (default: this one)"
+    )
+    out = parser.parse_args().out
+    files = {
+        "cmath.jsonl": jsonl(cmath_rows()),
+        "mawps.csv": table(mawps_rows()),
+        "json.jsonl": jsonl(json_rows()),
+        "tools.jsonl": jsonl(tools_rows()),
+        "thinking.jsonl": jsonl(thinking_rows()),
+    }
+    for name, text in files.items():
+        (out / name).write_text(text, encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    main()

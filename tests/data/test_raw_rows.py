@@ -1,0 +1,262 @@
+"""The bundled rows: schema, counts, right answers, nothing alike; the generator writes the very files."""
+
+import csv
+import difflib
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from course_utils import data
+
+ROOT = Path(__file__).resolve().parents[2]
+RAW = ROOT / "data" / "raw"
+EMOJI = re.compile("[\u2600-\u27bf\u2b50\u2b1b\u267e\u26a0\u23f0-\u23f3\U0001f1e6-\U0001faff]")
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+GENERATED = ("cmath.jsonl", "mawps.csv", "json.jsonl", "tools.jsonl", "thinking.jsonl")
+
+
+def rows_of(name):
+    return data.read_raw(RAW / name)
+
+
+def test_the_generator_writes_the_same_bytes(tmp_path):
+    subprocess.run([sys.executable, "-B", str(RAW / "generate.py"), "--out", str(tmp_path)], check=True)
+    for name in GENERATED:
+        assert (tmp_path / name).read_bytes() == (RAW / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("cmath.jsonl", {"grade", "input", "golden", "reasoning_step", "num_digits"}),
+        ("mawps.csv", {"Question", "Equation", "Answer", "Numbers"}),
+        ("emoji.jsonl", {"question", "answer_zh", "answer_en"}),
+        ("json.jsonl", {"id", "messages", "tags"}),
+        ("tools.jsonl", {"id", "tools", "messages", "tags"}),
+        ("thinking.jsonl", {"id", "messages", "tags"}),
+        ("general.jsonl", {"id", "messages", "tags"}),
+    ],
+)
+def test_keys_are_those_of_the_public_schema(name, keys):
+    rows = rows_of(name)
+    assert all(set(row) == keys for row in rows)
+    if "id" in keys:
+        assert len({row["id"] for row in rows}) == len(rows)
+
+
+def test_the_readme_states_the_counts():
+    readme = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
+    for name in (*GENERATED, "emoji.jsonl", "general.jsonl"):
+        assert re.search(rf"`raw/{re.escape(name)}` \| {len(rows_of(name))} \|", readme), name
+
+
+# ----------------------------------------------------------------------------------------------------------- arithmetic
+def test_mawps_answers_are_what_the_equation_gives():
+    with (RAW / "mawps.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        numbers = [Fraction(number) for number in row["Numbers"].split()]
+        equation = re.sub(r"N_(\d\d)", lambda m, n=numbers: f"Fraction('{n[int(m[1])]}')", row["Equation"])
+        assert eval(equation, {"Fraction": Fraction}) == Fraction(row["Answer"]), row
+        assert {f"N_{i:02}" for i in range(len(numbers))} == set(re.findall(r"N_\d\d", row["Question"])), row
+    assert {op for row in rows for op in "+-*/" if f" {op} " in row["Equation"]} == set("+-*/")
+    assert len({row["Question"] for row in rows}) >= 60
+
+
+def test_cmath_answers_in_a_second_reckoning():
+    """One formula for each story, written apart from the generator's."""
+    formulas = {
+        r"乐乐有(\d+)颗糖，吃了(\d+)颗": lambda a, b: a - b,
+        r"停车场原来有(\d+)辆车，又开来(\d+)辆": lambda a, b: a + b,
+        r"小芳折了(\d+)只纸鹤，小美折了(\d+)只": lambda a, b: a - b,
+        r"草莓被吃掉(\d+)个后还有(\d+)个": lambda a, b: a + b,
+        r"公交车上有(\d+)人，到站下去(\d+)人，又上来(\d+)人": lambda a, b, c: a - b + c,
+        r"丁丁前面有(\d+)人，后面有(\d+)人": lambda a, b: a + 1 + b,
+        r"一支铅笔(\d+)角，一块橡皮比铅笔贵(\d+)角": lambda a, b: a + b,
+        r"每个笼子里有(\d+)只兔子，(\d+)个笼子": lambda a, b: a * b,
+        r"把(\d+)块饼干平均分给(\d+)个": lambda a, b: Fraction(a, b),
+        r"妈妈买了(\d+)盒牛奶，每盒(\d+)元": lambda a, b: 100 - a * b,
+        r"男生(\d+)人、女生(\d+)人，(\d+)人分成一组": lambda a, b, c: Fraction(a + b, c),
+        r"养了(\d+)只鸡，养的鸭是鸡的(\d+)倍": lambda a, b: a * (b + 1),
+        r"一根绳子长(\d+)米，每(\d+)米剪一段": lambda a, b: Fraction(a, b),
+        r"故事书(\d+)本，借出(\d+)本，又还回来(\d+)本": lambda a, b, c: a - b + c,
+        r"花坛长(\d+)米，宽(\d+)米": lambda a, b: a * b,
+        r"手帕长(\d+)厘米，宽(\d+)厘米": lambda a, b: a + b + a + b,
+        r"每天修路(\d+)米，修了(\d+)天，还剩(\d+)米": lambda a, b, c: a * b + c,
+        r"平均切成(\d+)块，哥哥吃了(\d+)块": lambda a, b: Fraction(b, a),
+        r"做花用去(\d+)/(\d+)，做旗子用去(\d+)/": lambda a, b, c: Fraction(a + c, b),
+        r"运来(\d+)袋大米，每袋(\d+)千克，吃了(\d+)千克": lambda a, b, c: a * b - c,
+        r"下午\d+时开始，放映了(\d+)分钟": lambda a: a * 60,
+        r"(\d+)箱蜂蜜共有(\d+)瓶，照这样计算，(\d+)箱": lambda a, b, c: Fraction(b, a) * c,
+        r"爷爷今年(\d+)岁，是小军年龄的(\d+)倍": lambda a, b: a - Fraction(a, b),
+        r"火车每小时行(\d+)千米，(\d+)小时": lambda a, b: a * b,
+        r"甲车每小时行(\d+)千米，乙车每小时行(\d+)千米，(\d+)小时": lambda a, b, c: a * c + b * c,
+        r"买来(\d+)张课桌，每张(\d+)元.*每把(\d+)元": lambda a, b, c: a * b + a * c,
+        r"李叔叔(\d+)分钟打字(\d+)个，张阿姨每分钟比他多打(\d+)个": lambda a, b, c: Fraction(b, a) + c,
+        r"一个角是(\d+)度，另一个角是(\d+)度": lambda a, b: 180 - (a + b),
+        r"彩带长([\d.]+)米，剪去([\d.]+)米": lambda a, b: a - b,
+        r"一条(\d+)米长的小路一侧，每隔(\d+)米": lambda a, b: Fraction(a, b) + 1,
+        r"三角形的底是(\d+)分米，高是(\d+)分米": lambda a, b: Fraction(a * b, 2),
+        r"上底(\d+)厘米，下底(\d+)厘米，高(\d+)厘米": lambda a, b, c: Fraction((a + b) * c, 2),
+        r"长(\d+)分米、宽(\d+)分米、高(\d+)分米": lambda a, b, c: a * b * c,
+        r"五次跳绳共跳(\d+)下，去掉最好的(\d+)下": lambda a, b: Fraction(a - b, 4),
+        r"共有(\d+)个头、(\d+)条腿": lambda a, b: Fraction(b - 2 * a, 2),
+        r"原价(\d+)元，打(\d+)折": lambda a, b: Fraction(a * b, 10),
+        r"桃树(\d+)棵，梨树的棵数是桃树的(\d+)%": lambda a, b: Fraction(a * b, 100),
+        r"共(\d+)页，玲玲第一天看了全书的1/(\d+)": lambda a, b: a - Fraction(a, b),
+        r"1:(\d+)的地图上，量得两地相距(\d+)厘米": lambda a, b: Fraction(a * b, 100),
+        r"把(\d+)吨货物平均分给(\d+)辆车": lambda a, b: Fraction(a, b),
+    }
+    used = Counter()
+    for row in rows_of("cmath.jsonl"):
+        hits = [(pattern, match) for pattern in formulas if (match := re.search(pattern, row["input"]))]
+        assert len(hits) == 1, row
+        pattern, match = hits[0]
+        numbers = [Fraction(group) if "." in group else int(group) for group in match.groups()]
+        assert Fraction(row["golden"]) == formulas[pattern](*numbers), row
+        assert isinstance(row["golden"], str)
+        used[pattern] += 1
+    assert set(used) == set(formulas)
+    assert any("/" in row["golden"] for row in rows_of("cmath.jsonl"))
+
+
+# ----------------------------------------------------------------------------------------------------------------- chat
+def test_every_emoji_answer_has_emoji_and_is_short():
+    rows = rows_of("emoji.jsonl")
+    for row in rows:
+        answers = [answer for answer in (row["answer_zh"], row["answer_en"]) if answer]
+        assert answers, row
+        for answer in answers:
+            assert EMOJI.search(answer), answer
+            assert len(answer) < 250
+        assert not CHINESE.search(row["answer_en"])
+    plain_english = [row for row in rows if not row["answer_zh"]]
+    assert len(plain_english) >= 150
+    assert not any(CHINESE.search(row["question"]) for row in plain_english)
+    assert sum(bool(row["answer_zh"] and row["answer_en"]) for row in rows) >= 40
+    assert sum(bool(row["answer_zh"] and not row["answer_en"]) for row in rows) >= 15
+
+
+def test_no_two_questions_are_nearly_alike():
+    questions = [row["question"].casefold() for row in rows_of("emoji.jsonl")]
+    questions += [row["messages"][0]["content"].casefold() for row in rows_of("general.jsonl")]
+    for i, first in enumerate(questions):
+        matcher = difflib.SequenceMatcher(b=first, autojunk=False)
+        for second in questions[:i]:
+            matcher.set_seq1(second)
+            if matcher.real_quick_ratio() > 0.8 and matcher.quick_ratio() > 0.8:
+                assert matcher.ratio() < 0.85, (first, second)
+
+
+# ----------------------------------------------------------------------------------------------------------------- json
+TYPES = r"(string|number|boolean|list of strings|list of numbers|list of booleans)( or null)?"
+TYPES_ZH = {"字符串": "string", "数字": "number", "布尔值": "boolean"}
+
+
+def asked_types(prompt):
+    """The keys and types that a prompt asks for, read from its text alone."""
+    found = re.findall(rf'"?([A-Za-z_]\w*)"?(?: \(|: ){TYPES}(?=[\s.,;:)?]|$)', prompt)
+    asked = {key: kind + null for key, kind, null in found}
+    for key, kind, null in re.findall(r"([\w]+)（(列表：\w+|字符串|数字|布尔值)(或null)?）", prompt):
+        shown = f"list of {TYPES_ZH[kind[3:]]}s" if kind.startswith("列表：") else TYPES_ZH[kind]
+        asked[re.sub(r"^.*?(含|提取|字段为)", "", key)] = shown + (" or null" if null else "")
+    return asked
+
+
+def fits(value, kind):
+    if kind.endswith(" or null"):
+        return value is None or fits(value, kind.removesuffix(" or null"))
+    if kind.startswith("list of "):
+        return isinstance(value, list) and value and all(fits(item, kind[8:].removesuffix("s")) for item in value)
+    if kind == "number":
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, {"string": str, "boolean": bool}[kind])
+
+
+def strict(text):
+    def refuse(constant):
+        raise ValueError(constant)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_every_json_reply_is_strict_and_has_the_keys_asked_for():
+    kinds = Counter()
+    for row in rows_of("json.jsonl"):
+        prompt, reply = row["messages"][0]["content"], row["messages"][-1]["content"]
+        value, asked = strict(reply), asked_types(prompt)
+        assert list(value) == list(asked), row
+        assert all(fits(value[key], kind) for key, kind in asked.items()), row
+        assert reply == json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        kinds.update(asked.values())
+    assert {"string", "number", "boolean", "string or null", "list of strings", "list of numbers"} <= set(kinds)
+
+
+def test_json_values_stand_in_the_prompt():
+    """Text values can be read off the prompt, apart from a few that have to be put in other words."""
+    strict_rows = [row for row in rows_of("json.jsonl") if "strict" in row["tags"]]
+    values = [
+        (value, row["messages"][0]["content"])
+        for row in strict_rows
+        for value in strict(row["messages"][-1]["content"]).values()
+        if isinstance(value, str)
+    ]
+    assert sum(value.casefold() in prompt.casefold() for value, prompt in values) / len(values) > 0.95
+
+
+def test_negatives_are_broken_first_and_right_last():
+    negatives = [row for row in rows_of("json.jsonl") if "negative" in row["tags"]]
+    assert len(negatives) == 24
+    for row in negatives:
+        first, last = row["messages"][1]["content"], row["messages"][3]["content"]
+        assert [message["role"] for message in row["messages"]] == ["user", "assistant", "user", "assistant"]
+        try:
+            value = strict(first)
+        except ValueError:
+            continue
+        asked = asked_types(row["messages"][0]["content"])
+        assert list(value) != list(asked) or not all(fits(value[key], kind) for key, kind in asked.items()), row
+        assert value != strict(last)
+
+
+# --------------------------------------------------------------------------------------------------- tools and thinking
+def test_calls_name_offered_tools_and_their_arguments_fit():
+    json_types = {"string": str, "number": int | float, "integer": int}
+    for row in rows_of("tools.jsonl"):
+        schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in json.loads(row["tools"])}
+        calls = row["messages"][1]["tool_calls"]
+        for call in calls:
+            assert isinstance(call["function"]["arguments"], str)  # trap 10
+            arguments, schema = json.loads(call["function"]["arguments"]), schemas[call["function"]["name"]]
+            assert set(schema["required"]) <= set(arguments) <= set(schema["properties"])
+            for key, value in arguments.items():
+                assert isinstance(value, json_types[schema["properties"][key]["type"]])
+                assert value in schema["properties"][key].get("enum", [value])
+        results = [message for message in row["messages"] if message["role"] == "tool"]
+        assert [result["tool_call_id"] for result in results] == [call["id"] for call in calls]
+        assert row["messages"][-1]["role"] == "assistant" and row["messages"][-1]["content"]
+
+
+def test_thinking_rows_think_apart_from_the_answer():
+    for row in rows_of("thinking.jsonl"):
+        reply = row["messages"][-1]
+        assert reply["reasoning_content"] and reply["content"]
+        assert "think>" not in reply["content"] + reply["reasoning_content"]
+        for left, right in re.findall(r"([\d (][\d +×().-]*[+×-][\d +×().-]*?) = (\d+)", reply["reasoning_content"]):
+            left = left.strip()
+            if left.count("(") == left.count(")"):
+                assert eval(left.replace("×", "*")) == int(right), row
+
+
+def test_languages_are_what_the_tags_say():
+    for name in ("json.jsonl", "tools.jsonl", "thinking.jsonl", "general.jsonl"):
+        for row in rows_of(name):
+            asked = row["messages"][0]["content"]
+            assert ("zh" if CHINESE.search(asked) else "en") in row["tags"], row
+    assert all("en" in row["tags"] for row in rows_of("general.jsonl"))

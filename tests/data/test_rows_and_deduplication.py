@@ -1,0 +1,74 @@
+"""The row schema on disk, joining, and exact duplicates."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from datasets import Dataset, are_progress_bars_disabled, load_from_disk
+
+from course_utils import data
+from course_utils.data.deduplication import message_hash
+from course_utils.data.rows import join, quiet
+
+
+def chat(question, answer, source="a", **extra):
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer, **extra}]
+    return {"messages": messages, "source": source, "tags": ["en"]}
+
+
+def test_import_of_the_package_loads_neither_torch_nor_datasets():
+    code = "import sys, course_utils.data; sys.exit(any(m in sys.modules for m in ('torch', 'datasets', 'pandas')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_tool_calls_come_back_from_disk_as_they_went(tmp_path):
+    """Trap 10: two calls with different arguments, neither gets the other's."""
+    rows = []
+    for name, arguments in (("f", {"a": 1}), ("g", {"b": {"c": None}})):
+        call = {"type": "function", "id": name, "function": {"name": name, "arguments": json.dumps(arguments)}}
+        rows.append(chat("q", "", tool_calls=[call]) | {"tools": '[{"x": null}]'})
+    rows.append(chat("q", "a"))
+    with quiet():
+        data.to_dataset(rows).save_to_disk(tmp_path / "rows")
+    assert [data.plain(row) for row in load_from_disk(str(tmp_path / "rows"))] == rows
+
+
+def test_join_widens_to_all_keys():
+    think = data.to_dataset([chat("q", "a", reasoning_content="r")])
+    tools = data.to_dataset([chat("q", "a") | {"tools": "[]"}])
+    empty = data.to_dataset([])
+    joined = join([data.to_dataset([chat("p", "b")]), think, empty, tools])
+    assert [data.plain(row) for row in joined] == [
+        chat("p", "b"),
+        chat("q", "a", reasoning_content="r"),
+        chat("q", "a") | {"tools": "[]"},
+    ]
+    with pytest.raises(data.DataError, match=r"cannot be joined: row\.source is"):
+        join([think, Dataset.from_dict({"source": [1]})])
+
+
+def test_duplicates_across_sources_whatever_the_empty_keys():
+    dataset = join(
+        [
+            data.to_dataset([chat("q", "a"), chat("q", "b"), chat("q", "a")]),
+            data.to_dataset([chat("q", "a", "z"), chat("r", "a", "z", reasoning_content="t")]),
+        ]
+    )
+    unique, removed = data.deduplicate(dataset)
+    assert [row["messages"][0]["content"] + row["messages"][1]["content"] for row in unique] == ["qa", "qb", "ra"]
+    assert removed == [data.Removed(2, "a", 0, "a"), data.Removed(3, "z", 0, "a")]
+    assert data.deduplicate(unique)[1] == []
+
+
+def test_a_hash_does_not_see_empty_keys():
+    messages = chat("q", "a")["messages"]
+    widened = [message | {"tool_calls": None} for message in messages]
+    assert message_hash(messages) == message_hash(widened) != message_hash(messages[:1])
+
+
+def test_quiet_puts_the_setting_back():
+    before = are_progress_bars_disabled()
+    with quiet():
+        assert are_progress_bars_disabled()
+    assert are_progress_bars_disabled() == before
