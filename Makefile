@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help install course lab test format clean
+.PHONY: help install course lab test outputs format clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ lab: install ## open JupyterLab on the lessons
 test: install ## run every check: style, unit tests, all notebooks
 	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
 	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=1800 notebooks
+
+outputs: install ## put the outputs of the last `make course` into notebooks/
+	@$(BIN)/python tests/notebooks/refresh.py
 
 format: install ## format the code
 	@$(BIN)/python -m ruff check --fix . && $(BIN)/python -m ruff format .

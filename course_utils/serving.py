@@ -80,7 +80,13 @@ def serve(line: Sequence[str], *, timeout: float = 120.0) -> Iterator[str]:
             raise ServingError(f"Port {port} is in use; choose another: serving.command(…, port=…).")
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         # A session of its own, so that the server's own children are stopped with it.
-        server = subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            server = subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        except FileNotFoundError:
+            raise ServingError(
+                f"{line[0]} is not installed here. vLLM wants an environment of its own: pip install vllm; without it, "
+                'serving.command(profiles.choose("cpu"), model) serves with transformers.'
+            ) from None
         try:
             _wait(server, f"http://{HOST}:{port}/health", timeout, log)
             yield f"http://{HOST}:{port}/v1"

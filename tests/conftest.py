@@ -1,10 +1,14 @@
 """What many tests share: the real model folder and the real tokenizers, made once by the course's own download."""
+# ruff: noqa: I001
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from course_utils import hub
+import course_utils  # noqa: F401  (first: it sets how torch's threads wait)
+import unsloth  # noqa: F401  (before transformers, as everywhere in the course)
+from course_utils import hub, profiles
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,3 +41,37 @@ def qwen3():
 def qwen3_2507():
     """Qwen3's tokenizer with the Instruct-2507 template."""
     return tokenizer_of("qwen3-instruct-2507-tokenizer")
+
+
+@pytest.fixture(scope="session")
+def cpu() -> profiles.Profile:
+    """The cpu profile; tests train for a few steps with it, into folders of their own."""
+    return profiles.PROFILES["cpu"]
+
+
+@pytest.fixture(scope="session")
+def toy_rows() -> list[dict]:
+    """Twelve short rows of one exercise, enough to see an adapter learn."""
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"Return only JSON with the key n. The number is {number}."},
+                {"role": "assistant", "content": f'{{"n":{number}}}'},
+            ],
+            "source": "json",
+            "tags": ["json", "en"],
+        }
+        for number in range(12)
+    ]
+
+
+@pytest.fixture(scope="session")
+def trained(smol, cpu, toy_rows, tmp_path_factory):
+    """A short run on the toy rows: (TrainResult, settings)."""
+    from course_utils import masking, modeling, training
+
+    settings = replace(cpu.train, max_steps=6, eval_steps=3, output_dir=str(tmp_path_factory.mktemp("run")))
+    model, tokenizer = modeling.load_model(smol, cpu)
+    model = modeling.attach_lora(model, cpu)
+    examples = masking.build_dataset(toy_rows, tokenizer)
+    return training.train(model, tokenizer, examples, examples, settings), settings

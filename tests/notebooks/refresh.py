@@ -1,0 +1,48 @@
+"""Put the outputs of the last `make course` into notebooks/, without widget views, progress bars and time stamps.
+
+make outputs
+"""
+
+import sys
+from pathlib import Path
+
+import nbformat
+
+from course_utils import show
+
+ROOT = Path(__file__).resolve().parents[2]
+WIDGET = "application/vnd.jupyter.widget-view+json"
+METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}} | {
+    "language_info": {"name": "python"}
+}
+
+
+def clean(notebook: nbformat.NotebookNode) -> None:
+    """Keep what a reader looks at, and of the metadata what the course's tests read."""
+    notebook.metadata = nbformat.from_dict(METADATA)
+    for cell in notebook.cells:
+        cell.metadata = {key: value for key, value in cell.metadata.items() if key in ("concept", "tags")}
+        if cell.cell_type == "code":
+            cell.outputs = [
+                output
+                for output in cell.outputs
+                if WIDGET not in output.get("data", {}) and output.get("name") != "stderr"
+            ]
+
+
+def main() -> None:
+    run = ROOT / "runs" / "cpu"
+    executed = run / "notebooks"
+    for path in sorted((ROOT / "notebooks").glob("0*.ipynb")):
+        if not (executed / path.name).is_file():
+            sys.exit(f"{executed / path.name} is missing; run `make course` first.")
+        notebook = nbformat.read(executed / path.name, as_version=4)
+        clean(notebook)
+        nbformat.write(notebook, path)
+    figures = json.loads((run / "report.json").read_text(encoding="utf-8"))
+    (ROOT / "docs").mkdir(exist_ok=True)
+    show.before_after(figures["table"]).savefig(ROOT / "docs" / "before_after.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""What every lesson has, and what none may have. That they run is nbval's part (`make test`)."""
+
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LESSONS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
+NAMES = [
+    "01_download",
+    "02_templates_and_special_tokens",
+    "03_data_building",
+    "04_qlora_sft",
+    "05_evaluation",
+    "06_merge_and_serve",
+]
+LATER = {  # concepts that no cell teaches yet; a lesson that begins to teach one takes it off
+    *("C4", "C5", "C6", "C7"),  # pretraining, preference, KTO and multimodal rows
+    *("C19", "C33", "C47", "C49", "C50", "C51", "C52"),
+}
+
+
+def cells(path: Path) -> list[dict]:
+    found = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [cell | {"source": "".join(cell["source"])} for cell in found]
+
+
+def test_the_six_lessons_are_there():
+    assert [path.stem for path in LESSONS] == NAMES
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+class TestLesson:
+    def test_opening(self, path):
+        first = cells(path)[0]["source"]
+        assert first.startswith(f"# {path.stem[:2]} · ")
+        for part in ("colab-badge.svg", "**You will**", "**Before this**", "`cpu`", "`t4`", "`16gb`", "minutes"):
+            assert part in first, part
+        code = [cell["source"] for cell in cells(path) if cell["cell_type"] == "code"]
+        opening = [cell["source"] for cell in cells(LESSONS[0]) if cell["cell_type"] == "code"]
+        assert code[0] == opening[0], "the Colab cell is the same in every lesson"
+        assert "setup(" in code[1]
+
+    def test_closing(self, path):
+        text = "\n".join(cell["source"] for cell in cells(path) if cell["cell_type"] == "markdown")
+        assert "## Summary" in text and "## Questions" in text
+        questions = text.split("## Questions")[1]
+        assert len(re.findall(r"^\d\. ", questions, re.MULTILINE)) == 5
+
+    def test_cells_are_few_and_short_and_introduced(self, path):
+        found = cells(path)
+        code = [cell for cell in found if cell["cell_type"] == "code"]
+        assert len(code) <= 40
+        for before, cell in pairwise(found):
+            if cell["cell_type"] == "code":
+                assert before["cell_type"] == "markdown", cell["source"][:60]
+                assert len(cell["source"].splitlines()) <= 26, cell["source"][:60]
+                assert "if False" not in cell["source"]
+
+    def test_outputs_are_committed_and_clean(self, path):
+        for cell in cells(path):
+            if cell["cell_type"] != "code":
+                continue
+            assert cell["execution_count"], f"never run: {cell['source'][:60]}"
+            text = json.dumps(cell["outputs"], ensure_ascii=False)
+            assert "widget-view" not in text and '"output_type": "error"' not in text
+            assert not re.search(r"/(home|root|Users|tmp|work)/", re.sub(r'"image/png": "[^"]*"', "", text))
+
+    def test_links_between_lessons_lead_somewhere(self, path):
+        for cell in cells(path):
+            if cell["cell_type"] == "markdown":
+                for target in re.findall(r"\]\(([^)#]+)\)", cell["source"]):
+                    assert target.startswith("https://") or (path.parent / target).exists(), target
+
+
+def test_concepts():
+    taught = {concept for path in LESSONS for cell in cells(path) for concept in cell["metadata"].get("concept", ())}
+    every = {f"C{number}" for number in range(1, 53)}
+    assert taught <= every
+    assert every - taught == LATER, f"missing: {sorted(every - taught - LATER)}; now taught: {sorted(LATER & taught)}"

@@ -1,0 +1,124 @@
+"""course_utils.lessons and cli: what a lesson needs is there or made, errors are one line, the run leaves a report."""
+
+import json
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+from course_utils import cli, lessons, profiles, show
+
+
+@pytest.fixture(autouse=True)
+def same_folder(monkeypatch):
+    monkeypatch.chdir(ROOT)  # setup() goes there; each test begins and ends there
+
+
+def test_setup_goes_to_the_clone_and_says_why(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    ready = lessons.setup(profile="cpu")
+    assert str(ready.model_dir) == "models/smollm2-135m-instruct" and str(ready.run_dir) == "runs/cpu"
+    assert "profile" in repr(ready) and "was asked for" in repr(ready)
+    assert str(ROOT) not in repr(ready) + ready._repr_html_()
+    from pathlib import Path
+
+    assert Path.cwd() == ROOT
+
+
+def test_an_unknown_need_says_what_there_is():
+    with pytest.raises(lessons.LessonError, match="tokenizers, model, data"):
+        lessons.setup(["coffee"])
+
+
+def test_missing_needs_are_made_in_order_and_only_once(monkeypatch):
+    there, calls = set(), []
+
+    def need(name, *after):
+        def make(profile):
+            there.add(name)
+            calls.append(name)
+
+        return lessons.Need(f"{name} (a moment)", lambda profile: name in there, make, after)
+
+    needs = {"data": need("data"), "adapter": need("adapter", "data"), "merged": need("merged", "adapter")}
+    monkeypatch.setattr(lessons, "NEEDS", needs)
+    ready = lessons.setup(["merged", "data"], profile="cpu")
+    assert calls == ["data", "adapter", "merged"]
+    assert [what.split(",")[0] for what in ready.made] == calls
+    assert lessons.setup(["merged", "data"], profile="cpu").made == ()
+
+
+def test_what_cannot_be_made_names_the_command(monkeypatch):
+    monkeypatch.setattr(
+        lessons, "NEEDS", {"x": lessons.Need("x", lambda profile: False, lessons._command("no-such-command"))}
+    )
+    with pytest.raises(lessons.LessonError, match="python -m course_utils no-such-command --profile cpu"):
+        lessons.setup(["x"], profile="cpu")
+
+
+def notebook(tmp_path, *cells):
+    path = tmp_path / "01_try.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells]), path)
+    return path
+
+
+def test_a_failing_cell_is_named_and_the_notebook_kept(tmp_path, monkeypatch):
+    path = notebook(tmp_path, "1 + 1", "1 / 0")
+    monkeypatch.setattr(lessons, "notebooks", lambda: [path])
+    monkeypatch.setattr(lessons, "ROOT", tmp_path)
+    with pytest.raises(lessons.LessonError, match=r"01_try\.ipynb, cell 1: ZeroDivisionError"):
+        lessons.run(profiles.PROFILES["cpu"])
+    kept = nbformat.read(tmp_path / "runs/cpu/notebooks/01_try.ipynb", as_version=4)
+    assert kept.cells[0].outputs[0].data["text/plain"] == "2"
+
+
+def test_the_run_writes_the_report(tmp_path, monkeypatch):
+    row = {"source": "json", "prompts": 2, "metric": "JSON valid, strict"} | {
+        f"{key} {when}": 0.5 for key in ("perplexity", "usable", "metric") for when in ("before", "after")
+    }
+    out = tmp_path / "runs/cpu"
+    out.mkdir(parents=True)
+    (out / "evaluation.json").write_text(json.dumps({"table": [row], "perplexities": {}}), encoding="utf-8")
+    (out / "train_metrics.json").write_text(json.dumps({"metrics": {"steps": 1}}), encoding="utf-8")
+    path = notebook(tmp_path, "import os; os.environ['COURSE_PROFILE']")
+    monkeypatch.setattr(lessons, "notebooks", lambda: [path])
+    monkeypatch.setattr(lessons, "ROOT", tmp_path)
+    page = lessons.run(profiles.PROFILES["cpu"])
+    facts = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    assert facts["table"] == [row] and facts["seed"] == 42 and set(facts["seconds"]) == {"01_try"}
+    assert "JSON valid, strict" in page.read_text(encoding="utf-8")
+    executed = nbformat.read(out / "notebooks/01_try.ipynb", as_version=4)
+    assert executed.cells[0].outputs[0].data["text/plain"] == "'cpu'"
+    assert (out / "notebooks/01_try.html").is_file()
+
+
+def test_errors_are_one_line(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["course_utils", "doctor", "--profile", "huge"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert str(ended.value).startswith("error: There is no profile 'huge'") and "16gb" in str(ended.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["download", "smollm2-135m"], "smollm2-135m-instruct"),
+        (["download", "qwen3-tokenizer", "--source", "ftp"], "modelscope"),
+    ],
+)
+def test_the_command_line_says_what_exists(arguments, words):
+    run = subprocess.run(
+        [sys.executable, "-m", "course_utils", *arguments], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert run.returncode == 1 and words in run.stderr and "Traceback" not in run.stderr
+
+
+def test_the_report_table_reads_without_the_notebook():
+    row = {"source": "json", "prompts": 2, "metric": "JSON valid, strict"} | {
+        f"{key} {when}": value
+        for key in ("perplexity", "usable", "metric")
+        for when, value in (("before", 0.25), ("after", 1.0))
+    }
+    assert "0.25 → 1.00" in repr(show.comparison([row]))
