@@ -1,7 +1,9 @@
 # Every target first makes the environment; where it is there already, nothing is installed again.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3)
+# The first Python that runs and is 3.11 or 3.12 (a pyenv shim may be there and not run).
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
 .PHONY: help install course lab test outputs format clean
@@ -12,9 +14,8 @@ help: ## show the targets
 install: .venv/installed ## make .venv and install everything (CPU or CUDA, by what is there)
 
 .venv/installed: pyproject.toml install.py
-	@test -n "$(PYTHON)" || { echo "No python3 found: install Python 3.11 or 3.12."; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
-		{ echo "$(PYTHON) is not Python 3.11 or 3.12; name one: make PYTHON=/path/to/python3.12 …"; exit 1; }
+	@$(PYTHON) -c '$(FITS)' 2>/dev/null || \
+		{ echo "The course needs Python 3.11 or 3.12. Install one, or name it: make PYTHON=/path/to/python3.12 …"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python install.py
 	@touch $@
