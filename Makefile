@@ -14,7 +14,7 @@ help: ## show the targets
 install: .venv/installed ## make .venv and install everything (CPU or CUDA, by what is there)
 
 .venv/installed: pyproject.toml install.py
-	@$(PYTHON) -c '$(FITS)' 2>/dev/null || \
+	@"$(PYTHON)" -c '$(FITS)' 2>/dev/null || \
 		{ echo "The course needs Python 3.11 or 3.12. Install one, or name it: make PYTHON=/path/to/python3.12 …"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python install.py

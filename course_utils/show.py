@@ -243,7 +243,7 @@ def before_after(rows: Sequence[Mapping[str, Any]], title: str = "What fine-tuni
     sources = [row["source"] for row in rows]
     named = [f"{row['source']}\n{row['metric']}" for row in rows]
     for axes, key, names, label in (
-        (left, "perplexity", sources, "perplexity on learned tokens (lower is better)"),
+        (left, "perplexity", sources, "perplexity, log scale (lower is better)"),
         (right, "metric", named, "share of prompts (higher is better)"),
     ):
         for offset, when, colour, hatch in ((-0.2, "before", LIGHT, "//"), (0.2, "after", DARK, "")):
@@ -262,6 +262,8 @@ def before_after(rows: Sequence[Mapping[str, Any]], title: str = "What fine-tuni
         axes.set_ylabel(label, fontsize=9)
         axes.margins(y=0.15)
     left.legend(frameon=False)
+    left.set_yscale("log")  # sources differ by factors of a hundred
+    left.set_ylim(1, 2 * max(row[f"perplexity {when}"] for row in rows for when in ("before", "after")))
     right.set_ylim(0, 1.15)
     return figure
 
