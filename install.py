@@ -23,9 +23,10 @@ def has_card() -> bool:
 
 def pip_install(*arguments: str) -> None:
     """Run `pip install` quietly in this Python; a failure ends the installation with pip's own words."""
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments], check=True
-    )
+    # --no-compile: Python compiles a module when it is first imported, and most of these never are.
+    quick = ["--quiet", "--disable-pip-version-check", "--no-compile"]
+    if subprocess.run([sys.executable, "-m", "pip", "install", *quick, *arguments], check=False).returncode:
+        sys.exit("The installation failed; what pip says above is why. Mend it and run the same command again.")
 
 
 def main() -> None:

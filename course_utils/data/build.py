@@ -42,6 +42,8 @@ class BuildProfile(Protocol):
     def languages(self) -> tuple[str, ...]: ...
     @property
     def kinds(self) -> tuple[str, ...]: ...
+    @property
+    def weights(self) -> tuple[tuple[str, float], ...]: ...
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,11 @@ def build(profile: BuildProfile, *, dataset_dir: str | Path = "data", seed: int 
 
     A profile trains on rows in one of its languages and of one of its kinds. Rows tagged "negative" (a broken reply,
     then the right one) are left out unless "negative" is among the kinds, and so is every question that a general row
-    asks. The mixture takes every training row once, the sources interleaved by their sizes.
+    asks. Where the profile has weights, the mixture has exactly these shares and 0.9 of the rows (`mix`, "resample");
+    else it takes every training row once, the sources interleaved by their sizes.
 
     Args:
-        profile: a `profiles.Profile`; its name, languages and kinds are read.
+        profile: a `profiles.Profile`; its name, languages, kinds and weights are read.
         dataset_dir: the folder with `dataset_info.json` and `raw/`; results go to `build/` in it.
         seed: of the split and the mixture. The same seed and rows give the same JSONL, byte for byte.
 
@@ -89,7 +92,10 @@ def build(profile: BuildProfile, *, dataset_dir: str | Path = "data", seed: int 
     kept = _kept(unique, profile, of_source[HELD_OUT])
     train, valid = split(kept, valid_ratio=VALID_RATIO, min_valid=MIN_VALID, seed=seed)
     pools = {source: _of(train, source) for source in dict.fromkeys(train["source"])}
-    mixture, _ = mix(pools, {source: len(pool) for source, pool in pools.items()}, seed=seed)
+    if profile.weights:
+        mixture, _ = mix(pools, dict(profile.weights), strategy="resample", seed=seed)
+    else:
+        mixture, _ = mix(pools, {source: len(pool) for source, pool in pools.items()}, seed=seed)
     target = folder / "build" / profile.name
     with quiet(), whole_folder(target) as draft:
         for part, dataset in zip(PARTS, (mixture, valid, of_source[HELD_OUT]), strict=True):

@@ -22,6 +22,7 @@ class Stand:
     name: str = "cpu"
     languages: tuple[str, ...] = ("en",)
     kinds: tuple[str, ...] = ("math", "chat", "json")
+    weights: tuple[tuple[str, float], ...] = ()
 
 
 CARD = Stand("16gb", ("en", "zh"), ("math", "chat", "json", "tools", "thinking"))
@@ -50,6 +51,16 @@ def test_counts_of_the_cpu_profile(cpu, folder):
     total = cpu.table()[-1]
     assert (total["train"], total["valid"]) == (len(train), len(valid))
     assert cpu.counts["general"]["train"] == cpu.counts["general"]["kept"] == 0
+
+
+def test_weights_set_the_shares_exactly(folder, cpu):
+    weighted = Stand("weighted", weights=(("emoji", 5.0), ("json", 4.0), ("mawps", 1.0)))
+    report = data.build(weighted, dataset_dir=folder)
+    train = Counter(data.load_built(weighted, "train", folder)["source"])
+    rows = sum(train.values())
+    assert rows == round(0.9 * cpu.table()[-1]["train"])
+    assert all(abs(train[source] - rows * weight / 10) <= 1 for source, weight in weighted.weights)
+    assert report.table()[-1]["valid"] == cpu.table()[-1]["valid"]
 
 
 def test_plain_rows_stay_plain(cpu, folder):

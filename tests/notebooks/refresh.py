@@ -3,6 +3,7 @@
 make outputs
 """
 
+import json
 import sys
 from pathlib import Path
 
