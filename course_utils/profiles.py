@@ -136,10 +136,34 @@ class Hardware:
     disk_free_gib: float  # where the clone lies
 
 
-_QWEN = "Qwen/Qwen3-4B-Instruct-2507"
 _WHY_QWEN = "speaks both languages and calls tools; its 8B sister has no Instruct version (Qwen3-8B is a hybrid)"
-# The Instruct-2507 template drops reasoning_content, so thinking rows would be learned as plain answers: left out.
-_QWEN_KINDS = ("math", "chat", "json", "tools")
+_CARD_16GB = Profile(
+    name="16gb",
+    model="Qwen/Qwen3-4B-Instruct-2507",
+    load_in_4bit=True,
+    dtype="bfloat16",
+    languages=("en", "zh"),
+    # The Instruct-2507 template drops reasoning_content, so thinking rows would be learned as plain answers: left out.
+    kinds=("math", "chat", "json", "tools"),
+    train=TrainSettings(
+        learning_rate=2e-4,
+        epochs=2,
+        batch_size=1,
+        grad_accum=16,
+        max_length=1024,
+        optimizer="adamw_8bit",
+        gradient_checkpointing=True,
+        eval_steps=20,
+        output_dir="runs/16gb",
+    ),
+    eval_batch_size=16,
+    max_new_tokens=256,
+    notes=(
+        ("model", _WHY_QWEN),
+        ("load_in_4bit", "2.6 GiB of weights in place of 7.5 leave room for the activations"),
+        ("batch_size", "one row at a time keeps memory flat; grad_accum makes the batch of 16"),
+    ),
+)
 
 PROFILES: Mapping[str, Profile] = {
     "cpu": Profile(
@@ -177,82 +201,29 @@ PROFILES: Mapping[str, Profile] = {
             ("weights", "the style takes the most rows; sums are beyond this model, so it sees few of them"),
         ),
     ),
-    "t4": Profile(
+    # A 16 GB card with two differences: no bfloat16, and 1 GiB less.
+    "t4": replace(
+        _CARD_16GB,
         name="t4",
-        model=_QWEN,
-        load_in_4bit=True,
         dtype="float16",
-        languages=("en", "zh"),
-        kinds=_QWEN_KINDS,
-        train=TrainSettings(
-            learning_rate=2e-4,
-            epochs=2,
-            batch_size=1,
-            grad_accum=16,
-            max_length=1024,
-            optimizer="adamw_8bit",
-            gradient_checkpointing=True,
-            eval_steps=20,
-            output_dir="runs/t4",
-        ),
+        train=replace(_CARD_16GB.train, output_dir="runs/t4"),
         eval_batch_size=8,
-        max_new_tokens=256,
         notes=(
-            ("model", _WHY_QWEN),
+            *_CARD_16GB.notes,
             ("load_in_4bit", "2.6 GiB of weights in place of 7.5, on a card with 15 GiB"),
             ("dtype", "the card is older than Ampere and has no bfloat16"),
-            ("batch_size", "one row at a time keeps memory flat; grad_accum makes the batch of 16"),
         ),
     ),
-    "16gb": Profile(
-        name="16gb",
-        model=_QWEN,
-        load_in_4bit=True,
-        dtype="bfloat16",
-        languages=("en", "zh"),
-        kinds=_QWEN_KINDS,
-        train=TrainSettings(
-            learning_rate=2e-4,
-            epochs=2,
-            batch_size=1,
-            grad_accum=16,
-            max_length=1024,
-            optimizer="adamw_8bit",
-            gradient_checkpointing=True,
-            eval_steps=20,
-            output_dir="runs/16gb",
-        ),
-        eval_batch_size=16,
-        max_new_tokens=256,
-        notes=(
-            ("model", _WHY_QWEN),
-            ("load_in_4bit", "2.6 GiB of weights in place of 7.5 leave room for the activations"),
-            ("batch_size", "one row at a time keeps memory flat; grad_accum makes the batch of 16"),
-        ),
-    ),
+    "16gb": _CARD_16GB,
     # The same model as on 16 GB: there is no larger Qwen3 of this size class with an Instruct version (trap 8). The
     # room goes into a 16-bit base: nothing lost to quantisation, no unpacking of NF4 in every step, and a merge into
     # the very weights that were trained beside. 7.5 GiB of weights leave about 14 for 4 rows of 2048 tokens.
-    "24gb": Profile(
+    "24gb": replace(
+        _CARD_16GB,
         name="24gb",
-        model=_QWEN,
         load_in_4bit=False,
-        dtype="bfloat16",
-        languages=("en", "zh"),
-        kinds=_QWEN_KINDS,
-        train=TrainSettings(
-            learning_rate=2e-4,
-            epochs=2,
-            batch_size=4,
-            grad_accum=4,
-            max_length=2048,
-            optimizer="adamw_8bit",
-            gradient_checkpointing=True,
-            eval_steps=20,
-            output_dir="runs/24gb",
-        ),
+        train=replace(_CARD_16GB.train, batch_size=4, grad_accum=4, max_length=2048, output_dir="runs/24gb"),
         eval_batch_size=32,
-        max_new_tokens=256,
         notes=(
             ("model", _WHY_QWEN),
             ("load_in_4bit", "7.5 GiB in 16 bits fit, and nothing is lost to quantisation"),

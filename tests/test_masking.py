@@ -57,14 +57,20 @@ def check_invariant(example, tokenizer, messages, thinking_of):
         assert unicodedata.normalize("NFC", text.removesuffix("<|im_end|>\n")).endswith(content)
 
 
+def round_trips(text, tokenizer):
+    # Qwen's tokenizer puts text into Unicode's NFC form first.
+    return tokenizer.decode(tokenizer(text)["input_ids"]) in (text, unicodedata.normalize("NFC", text))
+
+
 @given(messages=conversations())
 def test_invariant_on_prefix_preserving_templates(qwen3_2507, smol_tokenizer, messages):
     for tokenizer in (qwen3_2507, smol_tokenizer):
         clean = [masking._clean(message, tokenizer) for message in messages]
         if any("reasoning_content" in message for message in clean):
             continue  # a think block typed into an answer: these templates have no place for it
-        if any(tokenizer.unk_token_id in tokenizer(message["content"])["input_ids"] for message in clean):
-            continue  # bytes that SmolLM2's vocabulary lacks
+        if not all(round_trips(message["content"], tokenizer) for message in clean):
+            assert tokenizer is smol_tokenizer  # its vocabulary lacks some bytes of rare characters
+            continue
         for example in masking.build_examples(messages, tokenizer):
             check_invariant(example, tokenizer, clean, lambda index: None)
 
