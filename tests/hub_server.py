@@ -1,0 +1,292 @@
+"""A model hub on loopback, with faults on demand.
+
+It speaks as much of HuggingFace's and of ModelScope's HTTP API as their real clients ask for to list and download a
+model: info, tree, resolve (HEAD and GET, with ETag, Range and the X-Linked headers), file list and file.
+
+    with HubServer({"config.json": b"{}", "model.safetensors": bytes(5000)}) as server:
+        server.faults["model.safetensors"] = [Fault(cut=1000), None, Fault(status=500)]  # its 1st and its 3rd request
+        hub.download(server.repo, endpoint=server.address, models_dir=folder)
+        assert server.sent("model.safetensors") == 5000
+"""
+
+import hashlib
+import json
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+REPO = "Qwen/Qwen3-Tiny"
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+INFO, TREE, LISTING, ROOT = "info", "tree", "listing", "/"  # the names of requests that are not for a file
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong with one GET; several can be combined."""
+
+    status: int | None = None  # this status instead of an answer
+    headers: Mapping[str, str] = field(default_factory=dict)  # beside or instead of the right ones
+    body: bytes | None = None  # sent as if it were the file: of the same length a wrong hash, else a wrong size
+    redirect: str | None = None  # 302 to this address
+    ignore_range: bool = False  # 200 and the whole file, whatever was asked
+    cut: int | None = None  # the connection ends after so many bytes of this answer
+    stall: int | None = None  # after so many bytes nothing more comes, and the connection stays open
+    pace: float | None = None  # bytes per second
+
+
+@dataclass
+class Request:
+    """One request as it came, and how many bytes of its body were sent."""
+
+    method: str
+    path: str
+    file: str | None  # the file, or one of INFO, TREE, LISTING, ROOT
+    range: str | None
+    authorization: str | None
+    cookie: str | None
+    sent: int = 0
+
+
+class HubServer:
+    """A hub with one model, as a context manager.
+
+    Args:
+        files: file names and contents, or a folder of them. They can be changed while the server runs.
+        repo: the model's id.
+
+    Attributes:
+        address: the endpoint.
+        faults: per file name (or INFO, TREE, LISTING, ROOT): a Fault for every GET, a list with one Fault or None for
+            each GET in order, or a function that gets the GET's number from 0 and gives a Fault or None.
+        stated: per file name, what the listings state in place of the truth, such as {"size": 5} or {"sha256": "…"}.
+        requests: everything that was asked, in order.
+    """
+
+    def __init__(self, files: Mapping[str, bytes] | Path, repo: str = REPO):
+        if isinstance(files, Path):
+            files = {str(path.relative_to(files)): path.read_bytes() for path in files.rglob("*") if path.is_file()}
+        self.files = dict(files)
+        self.repo = repo
+        self.faults: dict[str, Fault | list[Fault | None] | Callable[[int], Fault | None]] = {}
+        self.stated: dict[str, dict[str, Any]] = {}
+        self.requests: list[Request] = []
+        self.stopped = threading.Event()
+        self._counted: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self._http.daemon_threads = True
+        self.address = f"http://127.0.0.1:{self._http.server_port}"
+
+    def __enter__(self) -> "HubServer":
+        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        self._http.shutdown()
+        self._http.server_close()
+
+    def url(self, file: str) -> str:
+        """Where HuggingFace's clients fetch a file."""
+        return f"{self.address}/{self.repo}/resolve/{REVISION}/{file}"
+
+    def gets(self, file: str | None = None) -> list[Request]:
+        """The GETs of one file, or of all files of the model."""
+        return [
+            request
+            for request in list(self.requests)
+            if request.method == "GET" and (request.file == file if file else request.file in self.files)
+        ]
+
+    def sent(self, file: str | None = None) -> int:
+        """Bytes sent of one file, or of all files of the model."""
+        return sum(request.sent for request in self.gets(file))
+
+    def forget(self) -> None:
+        """Start anew: no requests seen, no faults."""
+        with self._lock:
+            self.requests.clear()
+            self._counted.clear()
+            self.faults.clear()
+
+    def _record(self, request: Request) -> Fault | None:
+        """Note a request, and give the fault it is to meet."""
+        with self._lock:
+            self.requests.append(request)
+            key = request.file or ""
+            number = self._counted[key]
+            if request.method == "GET":
+                self._counted[key] += 1
+            plan = self.faults.get(key)
+        if request.method != "GET" and key != ROOT:
+            return None
+        if isinstance(plan, list):
+            return plan[number] if number < len(plan) else None
+        return plan(number) if callable(plan) else plan
+
+    def _stated(self, file: str) -> dict[str, Any]:
+        body = self.files[file]
+        return {"size": len(body), "sha256": sha256(body), "git_sha1": git_sha1(body)} | self.stated.get(file, {})
+
+    def _siblings(self) -> Iterator[dict[str, Any]]:
+        """The files as HuggingFace states them: safetensors lie in LFS, everything else in git."""
+        for file in self.files:
+            stated = self._stated(file)
+            lfs = {"sha256": stated["sha256"], "oid": stated["sha256"], "size": stated["size"], "pointerSize": 134}
+            in_lfs = {"lfs": lfs} if file.endswith(".safetensors") else {}
+            yield {"file": file, "size": stated["size"], "blob": stated["git_sha1"], **in_lfs}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Routes of one HubServer."""
+
+    hub: HubServer
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        hub, url = self.hub, urlsplit(self.path)
+        file = self._file(unquote(url.path), parse_qs(url.query))
+        self.request_record = Request(
+            self.command,
+            self.path,
+            file,
+            self.headers.get("Range"),
+            self.headers.get("Authorization"),
+            self.headers.get("Cookie"),
+        )
+        fault = hub._record(self.request_record) or Fault()
+        if fault.redirect is not None:
+            self._answer(302, b"", {"Location": fault.redirect, **fault.headers}, fault)
+        elif fault.status is not None:
+            self._answer(fault.status, b"{}", fault.headers, fault)
+        elif file == ROOT:
+            self._answer(200, b"", fault.headers, fault)
+        elif file == INFO:
+            siblings = [{**item, "rfilename": item["file"], "blobId": item["blob"]} for item in hub._siblings()]
+            card = {"cardData": {"license": "mit"}}
+            self._json({"id": hub.repo, "sha": REVISION, "siblings": siblings, **card}, fault)
+        elif file == TREE:
+            self._json([{**i, "type": "file", "path": i["file"], "oid": i["blob"]} for i in hub._siblings()], fault)
+        elif file == LISTING:
+            stated = {name: hub._stated(name) for name in hub.files}
+            files = [
+                {"Path": name, "Name": name, "Type": "blob", "Size": item["size"], "Sha256": item["sha256"]}
+                for name, item in stated.items()
+            ]
+            self._json({"Code": 200, "Success": True, "Data": {"Files": files}}, fault)
+        elif file in hub.files:
+            self._file_answer(file, fault)
+        else:
+            self._answer(404, b"{}", {"X-Error-Code": "EntryNotFound"} if file else {}, fault)
+
+    def _file(self, path: str, query: dict[str, list[str]]) -> str | None:
+        """Which file, or which of the other requests, a path means."""
+        repo = self.hub.repo
+        if path == "/":
+            return ROOT
+        if path in {
+            f"/api/models/{repo}",
+            f"/api/models/{repo}/revision/main",
+            f"/api/models/{repo}/revision/{REVISION}",
+        }:
+            return INFO
+        if path.startswith(f"/api/models/{repo}/tree/"):
+            return TREE
+        if path == f"/api/v1/models/{repo}/repo/files":
+            return LISTING
+        if path == f"/api/v1/models/{repo}/repo":
+            return query.get("FilePath", [""])[0]
+        for revision in ("main", REVISION):
+            if path.startswith(prefix := f"/{repo}/resolve/{revision}/"):
+                return path.removeprefix(prefix)
+        return None
+
+    def _file_answer(self, file: str, fault: Fault) -> None:
+        """A file or the asked range of it."""
+        stated = self.hub._stated(file)
+        body = self.hub.files[file] if fault.body is None else fault.body
+        headers = {
+            "Accept-Ranges": "bytes",
+            "ETag": f'"{stated["git_sha1"]}"',
+            "X-Repo-Commit": REVISION,
+        }
+        if file.endswith(".safetensors"):
+            headers |= {"X-Linked-Size": str(stated["size"]), "X-Linked-ETag": f'"{stated["sha256"]}"'}
+        asked = self.headers.get("Range")
+        if not asked or fault.ignore_range:
+            return self._answer(200, body, headers | dict(fault.headers), fault)
+        first, _, last = asked.removeprefix("bytes=").partition("-")
+        start, end = int(first), min(int(last or len(body) - 1), len(body) - 1)
+        if start >= len(body):
+            return self._answer(416, b"", {"Content-Range": f"bytes */{len(body)}"}, fault)
+        headers["Content-Range"] = f"bytes {start}-{end}/{len(body)}"
+        return self._answer(206, body[start : end + 1], headers | dict(fault.headers), fault)
+
+    def _json(self, value: Any, fault: Fault) -> None:
+        self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json", **fault.headers}, fault)
+
+    def _answer(self, status: int, body: bytes, headers: Mapping[str, str], fault: Fault) -> None:
+        """Send an answer, cut, stalled or slowed as the fault says."""
+        self.send_response(status)
+        for key, value in ({"Content-Length": str(len(body))} | dict(headers)).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command != "GET":
+            return
+        upto = min(len(body) if limit is None else limit for limit in (fault.cut, fault.stall, None))
+        step = len(body) + 1 if fault.pace is None else max(1, int(fault.pace / 20))
+        try:
+            for begin in range(0, upto, step):
+                piece = body[begin : min(begin + step, upto)]
+                self.request_record.sent += len(piece)
+                self.wfile.write(piece)
+                self.wfile.flush()
+                if fault.pace is not None:
+                    self.hub.stopped.wait(len(piece) / fault.pace)
+            if fault.stall is not None:
+                self.hub.stopped.wait()
+            if fault.cut is not None or fault.stall is not None:
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+        except OSError:  # the client has left
+            self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def sha256(body: bytes) -> str:
+    """The hash that hubs state of large files."""
+    return hashlib.sha256(body).hexdigest()
+
+
+def git_sha1(body: bytes) -> str:
+    """git's id of a file's content, the hash that HuggingFace states of small files."""
+    return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
+
+
+def refusing_address() -> str:
+    """An address on loopback where nobody listens: refused at once."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+@contextmanager
+def silent_address() -> Iterator[str]:
+    """An address on loopback that accepts connections and never answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(64)  # the system accepts; nobody reads
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
