@@ -5,6 +5,8 @@ SHELL := /bin/bash
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+# Where it is set, each process compiles the libraries' source anew: 20 seconds before a lesson's first line.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install course lab test outputs format clean
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from course_utils import data, evaluation, export, hub, masking, modeling, profiles, show, training
+from course_utils.doctor import STACK
 from course_utils.errors import CourseError
 from course_utils.files import write_json, write_text
 from course_utils.profiles import ROOT, Hardware, Profile
 
-STACK = ("torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "unsloth")
 TOKENIZERS = ("qwen3-tokenizer", "qwen3-instruct-2507-tokenizer")
 CHECKED_PROMPTS = 24  # how many held-out prompts the merge is proven on
 
@@ -86,13 +86,13 @@ NEEDS: dict[str, Need] = {
         lambda profile: data.build(profile),
     ),
     "adapter": Need(
-        "the trained adapter (4 minutes)",
+        "the trained adapter (6 minutes)",
         _run_file("adapter/adapter_model.safetensors"),
         _command("train"),
         after=("model", "data"),
     ),
     "evaluation": Need(
-        "the before/after table (2 minutes)", _run_file("evaluation.json"), _command("evaluate"), after=("adapter",)
+        "the before/after table (3 minutes)", _run_file("evaluation.json"), _command("evaluate"), after=("adapter",)
     ),
     "merged": Need(
         "the merged model (10 seconds)", _run_file("merged/config.json"), _command("merge"), after=("adapter",)
