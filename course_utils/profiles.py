@@ -4,13 +4,17 @@ A profile is a set of values that work together on one class of machine. The les
 them; only these values differ. Choose with `setup(profile="16gb")`, with the variable COURSE_PROFILE, or not at all.
 """
 
+import json
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from course_utils import budget
+from course_utils.budget import Budget
 from course_utils.errors import CourseError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,6 +117,45 @@ class Profile:
                 shown = _shown(value)
                 rows.append((item.name, shown, notes.get(item.name, item.metadata["why"])))
         return rows
+
+    def smaller(self) -> "Remedy | None":
+        """The next remedy where memory ran out: what costs the result least comes first (C37).
+
+        Returns:
+            The change, its cost and its predicted effect; None where nothing is left to make smaller.
+        """
+        return next((remedy for change in _SMALLER if (remedy := change(self))), None)
+
+    def larger(self, room_gib: float) -> "Remedy | None":
+        """The next remedy for a card that stands idle: what brings the most speed, then the most quality (C37).
+
+        Args:
+            room_gib: the card's memory; changes that need more are left out.
+
+        Returns:
+            The change, its cost and its predicted effect; None where nothing more fits.
+        """
+        found = (remedy for change in _LARGER if (remedy := change(self)))
+        return next((remedy for remedy in found if remedy.after_gib is not None and remedy.after_gib < room_gib), None)
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """One change of a profile, for a card that is too small or too idle.
+
+    Attributes:
+        profile: with the change.
+        change: the settings that differ, in words.
+        cost: what it costs, or brings.
+        before_gib: predicted peak without the change; None for a model whose config is not at hand.
+        after_gib: with it.
+    """
+
+    profile: Profile
+    change: str
+    cost: str
+    before_gib: float | None
+    after_gib: float | None
 
 
 def _shown(value: object) -> str:
@@ -235,10 +278,11 @@ PROFILES: Mapping[str, Profile] = {
 
 def detect_hardware() -> Hardware:
     """Look at the first NVIDIA card (through torch), the CPU, the memory and the disk of this machine."""
+    import psutil
     import torch
 
     common = {
-        "ram_gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
+        "ram_gib": psutil.virtual_memory().total / 2**30,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "disk_free_gib": shutil.disk_usage(ROOT).free / 2**30,
     }
@@ -333,3 +377,207 @@ def _misfit(profile: Profile, hardware: Hardware) -> str:
     if profile.dtype == "bfloat16" and not hardware.bf16:
         return f"{hardware.card} has no bfloat16 and profile {profile.name} uses it; profile t4 uses float16"
     return ""
+
+
+def memory_budget(
+    config: Mapping[str, Any],
+    profile: Profile,
+    *,
+    generate: bool = False,
+    bits: Literal[4, 8, 16, 32] | None = None,
+) -> Budget:
+    """The memory that a model needs with a profile's settings, from its config alone.
+
+    Args:
+        config: a `config.json` as a mapping, or a row of `budget.CONFIGS`.
+        profile: rows, length, LoRA, optimiser, checkpointing and number format. The profile cpu is counted for
+            Unsloth's CPU backend, the others for a card.
+        generate: count generating (the evaluation's rows, with `max_new_tokens` after `max_length`) and not training.
+        bits: hold the base model in so many bits; None: as the profile says.
+
+    Returns:
+        The peak, term by term. How near it came to what was measured stands in `docs/memory.md`.
+
+    Raises:
+        BudgetError: this is no config of a dense Llama- or Qwen-type model.
+    """
+    shape = budget.Shape.of(config)
+    device: budget.Device = "cpu" if profile.name == "cpu" else "cuda"
+    bits = bits or (4 if profile.load_in_4bit else 32 if profile.dtype == "float32" else 16)
+    always = (budget.overhead(shape, device, bits), budget.weights(shape, bits))
+    settings = profile.train
+    if generate:
+        length = settings.max_length + profile.max_new_tokens
+        return Budget((*always, budget.key_value_cache(shape, rows=profile.eval_batch_size, length=length)))
+    return Budget(
+        (
+            *always,
+            *budget.adapter(shape, settings.r, settings.target_modules, settings.optimizer),
+            budget.activations(
+                shape,
+                device,
+                rank=settings.r,
+                rows=settings.batch_size,
+                length=settings.max_length,
+                checkpointing=settings.gradient_checkpointing,
+            ),
+            budget.loss(shape, device, settings.batch_size * settings.max_length),
+        )
+    )
+
+
+def time_budget(config: Mapping[str, Any], profile: Profile, tokens: int, speed: float) -> float:
+    """The least time that training takes, from the config alone.
+
+    Args:
+        config: as for `memory_budget`.
+        profile: length, LoRA and checkpointing.
+        tokens: of all rows and epochs together.
+        speed: floating point operations per second of the machine's matrix products, as `matmul_speed` measures.
+
+    Returns:
+        Seconds if every step ran at that speed. A real run reaches a part of it; lesson 04 shows which.
+    """
+    settings = profile.train
+    work = budget.training_flops(
+        budget.Shape.of(config),
+        rank=settings.r,
+        targets=settings.target_modules,
+        tokens=tokens,
+        length=settings.max_length,
+        again=settings.gradient_checkpointing,
+    )
+    return work / speed
+
+
+def matmul_speed(profile: Profile) -> float:
+    """Floating point operations per second of this machine's matrix products, in the profile's number format.
+
+    The fastest of a few products of a size that keeps the machine busy; takes about a second.
+    """
+    import torch
+
+    cuda = torch.cuda.is_available()
+    width = 8192 if cuda else 2048
+    factors = torch.randn(2, width, width, device="cuda" if cuda else "cpu").to(getattr(torch, profile.dtype))
+    times = []
+    for _ in range(6):
+        started = time.perf_counter()
+        _ = factors[0] @ factors[1]
+        if cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return 2 * width**3 / min(times)
+
+
+# ---- remedies: each takes a profile and gives the changed one, or None where it has nothing to change
+
+
+def _remedy(profile: Profile, cost: str, **changes: Any) -> Remedy:
+    """The profile with some settings changed, whichever of the two classes holds them."""
+    own = {item.name for item in fields(Profile)}
+    training = {name: value for name, value in changes.items() if name not in own}
+    outer = {name: value for name, value in changes.items() if name in own}
+    after = replace(profile, **outer, train=replace(profile.train, **training))
+    words = [
+        f"{name} {getattr(profile if name in own else profile.train, name)} -> {value}"
+        for name, value in changes.items()
+    ]
+    return Remedy(after, ", ".join(words), cost, _peak_gib(profile), _peak_gib(after))
+
+
+def _peak_gib(profile: Profile) -> float | None:
+    """The predicted peak, where the model's config is bundled or on disk."""
+    config, file = budget.CONFIGS.get(profile.model), ROOT / "models" / profile.model / "config.json"
+    if config is None and file.is_file():
+        config = json.loads(file.read_text(encoding="utf-8"))
+    return memory_budget(config, profile).gib if config else None
+
+
+def _checkpointing_on(profile: Profile) -> Remedy | None:
+    if profile.train.gradient_checkpointing:
+        return None
+    return _remedy(profile, "the same result, about 25 % slower", gradient_checkpointing=True)
+
+
+def _fewer_rows(profile: Profile) -> Remedy | None:
+    rows = profile.train.batch_size
+    if rows == 1:
+        return None
+    accumulated = profile.train.grad_accum * rows // (rows // 2)
+    cost = "the same rows per step, so the same result; more passes, so slower"
+    return _remedy(profile, cost, batch_size=rows // 2, grad_accum=accumulated)
+
+
+def _states_in_8_bits(profile: Profile) -> Remedy | None:
+    if profile.train.optimizer == "adamw_8bit" or profile.name == "cpu":  # bitsandbytes' has no CPU kernels
+        return None
+    return _remedy(profile, "almost the same result", optimizer="adamw_8bit")
+
+
+def _base_in_4_bits(profile: Profile) -> Remedy | None:
+    if profile.load_in_4bit:
+        return None
+    return _remedy(profile, "a little quality, and slower steps: the base is unpacked in each", load_in_4bit=True)
+
+
+def _shorter_rows(profile: Profile) -> Remedy | None:
+    length = profile.train.max_length
+    if length <= 256:
+        return None
+    return _remedy(profile, "rows longer than that are left out; masking.audit counts them", max_length=length // 2)
+
+
+def _lower_rank(profile: Profile) -> Remedy | None:
+    rank, alpha = profile.train.r, profile.train.alpha
+    if rank <= 8:
+        return None
+    return _remedy(profile, "an adapter that can learn less", r=rank // 2, alpha=alpha // 2)
+
+
+def _smaller_model(profile: Profile) -> Remedy | None:
+    family = [name for name in budget.CONFIGS if name.startswith("Qwen/")]
+    if profile.model not in family[1:]:
+        return None
+    model = family[family.index(profile.model) - 1]
+    return _remedy(profile, "a weaker model; Qwen3 below 4B has hybrids only, no Instruct-2507", model=model)
+
+
+def _more_rows(profile: Profile) -> Remedy | None:
+    if profile.train.grad_accum == 1:
+        return None
+    rows, accumulated = 2 * profile.train.batch_size, profile.train.grad_accum // 2
+    cost = "the same rows per step in fewer passes: faster"
+    return _remedy(profile, cost, batch_size=rows, grad_accum=accumulated)
+
+
+def _checkpointing_off(profile: Profile) -> Remedy | None:
+    if not profile.train.gradient_checkpointing:
+        return None
+    return _remedy(profile, "nothing is computed twice: about 25 % faster", gradient_checkpointing=False)
+
+
+def _base_in_16_bits(profile: Profile) -> Remedy | None:
+    if not profile.load_in_4bit:
+        return None
+    return _remedy(profile, "nothing is lost to quantisation, and nothing unpacked: faster", load_in_4bit=False)
+
+
+def _longer_rows(profile: Profile) -> Remedy | None:
+    if profile.train.max_length >= 4096:
+        return None
+    cost = "helps only where rows are longer than now: look at their lengths first"
+    return _remedy(profile, cost, max_length=2 * profile.train.max_length)
+
+
+_SMALLER = (
+    _checkpointing_on,
+    _fewer_rows,
+    _states_in_8_bits,
+    _base_in_4_bits,
+    _shorter_rows,
+    _lower_rank,
+    _smaller_model,
+)
+# The rank is not among these: vLLM serves up to 16 unless told otherwise (trap 24), and memory is no reason for more.
+_LARGER = (_more_rows, _checkpointing_off, _base_in_16_bits, _longer_rows)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from course_utils import masking
+from course_utils.budget import GIB, Budget
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -208,6 +209,52 @@ def lengths(counts: Mapping[str, Sequence[int]], limit: int | None = None, title
         axes.axvline(limit, color="black", linestyle="--", linewidth=1, label=f"limit: {limit}")
     axes.set(title=title, xlabel="tokens", ylabel="rows")
     axes.legend(frameon=False)
+    return figure
+
+
+def memory(
+    budgets: Mapping[str, Budget], cards: Sequence[float] = (8, 16, 24), title: str = "Memory to train, predicted"
+) -> Figure:
+    """A stacked bar per model against the memory of cards.
+
+    Args:
+        budgets: by the name that stands beside the bar, from `profiles.memory_budget`.
+        cards: memory of the cards to compare with, in GiB; a line marks each.
+        title: what stands above it.
+    """
+    figure, axes = _figure(8.5, 1.4 + 0.5 * len(budgets))
+    groups = {  # terms that belong together, so that six shades are enough
+        "overhead": ("overhead", "process"),
+        "weights": ("weights",),
+        "adapter, gradients, optimiser": ("LoRA", "gradients", "optimiser"),
+        "activations": ("activations",),
+        "logits and loss": ("logits",),
+        "key-value cache": ("key-value",),
+    }
+    shades = ["#d5d8dc", DARK, ACCENT, LIGHT, "#7f8c8d", "#5b2c6f"]
+    hatches = ["", "", "//", "..", "xx", "\\\\"]
+    left = dict.fromkeys(budgets, 0.0)
+    for (group, starts), shade, hatch in zip(groups.items(), shades, hatches, strict=True):
+        sizes = {
+            name: sum(term.bytes for term in budget.terms if term.name.startswith(starts)) / GIB
+            for name, budget in budgets.items()
+        }
+        if any(sizes.values()):
+            axes.barh(
+                list(sizes), list(sizes.values()), left=list(left.values()), label=group, color=shade, hatch=hatch,
+                edgecolor="white", linewidth=0.5,
+            )  # fmt: skip
+        left = {name: left[name] + size for name, size in sizes.items()}
+    for number, total in enumerate(left.values()):
+        axes.text(total, number, f" {total:.1f}", va="center", fontsize=9)
+    for card in cards:
+        axes.axvline(card, color="black", linestyle="--", linewidth=1)
+        axes.text(card, len(budgets) - 0.35, f"{card:g} GB card", ha="center", fontsize=8)
+    axes.invert_yaxis()
+    axes.set_ylim(len(budgets) - 0.15, -0.6)
+    axes.set_xlim(0, 1.08 * max(*cards, *left.values()))
+    axes.set(title=title, xlabel="GiB")
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

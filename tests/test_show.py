@@ -1,6 +1,6 @@
 """course_utils.show: both faces of what is shown."""
 
-from course_utils import masking, show
+from course_utils import budget, masking, profiles, show
 
 PAIR = [{"role": "user", "content": "你好 <b>"}, {"role": "assistant", "content": "Hi 😀"}]
 
@@ -44,3 +44,13 @@ def test_figures_have_titles_axes_and_a_png():
         assert all(axes.get_ylabel() for axes in figure.axes)
         assert figure._repr_png_().startswith(b"\x89PNG")
     assert [label.get_text() for label in figures[2].axes[0].get_xticklabels()] == ["a"]
+
+
+def test_the_bars_of_a_budget_are_as_long_as_its_total():
+    names = ["Qwen/Qwen3-0.6B", "Qwen/Qwen3-14B"]
+    budgets = {name: profiles.memory_budget(budget.CONFIGS[name], profiles.PROFILES["16gb"]) for name in names}
+    budgets["generating"] = profiles.memory_budget(budget.CONFIGS[names[1]], profiles.PROFILES["16gb"], generate=True)
+    (axes,) = show.memory(budgets).axes
+    widths = [sum(bar.get_width() for bar in row) for row in zip(*axes.containers, strict=True)]
+    assert [round(width, 6) for width in widths] == [round(budget.gib, 6) for budget in budgets.values()]
+    assert axes.get_xlabel() == "GiB" and axes.get_title()
