@@ -1,4 +1,7 @@
-"""`python -m course_utils …`: each lesson's work as one command."""
+"""`python -m course_utils …`: each lesson's work as one command.
+
+Rooms are imported by the command that needs them, so that `doctor` also speaks where torch cannot be imported.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ from typing import Annotated
 
 import typer
 
-from course_utils import lessons, profiles, show
+from course_utils import profiles, show
 from course_utils.errors import CourseError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__.splitlines()[0])
 
 ProfileName = Annotated[
     str | None,
@@ -22,9 +25,23 @@ ProfileName = Annotated[
 
 
 @app.command()
-def doctor(profile: ProfileName = None) -> None:
-    """Show this machine, the stack's versions, and the profile with the reason."""
-    print(lessons.setup(profile=profile))
+def doctor(
+    profile: ProfileName = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON and nothing else, for scripts.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not ask whether the model hubs answer.")] = False,
+) -> None:
+    """Say what this machine can run and what is wrong with it; the exit code is 1 where something is."""
+    from rich.console import Console
+
+    from course_utils import doctor
+
+    found = doctor.examine(profile, online=not offline)
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        Console().print(found)
+    if found.faults:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -35,14 +52,18 @@ def download(
     """Bring a model or a tokenizer into models/."""
     from course_utils import hub
 
-    lessons.setup()
-    print(hub.download(name, source=source))
+    folder = hub.download(name, source=source)
+    record = folder / hub.RECORD
+    attempts = json.loads(record.read_text(encoding="utf-8")).get("attempts", ()) if record.is_file() else ()
+    for attempt in attempts:
+        print(f"{attempt['source']} ({attempt['endpoint']}): {attempt['outcome']}")
+    print(folder)
 
 
 @app.command("build-data")
 def build_data(profile: ProfileName = None) -> None:
     """Build the training and validation rows from data/raw/."""
-    from course_utils import data
+    from course_utils import data, lessons
 
     print(show.table(data.build(lessons.setup(profile=profile).profile).table()))
 
@@ -53,6 +74,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
 ) -> None:
     """Train the adapter (lesson 04)."""
+    from course_utils import lessons
+
     ready = lessons.setup(["model", "data"], profile)
     result = lessons.train_adapter(ready.profile, resume=resume)
     print(show.table(list(result.metrics.items()), columns=("what", "value")))
@@ -62,6 +85,8 @@ def train(
 @app.command()
 def evaluate(profile: ProfileName = None) -> None:
     """Compare base and adapter on the held-out rows (lesson 05)."""
+    from course_utils import lessons
+
     ready = lessons.setup(["model", "adapter"], profile)
     print(show.comparison(lessons.evaluate_adapter(ready.profile).table()))
 
@@ -69,6 +94,8 @@ def evaluate(profile: ProfileName = None) -> None:
 @app.command()
 def merge(profile: ProfileName = None) -> None:
     """Merge the adapter into the 16-bit base (lesson 06)."""
+    from course_utils import lessons
+
     ready = lessons.setup(["adapter"], profile)
     report = lessons.merge(ready.profile)
     print(f"{report.layers} layers merged; the model lies in {report.path}.")
@@ -80,7 +107,7 @@ def serve(
     port: Annotated[int, typer.Option(help="On loopback.")] = 8000,
 ) -> None:
     """Serve the merged model on loopback until Ctrl-C."""
-    from course_utils import serving
+    from course_utils import lessons, serving
 
     ready = lessons.setup(["merged"], profile)
     line = serving.command(ready.profile, ready.run_dir / "merged", port=port)
@@ -99,6 +126,8 @@ def chat(
     base: Annotated[bool, typer.Option("--base", help="Talk to the base model, not to the merged one.")] = False,
 ) -> None:
     """Talk to the tuned model; an empty line or Ctrl-D ends it."""
+    from course_utils import lessons
+
     ready = lessons.setup(["model"] if base else ["merged"], profile)
 
     from transformers import TextStreamer
@@ -128,6 +157,8 @@ def _ask(prompt: str) -> str:
 @app.command()
 def run(profile: ProfileName = None) -> None:
     """Run all six lessons and write the report."""
+    from course_utils import lessons
+
     ready = lessons.setup(profile=profile)
     print(ready)
     report = lessons.run(ready.profile)

@@ -1,0 +1,238 @@
+"""What can be seen of a machine and of this process, without judging any of it; `doctor` does that.
+
+Nothing is imported that a fault could hide in: companions of torch are tried in a process of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from course_utils import hub, profiles
+from course_utils.profiles import ROOT, Hardware
+
+COMPANIONS = ("torchvision", "torchaudio", "xformers")  # built for one torch each; the course needs none of them
+UNSLOTH_FIRST = ("unsloth", "transformers", "trl", "peft")
+
+# What Linux shows as files.
+DRIVER_CARDS = Path("/proc/driver/nvidia/gpus")
+BUS = Path("/sys/bus/pci/devices")
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True)
+class Card:
+    """An NVIDIA card as the driver lists it, whether torch sees it or not. Sizes in GiB; None where not stated."""
+
+    name: str
+    total_gib: float | None = None
+    free_gib: float | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was seen on a machine; nothing in it is judged."""
+
+    hardware: Hardware  # what torch can use
+    system: Literal["Linux", "macOS", "Windows", "WSL1", "WSL2"]
+    release: str  # the system's version and the processor's kind
+    python: str
+    requires_python: str  # of pyproject.toml
+    requirements: tuple[str, ...]  # of pyproject.toml: the course, and what a lesson needs
+    installed: Mapping[str, str]  # versions of those
+    torch: str | None = None  # its own version string, with the build; None: it cannot be imported
+    torch_cuda: str | None = None  # the CUDA it was built for
+    torch_error: str = ""  # why it cannot be imported, or why it sees no card although there is one
+    cards: tuple[Card, ...] = ()
+    card_on_bus: bool = False  # Linux's PCI bus holds an NVIDIA card, driver or not
+    driver: str | None = None
+    driver_cuda: str | None = None  # the newest CUDA that the driver serves
+    smi_error: str | None = None  # nvidia-smi is installed and fails: its words
+    visible: str | None = None  # CUDA_VISIBLE_DEVICES
+    cpu_bf16: tuple[str, ...] = ()  # the CPU's bfloat16 instructions
+    companions: Mapping[str, tuple[str, str]] | None = None  # installed ones: (version, why it cannot be imported)
+    imported: tuple[str, ...] = ()  # those of UNSLOTH_FIRST in this process, in the order they came
+    late: tuple[hub.LateVariable, ...] = ()  # variables set after the library that reads them was imported
+    unwritable: str = ""  # why nothing can be written to models/
+    on_disk: bool = False  # the profile's model lies in models/
+    hubs: Mapping[str, str | None] | None = None  # hub: why it is out of reach, None: reachable; None: not asked
+
+
+def look() -> Findings:
+    """Gather what can be seen of this machine and of this process, except what depends on profile and network."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    requirements = (*project["dependencies"], *extras["gpu"], *extras["lab"], *extras["serve"])
+    system, release = _system()
+    cards, driver, driver_cuda, smi_error = _ask_driver()
+    return Findings(
+        system=system,
+        release=release,
+        python=platform.python_version(),
+        requires_python=project["requires-python"],
+        requirements=requirements,
+        installed=_versions(re.match(r"[\w.-]+", line)[0] for line in requirements),  # type: ignore[index]
+        cards=cards,
+        card_on_bus=_card_on_bus(),
+        driver=driver,
+        driver_cuda=driver_cuda,
+        smi_error=smi_error,
+        visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        companions={name: (number, _try_import(name)) for name, number in _versions(COMPANIONS).items()},
+        imported=_order_of_arrival(),
+        late=tuple(hub.late_variables()),
+        unwritable=_unwritable(ROOT / "models"),
+        **_ask_torch(bool(cards)),
+    )
+
+
+def _system() -> tuple[Any, str]:
+    """The system's name, and its version with the processor's kind; WSL is told by its kernel's name."""
+    release = platform.release()
+    name = {"Darwin": "macOS"}.get(platform.system(), platform.system())
+    if name == "Linux" and "microsoft" in release.lower():
+        name = "WSL2" if "wsl2" in release.lower() or "microsoft-standard" in release else "WSL1"
+    if name == "macOS":
+        release = platform.mac_ver()[0]
+    return name, f"{'.'.join(release.split('.')[:2])}, {platform.machine()}"
+
+
+def _versions(names: Any) -> dict[str, str]:
+    """The versions of those packages that are installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _ask_torch(card_there: bool) -> dict[str, Any]:
+    """What torch says of itself and of the hardware; a torch that cannot be imported is a finding, not a failure."""
+    try:
+        import torch
+    except Exception as error:  # not installed, or a library of it is missing
+        return {"hardware": _plain_hardware(), "torch_error": f"{type(error).__name__}: {error}"}
+    hardware = profiles.detect_hardware()
+    hardware = replace(hardware, ram_gib=min(hardware.ram_gib, _container_limit()))
+    abilities = torch.cpu.get_capabilities()
+    found = {
+        "hardware": hardware,
+        "torch": torch.__version__,
+        "torch_cuda": torch.version.cuda,
+        "cpu_bf16": tuple(name for name in ("avx512_bf16", "amx_bf16", "bf16") if abilities.get(name)),
+    }
+    if card_there and hardware.device == "cpu":
+        try:
+            torch.cuda.current_device()  # is_available() swallows the reason; this raises it
+        except Exception as error:
+            found["torch_error"] = str(error).strip().split("\n")[0]
+    return found
+
+
+def _plain_hardware() -> Hardware:
+    """The machine as it is seen without torch."""
+    import psutil
+
+    return Hardware(
+        device="cpu",
+        card=None,
+        vram_gib=0.0,
+        capability=None,
+        bf16=False,
+        ram_gib=min(psutil.virtual_memory().total / 2**30, _container_limit()),
+        cores=os.cpu_count() or 1,
+        disk_free_gib=shutil.disk_usage(ROOT).free / 2**30,
+    )
+
+
+def _container_limit() -> float:
+    """GiB of memory that a container may use; infinite outside of one."""
+    try:
+        return int(CONTAINER_LIMIT.read_text()) / 2**30
+    except (OSError, ValueError):  # no such file, or "max"
+        return float("inf")
+
+
+def _ask_driver() -> tuple[tuple[Card, ...], str | None, str | None, str | None]:
+    """(cards, driver version, newest CUDA it serves, nvidia-smi's complaint), from nvidia-smi or Linux's /proc."""
+    smi = shutil.which("nvidia-smi") or shutil.which("nvidia-smi", path="/usr/lib/wsl/lib")
+    if smi is None:
+        models = [
+            re.search(r"Model:\s*(.+)", file.read_text(errors="replace")) for file in DRIVER_CARDS.glob("*/information")
+        ]
+        return tuple(Card(found[1].strip()) for found in models if found), None, None, None
+    asked = "--query-gpu=name,driver_version,memory.total,memory.free"
+    code, listing = _run([smi, asked, "--format=csv,noheader,nounits"])
+    if code:
+        return (), None, None, listing.strip().split("\n")[0]
+    lines = [[cell.strip() for cell in line.split(",")] for line in listing.strip().splitlines()]
+    cards = tuple(Card(name, _gib(total), _gib(free)) for name, _, total, free in lines)
+    header = re.search(r"CUDA Version:\s*([\d.]+)", _run([smi])[1])
+    return cards, lines[0][1] if lines else None, header[1] if header else None, None
+
+
+def _gib(mebibytes: str) -> float | None:
+    """nvidia-smi's MiB as GiB; cards cut into slices state "[N/A]"."""
+    return int(mebibytes) / 1024 if mebibytes.isdigit() else None
+
+
+def _card_on_bus() -> bool:
+    """True where Linux's PCI bus holds a display controller (class 03) of NVIDIA (vendor 10de)."""
+    try:
+        return any(
+            (device / "vendor").read_text().strip() == "0x10de" and (device / "class").read_text().startswith("0x03")
+            for device in BUS.glob("*")
+        )
+    except OSError:
+        return False
+
+
+def _try_import(name: str) -> str:
+    """Import a package beside torch in a process of its own; the last line of the error, "" where it works."""
+    code, said = _run([sys.executable, "-c", f"import torch, {name}"])
+    return said.strip().split("\n")[-1] if code else ""
+
+
+def _run(command: Sequence[str]) -> tuple[int, str]:
+    """Exit code and words of a command that must not hang."""
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return 1, str(error)
+    return done.returncode, done.stdout
+
+
+def _order_of_arrival() -> tuple[str, ...]:
+    """The packages of UNSLOTH_FIRST in this process, in the order in which their imports began.
+
+    A package moves to the end of sys.modules when its import is done, and Unsloth's import ends after those of all that
+    it imports itself. The first of its inner modules keeps its place.
+    """
+    tops = dict.fromkeys(name.split(".")[0] for name in sys.modules)
+    return tuple(name for name in tops if name in UNSLOTH_FIRST)
+
+
+def _unwritable(folder: Path) -> str:
+    """Why no file can be made in a folder; "" where one can."""
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
