@@ -23,7 +23,6 @@ from course_utils.files import write_json, write_text
 from course_utils.profiles import ROOT, Hardware, Profile
 
 TOKENIZERS = ("qwen3-tokenizer", "qwen3-instruct-2507-tokenizer")
-CHECKED_PROMPTS = 24  # how many held-out prompts the merge is proven on
 
 
 class LessonError(CourseError):

@@ -7,6 +7,7 @@ full length. The rows of this machine in `docs/memory.json` are replaced, and th
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -45,30 +46,32 @@ def changed(profile: Profile, changes: dict[str, Any], settings: dict[str, Any])
     return replace(profile, **changes, train=replace(profile.train, **settings))
 
 
-def measure(model_name: str, profile: Profile, folder: Path) -> dict[str, int]:
-    """Train for a few steps in this process; the peak in bytes, and on a CPU what the process held before."""
+def measure(model_name: str, profile: Profile, folder: Path, before: int) -> dict[str, int]:
+    """Train for a few steps in this process.
+
+    Args:
+        model_name: a key of `budget.CONFIGS`.
+        profile: of the case.
+        folder: takes the model and the run.
+        before: bytes of the card that were taken before this process started CUDA.
+
+    Returns:
+        The peak in bytes, and on a CPU what the process held before the model.
+    """
     from course_utils import modeling, training
 
     modeling.import_unsloth()
     import torch
     import trl  # noqa: F401  (all libraries are in before the process is weighed)
-    from transformers import AutoConfig, AutoModelForCausalLM
 
+    vocabulary = _make_model(model_name, folder)
     cuda = torch.cuda.is_available()
-    before = _card_in_use() if cuda else 0
-    config = AutoConfig.for_model(**budget.CONFIGS[model_name])
-    with torch.device("cuda" if cuda else "cpu"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.save_pretrained(folder)
-    del model
-    if cuda:
-        torch.cuda.empty_cache()
     process = 0 if cuda else _resident("VmRSS")
     model, tokenizer = modeling.load_model(folder, profile)
     model = modeling.attach_lora(model, profile)
-    length, vocabulary = profile.train.max_length, config.vocab_size
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(100, vocabulary - 1000, (4 * profile.train.batch_size, length), generator=generator).tolist()
+    shape = (4 * profile.train.batch_size, profile.train.max_length)
+    ids = torch.randint(100, vocabulary - 1000, shape, generator=generator).tolist()
     rows = [{"input_ids": row, "labels": row} for row in ids]
     settings = replace(profile.train, max_steps=STEPS, grad_accum=1, eval_steps=STEPS, output_dir=str(folder / "run"))
     if cuda:
@@ -80,11 +83,30 @@ def measure(model_name: str, profile: Profile, folder: Path) -> dict[str, int]:
     return {"measured": _card_in_use() - before if cuda else _resident("VmHWM"), "process": process}
 
 
-def _card_in_use() -> int:
+def _make_model(name: str, folder: Path) -> int:
+    """Write a model with random weights in the published shape; returns the size of its vocabulary."""
     import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    free, total = torch.cuda.mem_get_info()
-    return total - free
+    config = AutoConfig.for_model(**budget.CONFIGS[name])
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.to_empty(device="cpu")
+    model.tie_weights()
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # a card draws billions of numbers in seconds
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.02 * torch.randn(parameter.shape, device=device, dtype=torch.bfloat16))
+    model.save_pretrained(folder)
+    return config.vocab_size
+
+
+def _card_in_use() -> int:
+    """Bytes of the first card that are taken, by whoever; 0 without a card. CUDA is not started for it."""
+    if not (smi := shutil.which("nvidia-smi")):
+        return 0
+    asked = [smi, "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    return int(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()[0]) * 2**20
 
 
 def _resident(field: str) -> int:
@@ -95,6 +117,7 @@ def _resident(field: str) -> int:
 
 def one_case(number: int) -> dict[str, Any]:
     """Run a case in this process and return its line of the results."""
+    before = _card_in_use()  # first of all: to look at the card through torch starts CUDA
     machine = profiles.detect_hardware()
     cases, base = (CARD_CASES, "16gb") if machine.device == "cuda" else (CPU_CASES, "cpu")
     model, changes, settings = cases[number]
@@ -107,7 +130,7 @@ def one_case(number: int) -> dict[str, Any]:
         tokens = hub.download("qwen3-instruct-2507-tokenizer" if "Qwen" in model else "smollm2-135m-instruct")
         for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             (Path(folder) / file).write_bytes((tokens / file).read_bytes())
-        found = measure(model, profile, Path(folder))
+        found = measure(model, profile, Path(folder), before)
     return {
         "machine": machine.card or f"CPU with {machine.cores} cores",
         "model": model,
