@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 STACK = ("torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "unsloth")
 SMALL = PROFILES["cpu"].model
-CPU_MINUTES = 25  # as README.md states it, with the machine it was timed on
+CPU_MINUTES = 16  # as README.md states it, with the machine it was timed on
 TIGHT = 0.92  # above this share of the memory any other program tips it over
 HELD_SHARE = 0.85  # of a card's memory should be free before a training
 SYSTEM_GIB = 1.5  # memory for the system, JupyterLab and a browser's tab
