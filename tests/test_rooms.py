@@ -21,6 +21,7 @@ ROOMS = [  # bottom to top
     "chat",
     "thinking",
     "masking",
+    "packing",
     "data",
     "modeling",
     "training",
