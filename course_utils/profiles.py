@@ -100,6 +100,11 @@ class Profile:
     )
     reason: str = field(default="", metadata=_why("why this profile was chosen"))
 
+    @property
+    def bits(self) -> Literal[4, 16, 32]:
+        """Bits of a weight of the frozen base."""
+        return 4 if self.load_in_4bit else 32 if self.dtype == "float32" else 16
+
     def table(self) -> list[tuple[str, str, str]]:
         """The profile for people, the training settings among the others.
 
@@ -404,7 +409,7 @@ def memory_budget(
     """
     shape = budget.Shape.of(config)
     device: budget.Device = "cpu" if profile.name == "cpu" else "cuda"
-    bits = bits or (4 if profile.load_in_4bit else 32 if profile.dtype == "float32" else 16)
+    bits = bits or profile.bits
     always = (budget.overhead(shape, device, bits), budget.weights(shape, bits))
     settings = profile.train
     if generate:
@@ -526,7 +531,9 @@ def _shorter_rows(profile: Profile) -> Remedy | None:
     length = profile.train.max_length
     if length <= 256:
         return None
-    return _remedy(profile, "rows longer than that are left out; masking.audit counts them", max_length=length // 2)
+    return _remedy(
+        profile, "rows longer than that are left out; masking.build_dataset counts them", max_length=length // 2
+    )
 
 
 def _lower_rank(profile: Profile) -> Remedy | None:

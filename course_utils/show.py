@@ -240,18 +240,15 @@ def memory(
             for name, budget in budgets.items()
         }
         if any(sizes.values()):
-            axes.barh(
-                list(sizes), list(sizes.values()), left=list(left.values()), label=group, color=shade, hatch=hatch,
-                edgecolor="white", linewidth=0.5,
-            )  # fmt: skip
+            style = {"color": shade, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
+            axes.barh(list(sizes), list(sizes.values()), left=list(left.values()), label=group, **style)
         left = {name: left[name] + size for name, size in sizes.items()}
     for number, total in enumerate(left.values()):
         axes.text(total, number, f" {total:.1f}", va="center", fontsize=9)
     for card in cards:
         axes.axvline(card, color="black", linestyle="--", linewidth=1)
         axes.text(card, len(budgets) - 0.35, f"{card:g} GB card", ha="center", fontsize=8)
-    axes.invert_yaxis()
-    axes.set_ylim(len(budgets) - 0.15, -0.6)
+    axes.set_ylim(len(budgets) - 0.15, -0.6)  # the first model on top
     axes.set_xlim(0, 1.08 * max(*cards, *left.values()))
     axes.set(title=title, xlabel="GiB")
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))

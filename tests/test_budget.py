@@ -164,10 +164,7 @@ def test_the_published_measurements_are_within_a_tenth():
 
 
 def test_the_published_predictions_are_those_of_today():
-    import sys
-
-    sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
-    import memory
+    from benchmarks import memory
 
     for row in json.loads((ROOT / "docs" / "memory.json").read_text(encoding="utf-8")):
         rows, length = map(int, row["rows x tokens"].split(" x "))

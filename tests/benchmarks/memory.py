@@ -134,7 +134,7 @@ def one_case(number: int) -> dict[str, Any]:
     return {
         "machine": machine.card or f"CPU with {machine.cores} cores",
         "model": model,
-        "bits": 4 if profile.load_in_4bit else 16,
+        "bits": profile.bits,
         "checkpointing": profile.train.gradient_checkpointing,
         "rows x tokens": f"{profile.train.batch_size} x {profile.train.max_length}",
         "predicted": predicted.total,
