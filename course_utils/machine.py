@@ -14,7 +14,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +28,6 @@ UNSLOTH_FIRST = ("unsloth", "transformers", "trl", "peft")
 # What Linux shows as files.
 DRIVER_CARDS = Path("/proc/driver/nvidia/gpus")
 BUS = Path("/sys/bus/pci/devices")
-CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True)
@@ -124,15 +123,13 @@ def _ask_torch(card_there: bool) -> dict[str, Any]:
     try:
         import torch
     except Exception as error:  # not installed, or a library of it is missing
-        return {"hardware": _plain_hardware(), "torch_error": f"{type(error).__name__}: {error}"}
+        return {"hardware": profiles.hardware_without_torch(), "torch_error": f"{type(error).__name__}: {error}"}
     hardware = profiles.detect_hardware()
-    hardware = replace(hardware, ram_gib=min(hardware.ram_gib, _container_limit()))
-    abilities = torch.cpu.get_capabilities()
     found = {
         "hardware": hardware,
         "torch": torch.__version__,
         "torch_cuda": torch.version.cuda,
-        "cpu_bf16": tuple(name for name in ("avx512_bf16", "amx_bf16", "bf16") if abilities.get(name)),
+        "cpu_bf16": profiles.cpu_bf16(),
     }
     if card_there and hardware.device == "cpu":
         try:
@@ -140,30 +137,6 @@ def _ask_torch(card_there: bool) -> dict[str, Any]:
         except Exception as error:
             found["torch_error"] = str(error).strip().split("\n")[0]
     return found
-
-
-def _plain_hardware() -> Hardware:
-    """The machine as it is seen without torch."""
-    import psutil
-
-    return Hardware(
-        device="cpu",
-        card=None,
-        vram_gib=0.0,
-        capability=None,
-        bf16=False,
-        ram_gib=min(psutil.virtual_memory().total / 2**30, _container_limit()),
-        cores=os.cpu_count() or 1,
-        disk_free_gib=shutil.disk_usage(ROOT).free / 2**30,
-    )
-
-
-def _container_limit() -> float:
-    """GiB of memory that a container may use; infinite outside of one."""
-    try:
-        return int(CONTAINER_LIMIT.read_text()) / 2**30
-    except (OSError, ValueError):  # no such file, or "max"
-        return float("inf")
 
 
 def _ask_driver() -> tuple[tuple[Card, ...], str | None, str | None, str | None]:

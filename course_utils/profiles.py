@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VARIABLE = "COURSE_PROFILE"
 NEEDED_VRAM_GIB = 14.0  # "16 GB" cards report 14.6 to 15.7 GiB
 ROOMY_VRAM_GIB = 20.0  # "24 GB" cards report 22 to 23.6 GiB
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")  # what Linux shows inside a container
 BF16_CAPABILITY = (8, 0)  # Ampere; older cards have no bfloat16 arithmetic
 
 
@@ -284,34 +285,53 @@ PROFILES: Mapping[str, Profile] = {
 
 def detect_hardware() -> Hardware:
     """Look at the first NVIDIA card (through torch), the CPU, the memory and the disk of this machine."""
-    import psutil
     import torch
 
-    common = {
-        "ram_gib": psutil.virtual_memory().total / 2**30,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        "disk_free_gib": shutil.disk_usage(ROOT).free / 2**30,
-    }
+    found = hardware_without_torch()
     if torch.cuda.is_available():
         card = torch.cuda.get_device_properties(0)
         capability = (card.major, card.minor)
-        return Hardware(
+        return replace(
+            found,
             device="cuda",
             card=card.name,
             vram_gib=card.total_memory / 2**30,
             capability=capability,
             bf16=capability >= BF16_CAPABILITY,  # torch's own answer counts emulation on a T4 too
-            **common,
         )
-    abilities = torch.cpu.get_capabilities()
+    return replace(found, bf16=bool(cpu_bf16()))
+
+
+def hardware_without_torch() -> Hardware:
+    """The machine as it is seen where torch cannot be imported: no card and no bfloat16, but memory, cores and disk."""
+    import psutil
+
     return Hardware(
         device="cpu",
         card=None,
         vram_gib=0.0,
         capability=None,
-        bf16=any(abilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16")),  # x86, x86, ARM
-        **common,
+        bf16=False,
+        ram_gib=min(psutil.virtual_memory().total / 2**30, _container_limit()),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        disk_free_gib=shutil.disk_usage(ROOT).free / 2**30,
     )
+
+
+def _container_limit() -> float:
+    """GiB of memory that a container may use; infinite outside of one."""
+    try:
+        return int(CONTAINER_LIMIT.read_text()) / 2**30
+    except (OSError, ValueError):  # no such file, or "max"
+        return float("inf")
+
+
+def cpu_bf16() -> tuple[str, ...]:
+    """The bfloat16 instructions that this CPU has, of those that torch's kernels use on x86 (two) and ARM (one)."""
+    import torch
+
+    abilities = torch.cpu.get_capabilities()
+    return tuple(name for name in ("avx512_bf16", "amx_bf16", "bf16") if abilities.get(name))
 
 
 def choose(name: str | None = None, hardware: Hardware | None = None) -> Profile:
