@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from course_utils.errors import CourseError
 
@@ -154,17 +153,38 @@ def render(
     validate(messages)
     clean = [{key: value for key, value in message.items() if value is not None} for message in messages]
     schemas = load_tools(tools)
-    # Passed only when set: a template may ask whether the switch `is defined`.
-    switch = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
-    text: str = tokenizer.apply_chat_template(
-        clean, tools=schemas, tokenize=False, add_generation_prompt=add_generation_prompt, **switch
+    text = render_valid(
+        tokenizer, clean, schemas, enable_thinking=enable_thinking, add_generation_prompt=add_generation_prompt
     )
-    _require_whole(text, clean, schemas)
+    require_whole(text, clean, schemas)
     return text
 
 
-def _require_whole(text: str, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None) -> None:
-    """Raise a MessageError for the first thing of `messages` that is not in the rendered `text`."""
+def render_valid(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    schemas: list[dict[str, Any]] | None,
+    *,
+    enable_thinking: bool | None = None,
+    add_generation_prompt: bool = False,
+) -> str:
+    """`render` without its checks, for whoever validated the messages and renders parts of them many times.
+
+    Args:
+        tokenizer, enable_thinking, add_generation_prompt: see `render`.
+        messages: valid ones, without keys that are None.
+        schemas: from `load_tools`.
+    """
+    # Passed only when set: a template may ask whether the switch `is defined`.
+    switch = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+    text: str = tokenizer.apply_chat_template(
+        list(messages), tools=schemas, tokenize=False, add_generation_prompt=add_generation_prompt, **switch
+    )
+    return text
+
+
+def require_whole(text: str, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None) -> None:
+    """Raise a MessageError for the first thing of `messages` or `tools` that is not in the rendered `text` (trap 5)."""
     for index, message in enumerate(messages):
         content = (message.get("content") or "").strip()
         if content not in text:
@@ -181,6 +201,86 @@ def _require_whole(text: str, messages: Sequence[Message], tools: Sequence[Mappi
     for tool in tools or ():
         if tool.get("function", tool).get("name", "") not in text:
             raise MessageError(None, "tools", "this tokenizer's template has no place for tools")
+
+
+PartKind = Literal["template", "role", "tools", "thinking", "content"]
+
+PRIVATE_USE = range(0xF0000, 0xFFFFD)  # characters that Unicode gives no meaning
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of a rendered conversation.
+
+    Attributes:
+        kind: who wrote it: the "template"; the "role" of a turn; "tools" (schemas, calls and results); "thinking";
+            "content".
+        text: the stretch as it stands in the rendering.
+    """
+
+    kind: PartKind
+    text: str
+
+
+def parts(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    tools: str | Sequence[Mapping[str, Any]] | None = None,
+    enable_thinking: bool | None = None,
+    add_generation_prompt: bool = False,
+) -> list[Part]:
+    """`render`, taken apart: which stretch of the text comes from where. For templates in the ChatML format.
+
+    Args:
+        tokenizer, messages, tools, enable_thinking, add_generation_prompt: see `render`.
+
+    Returns:
+        Parts that joined are what `render` returns.
+
+    Raises:
+        MessageError: as `render`, and where the template looks into a content and decides by it.
+    """
+    options = {"enable_thinking": enable_thinking, "add_generation_prompt": add_generation_prompt}
+    plain = render(tokenizer, messages, tools=tools, **options)
+    begin = {kind: chr(code) for kind, code in zip(("tools", "thinking", "content"), PRIVATE_USE, strict=False)}
+    end = chr(PRIVATE_USE[-1])
+    # The template is given the same messages with their texts between marks, which then stand in the rendering.
+    marked = []
+    for message in messages:
+        kinds = {"content": "tools" if message["role"] == "tool" else "content", "reasoning_content": "thinking"}
+        texts = {key: _between(message[key], begin[kind], end) for key, kind in kinds.items() if message.get(key)}
+        marked.append({key: value for key, value in message.items() if value is not None} | texts)
+    text = render_valid(tokenizer, marked, load_tools(tools), **options)
+    found: list[Part] = []
+    role = ""
+    pattern = re.compile(
+        rf"(?P<mark>[{''.join(begin.values())}])(?P<text>.*?){end}"
+        r"|(?<=<\|im_start\|>)(?P<role>\w+)|(?<=<tools>\n)(?P<schemas>.*?)(?=\n</tools>)"
+        r"|(?<=<tool_call>\n)(?P<call>.*?)(?=\n</tool_call>)",
+        re.DOTALL,
+    )
+    done = 0
+    for match in pattern.finditer(text):
+        if match["call"] and role != "assistant":
+            continue  # the template's own words on how to call
+        kind: PartKind = next((kind for kind, mark in begin.items() if mark == match["mark"]), "tools")
+        if match["role"]:
+            kind, role = "role", match["role"]
+        found += [Part("template", text[done : match.start()]), Part(kind, match["text"] or match.group())]
+        done = match.end()
+    found = [part for part in (*found, Part("template", text[done:])) if part.text]
+    if "".join(part.text for part in found) != plain:
+        raise MessageError(
+            None, None, "this template decides by a message's content, so its parts cannot be told apart"
+        )
+    return found
+
+
+def _between(text: str, begin: str, end: str) -> str:
+    """`text` with marks around it, inside of its edge white space (a template may strip that)."""
+    core = text.strip()
+    return text.replace(core, begin + core + end, 1) if core else text
 
 
 @dataclass(frozen=True)
@@ -240,13 +340,6 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[SpecialToken]:
     return tokens
 
 
-@lru_cache(maxsize=32)
-def _opening_pattern(tokens: frozenset[str]) -> re.Pattern[str]:
-    """Matches the first character of any of `tokens` (all overlapping occurrences are found) and any U+200B."""
-    found = "|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True))
-    return re.compile(f"(?:(?={found}).)|{ZERO_WIDTH}", re.DOTALL)
-
-
 def neutralise(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """Break every control token in `text` with U+200B after its first character (trap 6).
 
@@ -260,8 +353,22 @@ def neutralise(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     Returns:
         The text without any of the tokenizer's added tokens.
     """
-    pattern = _opening_pattern(frozenset(token for token in tokenizer.get_added_vocab() if len(token) > 1))
-    return pattern.sub(lambda match: match.group() + ZERO_WIDTH, text)
+    return neutraliser(tokenizer)(text)
+
+
+def neutraliser(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:
+    """`neutralise` for many texts: a function of the text, made from the tokenizer's added tokens once."""
+    added = sorted((token for token in tokenizer.get_added_vocab() if len(token) > 1), key=len, reverse=True)
+    # The first character of any token, overlapping ones included, and any U+200B.
+    opening = re.compile(f"(?:(?={'|'.join(map(re.escape, added)) or '(?!)'}).)|{ZERO_WIDTH}", re.DOTALL)
+
+    def neutral(text: str) -> str:
+        # Nearly every text holds nothing to break, and to look for plain strings is much faster than the pattern.
+        if ZERO_WIDTH not in text and not any(token in text for token in added):
+            return text
+        return opening.sub(lambda match: match.group() + ZERO_WIDTH, text)
+
+    return neutral
 
 
 def restore(text: str) -> str:

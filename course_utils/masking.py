@@ -7,12 +7,13 @@ rendering adds for it, the closing token included (traps 1 to 4). Both come from
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from itertools import islice, pairwise, takewhile
 from typing import TYPE_CHECKING, Any, Literal
 
 from course_utils import chat
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
+ROWS_AT_ONCE = 1000  # that are tokenised in one call
 
 Example = dict[str, list[int]]
+Pair = tuple[list[int], list[int]]  # the ids of a context, and those of the target that is learned after it
 
 
 class MaskError(CourseError):
@@ -74,16 +77,10 @@ def build_examples(
         MessageError: for messages that the template would drop or garble.
         MaskError: where the template does not continue its own inference prompt.
     """
-    turns = _learned_turns(
-        messages,
-        tokenizer,
-        tools=tools,
-        train_on=train_on,
-        enable_thinking=enable_thinking,
-        train_on_tool_calls=train_on_tool_calls,
-        guard=guard,
-    )
-    return _assemble(turns, tokenizer, max_length)
+    options = _Options(tokenizer, train_on, enable_thinking, train_on_tool_calls, guard)
+    turns = _learned_turns({"messages": messages, "tools": tools}, options)
+    [examples] = _tokenised([turns], tokenizer)
+    return _cut(examples, max_length)[0]
 
 
 def build_dataset(
@@ -96,7 +93,7 @@ def build_dataset(
     max_length: int | None = None,
     guard: bool = True,
 ) -> Dataset:
-    """`build_examples` for many rows.
+    """`build_examples` for many rows, tokenised a thousand rows at a time.
 
     Args:
         rows: dicts with `messages` and, where they apply, `tools` and `source`.
@@ -104,78 +101,96 @@ def build_dataset(
 
     Returns:
         A dataset with `input_ids`, `labels`, `row` (the number of the row that an example comes from) and `source`.
-        Rows that gave no example, because they are longer than `max_length` or hold nothing to learn, are counted in
-        a warning.
+        A warning counts the rows that gave no example, because they are longer than `max_length` or hold nothing to
+        learn, and the rows whose last turns did not fit.
 
     Raises:
         MessageError, MaskError: as `build_examples`, with the number of the row in front.
     """
     from datasets import Dataset
 
-    examples: dict[str, list[Any]] = {"input_ids": [], "labels": [], "row": [], "source": []}
-    left_out = []
-    for number, row in enumerate(rows):
-        try:
-            made = build_examples(
-                row["messages"],
-                tokenizer,
-                tools=row.get("tools"),
-                train_on=train_on,
-                enable_thinking=enable_thinking,
-                train_on_tool_calls=train_on_tool_calls,
-                max_length=max_length,
-                guard=guard,
-            )
-        except MessageError as error:
-            raise MessageError(error.index, error.field, f"{error.reason} (row {number})") from error
-        except MaskError as error:
-            raise MaskError(f"row {number}: {error}") from error
-        for example in made:
-            examples["input_ids"].append(example["input_ids"])
-            examples["labels"].append(example["labels"])
-            examples["row"].append(number)
-            examples["source"].append(row.get("source") or "")
-        if not made:
-            left_out.append(number)
-    if left_out:
-        shown = ", ".join(map(str, left_out[:5])) + (" …" if len(left_out) > 5 else "")
-        warnings.warn(
-            f"{len(left_out)} rows gave no example: nothing to learn in them, or longer than {max_length} tokens "
-            f"(rows {shown})",
-            stacklevel=2,
-        )
-    return Dataset.from_dict(examples)
+    options = _Options(tokenizer, train_on, enable_thinking, train_on_tool_calls, guard)
+    columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "row": [], "source": []}
+    empty: list[int] = []
+    shortened: list[int] = []
+    numbered = enumerate(rows)
+    while batch := list(islice(numbered, ROWS_AT_ONCE)):
+        turns = [_learned_turns(row, options, number) for number, row in batch]
+        for (number, row), made in zip(batch, _tokenised(turns, tokenizer), strict=True):
+            examples, left_out = _cut(made, max_length)
+            for example in examples:
+                columns["input_ids"].append(example["input_ids"])
+                columns["labels"].append(example["labels"])
+                columns["row"].append(number)
+                columns["source"].append(row.get("source") or "")
+            if not examples:
+                empty.append(number)
+            elif left_out:
+                shortened.append(number)
+    for what, numbers in (
+        (f"gave no example: nothing to learn in them, or longer than {max_length} tokens", empty),
+        (f"lost learned turns that do not fit into {max_length} tokens", shortened),
+    ):
+        if numbers:
+            shown = ", ".join(map(str, numbers[:5])) + (" …" if len(numbers) > 5 else "")
+            warnings.warn(f"{len(numbers)} rows {what} (rows {shown})", stacklevel=2)
+    return Dataset.from_dict(columns)
 
 
-def _learned_turns(
-    messages: Sequence[Mapping[str, Any]],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    tools: str | Sequence[Mapping[str, Any]] | None,
-    train_on: Literal["all", "last"],
-    enable_thinking: bool | None,
-    train_on_tool_calls: bool,
-    guard: bool,
-) -> list[Turn]:
-    """The prompt and the target of every assistant turn that is learned."""
-    if train_on not in ("all", "last"):
-        raise MaskError(f"train_on is {train_on!r}; write 'all' or 'last'")
-    chat.validate(messages)
-    clean = [_clean(message, tokenizer if guard else None) for message in messages]
-    schemas = chat.load_tools(tools)
-    if guard and schemas:
-        schemas = [_map_text(schema, tokenizer) for schema in schemas]
+class _Options:
+    """How turns are chosen and rendered; see `build_examples`. What is the same for all rows is made once."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        train_on: str,
+        enable_thinking: bool | None,
+        train_on_tool_calls: bool,
+        guard: bool,
+    ) -> None:
+        if train_on not in ("all", "last"):
+            raise MaskError(f"train_on is {train_on!r}; write 'all' or 'last'")
+        self.tokenizer = tokenizer
+        self.last_only = train_on == "last"
+        self.enable_thinking = enable_thinking
+        self.train_on_tool_calls = train_on_tool_calls
+        self.neutral = chat.neutraliser(tokenizer) if guard else None
+
+
+def _learned_turns(row: Mapping[str, Any], options: _Options, number: int | None = None) -> list[Turn]:
+    """The prompt and the target of every assistant turn that is learned; `number` is the row's, for errors."""
+    try:
+        return _turns(row, options)
+    except MessageError as error:
+        if number is None:
+            raise
+        raise MessageError(error.index, error.field, f"{error.reason} (row {number})") from error
+    except MaskError as error:
+        if number is None:
+            raise
+        raise MaskError(f"row {number}: {error}") from error
+
+
+def _turns(row: Mapping[str, Any], options: _Options) -> list[Turn]:
+    chat.validate(row["messages"])
+    clean = [_clean(message, options.neutral) for message in row["messages"]]
+    schemas = chat.load_tools(row.get("tools"))
+    if options.neutral and schemas:
+        schemas = _map_text(schemas, options.neutral)
     learned = [
         index
         for index, message in enumerate(clean)
-        if message["role"] == "assistant" and (train_on_tool_calls or not message.get("tool_calls"))
+        if message["role"] == "assistant" and (options.train_on_tool_calls or not message.get("tool_calls"))
     ]
     turns = []
-    for index in learned if train_on == "all" else learned[-1:]:
-        thinking = bool(clean[index].get("reasoning_content")) if enable_thinking is None else enable_thinking
-        options = {"tools": schemas, "enable_thinking": thinking}
-        prompt = chat.render(tokenizer, clean[:index], add_generation_prompt=True, **options)
-        full = chat.render(tokenizer, clean[: index + 1], **options)
+    for index in learned[-1:] if options.last_only else learned:
+        thinking = options.enable_thinking
+        if thinking is None:
+            thinking = bool(clean[index].get("reasoning_content"))
+        render = partial(chat.render_valid, options.tokenizer, schemas=schemas, enable_thinking=thinking)
+        prompt = render(clean[:index], add_generation_prompt=True)
+        full = render(clean[: index + 1])
+        chat.require_whole(full, clean[: index + 1], schemas)
         if not full.startswith(prompt):
             raise MaskError(
                 f"messages[{index}]: with enable_thinking={thinking} the template opens this turn in another way than "
@@ -185,12 +200,12 @@ def _learned_turns(
     return turns
 
 
-def _clean(message: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None) -> Message:
+def _clean(message: Mapping[str, Any], neutral: Callable[[str], str] | None) -> Message:
     """Drop keys that are None, move a leading think block out of the content, strip edge newlines, neutralise.
 
     Args:
         message: a valid message.
-        tokenizer: whose control tokens are neutralised; None leaves the text as it is.
+        neutral: from `chat.neutraliser`; None leaves the text as it is.
     """
     clean = {key: value for key, value in message.items() if value is not None}
     clean["content"] = clean.get("content", "").strip("\n")
@@ -201,99 +216,159 @@ def _clean(message: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None
             clean["reasoning_content"], clean["content"] = block[1].strip("\n"), block[2].strip("\n")
             if not clean["reasoning_content"].strip():
                 del clean["reasoning_content"]
-    if tokenizer is not None:
+    if neutral is not None:
         for key in ("content", "reasoning_content", "tool_calls"):
             if key in clean:
-                clean[key] = _map_text(clean[key], tokenizer)
+                clean[key] = _map_text(clean[key], neutral)
     return clean
 
 
-def _map_text(value: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """`chat.neutralise` for every text inside nested lists and dicts."""
+def _map_text(value: Any, change: Callable[[str], str]) -> Any:
+    """`change` applied to every text inside nested lists and dicts."""
     if isinstance(value, str):
-        return chat.neutralise(value, tokenizer)
+        return change(value)
     if isinstance(value, Mapping):
-        return {chat.neutralise(key, tokenizer): _map_text(item, tokenizer) for key, item in value.items()}
+        return {change(key): _map_text(item, change) for key, item in value.items()}
     if isinstance(value, Sequence):
-        return [_map_text(item, tokenizer) for item in value]
+        return [_map_text(item, change) for item in value]
     return value
 
 
-def _assemble(turns: list[Turn], tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Example]:
-    """Join turns into one example where each prompt continues the turn before it, else one example a turn."""
-    if not turns:
-        return []
-    joined = _join(turns, tokenizer) if _continues(turns) else None
-    spans = joined or [[turn_ids] for turn_ids in (_ids_of(turn.prompt, turn.target, tokenizer) for turn in turns)]
-    return [example for example in (_example(pairs, max_length) for pairs in spans) if example]
+def _tokenised(rows: Sequence[list[Turn]], tokenizer: PreTrainedTokenizerBase) -> list[list[list[Pair]]]:
+    """For each row its examples, each as (context ids, target ids) per learned turn; all rows in one call.
 
-
-def _continues(turns: list[Turn]) -> bool:
-    """True where every prompt begins with the prompt and the target of the turn before it."""
-    return all(later.prompt.startswith(earlier.prompt + earlier.target) for earlier, later in pairwise(turns))
-
-
-def _join(turns: list[Turn], tokenizer: PreTrainedTokenizerBase) -> list[list[tuple[list[int], list[int]]]] | None:
-    """The (context ids, target ids) of all turns as one sequence; None where the ids would differ from inference's.
-
-    Context and target are tokenised apart, as inference does it. The history inside a later prompt is tokenised as
-    one text there; the two agree unless a merge crosses the seam, and that is looked at, not assumed.
+    Where every prompt continues the turn before it, the turns of a row share one example, and a context is only what
+    the prompt adds. Context and target are tokenised apart, as inference does it. A finished turn, though, is
+    tokenised as one text in the prompts after it, and a merge may cross the seam: that is looked at, not assumed.
     """
+    plans = [_together(turns) or _one_by_one(turns) for turns in rows]
+    added = tokenizer.get_added_vocab()
+    seams = [_seams(plan, re.compile("|".join(map(re.escape, added)) or "(?!)")) for plan in plans]
+    texts = [text for plan in plans for pairs in plan for pair in pairs for text in pair]
+    ids = _ids_of([*texts, *(across for row in seams for _, _, across in row)], tokenizer)
+    control = set(added.values())
+    for number, row in enumerate(seams):
+        if any(
+            ids[across] != _outer(ids[left][::-1], control)[::-1] + _outer(ids[right], control)
+            for left, right, across in row
+        ):
+            plans[number] = _one_by_one(rows[number])
+            ids |= _ids_of([turn.prompt for turn in rows[number]], tokenizer)
+    return [[[(ids[context], ids[target]) for context, target in pairs] for pairs in plan] for plan in plans]
+
+
+def _together(turns: list[Turn]) -> list[list[tuple[str, str]]] | None:
+    """All turns as one example of (context, target) texts; None where a prompt does not continue the turn before it."""
     pairs = []
     seen = ""
     for turn in turns:
-        pairs.append(_ids_of(turn.prompt[len(seen) :], turn.target, tokenizer))
-        seen = turn.prompt + turn.target
-    if len(turns) > 1:
-        apart = [token for context, target in pairs for token in context + target]
-        last_prompt = _tokenise(turns[-1].prompt, tokenizer)
-        if apart[: len(last_prompt)] != last_prompt:
+        if not turn.prompt.startswith(seen):
             return None
-    return [pairs]
+        pairs.append((turn.prompt[len(seen) :], turn.target))
+        seen = turn.prompt + turn.target
+    return [pairs] if pairs else []
 
 
-def _ids_of(context: str, target: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    return _tokenise(context, tokenizer), _tokenise(target, tokenizer)
+def _one_by_one(turns: list[Turn]) -> list[list[tuple[str, str]]]:
+    """An example for each turn."""
+    return [[(turn.prompt, turn.target)] for turn in turns]
 
 
-def _tokenise(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _seams(plan: list[list[tuple[str, str]]], added: re.Pattern[str]) -> list[tuple[str, str, str]]:
+    """(left text, right text, what lies across) for every seam inside the history of a row's examples.
+
+    What lies across reaches as far as the next added token on either side: there the tokenizer cuts a text before
+    anything else, so no merge reaches beyond.
+    """
+    seams = []
+    for pairs in plan:
+        for left, right in pairwise([text for pair in pairs for text in pair][:-1]):
+            end, begin = added.split(left)[-1], added.split(right, maxsplit=1)[0]
+            if end and begin:
+                seams.append((left, right, end + begin))
+    return seams
+
+
+def _outer(ids: Sequence[int], control: set[int]) -> list[int]:
+    """The ids before the first control token."""
+    return list(takewhile(lambda token: token not in control, ids))
+
+
+def _ids_of(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+    """The ids of each text, all tokenised in one call."""
+    distinct = list(dict.fromkeys(texts))
+    if not distinct:
+        return {}
     # The template has written every special token already: the tokenizer must add none.
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    made = tokenizer(distinct, add_special_tokens=False, return_attention_mask=False)
+    return dict(zip(distinct, made["input_ids"], strict=True))
 
 
-def _example(pairs: list[tuple[list[int], list[int]]], max_length: int | None) -> Example | None:
-    """One example from (context ids, target ids) pairs; it ends with the last target that fits into `max_length`."""
-    input_ids: list[int] = []
-    labels: list[int] = []
-    for context, target in pairs:
-        if max_length is not None and len(input_ids) + len(context) + len(target) > max_length:
-            break
-        input_ids += context + target
-        labels += [IGNORED] * len(context) + target
-    return {"input_ids": input_ids, "labels": labels} if input_ids else None
+def _cut(examples: list[list[Pair]], max_length: int | None) -> tuple[list[Example], int]:
+    """The examples as ids and labels, each ending with its last turn that fits, and the number of turns left out."""
+    made = []
+    left_out = 0
+    for pairs in examples:
+        input_ids: list[int] = []
+        labels: list[int] = []
+        for number, (context, target) in enumerate(pairs):
+            if max_length is not None and len(input_ids) + len(context) + len(target) > max_length:
+                left_out += len(pairs) - number
+                break
+            input_ids += context + target
+            labels += [IGNORED] * len(context) + target
+        if input_ids:
+            made.append({"input_ids": input_ids, "labels": labels})
+    return made, left_out
 
 
 @dataclass(frozen=True)
 class MaskAudit:
-    """What a set of examples will teach.
+    """What a set of examples will teach. Rows are named by their number in the set, from 0.
 
     Attributes:
-        rows: examples.
-        tokens: tokens in all of them.
-        learned: tokens with a label.
-        longest: tokens of the longest example.
-        without_labels: numbers of examples in which nothing is learned.
-        without_stop: numbers of examples in which a learned turn does not end with the stop token.
-        duplicates: numbers of examples whose ids stand in an earlier example already.
+        lengths: tokens of each row.
+        learned_lengths: of which this many have a label.
+        without_labels: rows in which nothing is learned.
+        without_stop: rows in which a learned stretch does not end with the stop token.
+        misplaced: rows in which a learned stretch does not begin where the model begins to write.
+        shifted: rows with a label that is not the id at its place. (The model shifts labels by one itself.)
+        forged: rows with control tokens that came out of their text; only found where the audit was given the texts.
+        cut: rows whose end is not the end of a turn.
+        duplicates: rows whose ids stand in an earlier row already.
+        duplicate_prompts: rows whose ids before the first label do.
     """
 
-    rows: int
-    tokens: int
-    learned: int
-    longest: int
+    lengths: tuple[int, ...]
+    learned_lengths: tuple[int, ...]
     without_labels: tuple[int, ...]
     without_stop: tuple[int, ...]
+    misplaced: tuple[int, ...]
+    shifted: tuple[int, ...]
+    forged: tuple[int, ...]
+    cut: tuple[int, ...]
     duplicates: tuple[int, ...]
+    duplicate_prompts: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        """Examples."""
+        return len(self.lengths)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in all rows."""
+        return sum(self.lengths)
+
+    @property
+    def learned(self) -> int:
+        """Tokens with a label, in all rows."""
+        return sum(self.learned_lengths)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(self.lengths, default=0)
 
     @property
     def learned_share(self) -> float:
@@ -301,18 +376,34 @@ class MaskAudit:
         return self.learned / self.tokens if self.tokens else 0.0
 
     @property
+    def faults(self) -> dict[str, tuple[int, ...]]:
+        """What spoils a training run, in words, and the rows that do it."""
+        return {
+            "nothing is learned": self.without_labels,
+            "a learned turn never stops": self.without_stop,
+            "learning begins at the wrong place": self.misplaced,
+            "labels are shifted": self.shifted,
+            "text forges control tokens": self.forged,
+        }
+
+    @property
+    def remarks(self) -> dict[str, tuple[int, ...]]:
+        """What is worth knowing and spoils nothing by itself."""
+        return {
+            "ends inside a turn": self.cut,
+            "same ids as an earlier row": self.duplicates,
+            "same prompt as an earlier row": self.duplicate_prompts,
+        }
+
+    @property
     def problems(self) -> list[str]:
         """Why this set cannot teach what it should, in words; empty where it can."""
-        found = []
-        if not self.rows:
-            found.append("the set is empty")
-        if self.without_labels:
-            found.append(f"nothing is learned in {len(self.without_labels)} rows (first: row {self.without_labels[0]})")
-        if self.without_stop:
-            found.append(
-                f"{len(self.without_stop)} rows teach a turn that never stops (first: row {self.without_stop[0]})"
-            )
-        return found
+        found = [] if self.rows else ["the set is empty"]
+        return found + [
+            f"{what}: {len(rows)} of {self.rows} rows (first: row {rows[0]})"
+            for what, rows in self.faults.items()
+            if rows
+        ]
 
     def table(self) -> list[dict[str, Any]]:
         """The audit as rows of a table: what, value."""
@@ -322,43 +413,101 @@ class MaskAudit:
             "learned tokens": self.learned,
             "learned share": f"{self.learned_share:.1%}",
             "longest row (tokens)": self.longest,
-            "rows without labels": len(self.without_labels),
-            "rows without stop token": len(self.without_stop),
-            "duplicate rows": len(self.duplicates),
         }
+        values |= {f"rows: {what}": len(rows) for what, rows in (self.faults | self.remarks).items()}
         return [{"what": what, "value": value} for what, value in values.items()]
 
 
-def audit(examples: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> MaskAudit:
-    """Look at examples before they cost training time (traps 4 and 7).
+def audit(
+    examples: Iterable[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+) -> MaskAudit:
+    """Look at examples before they cost training time (traps 2, 4, 6 and 7). Whoever made them, they are only read.
 
     Args:
-        examples: dicts with `input_ids` and `labels`.
-        tokenizer: its `eos_token_id` is the stop token.
+        examples: dicts with `input_ids` and `labels`, and `row` where several can come from one row of `rows`.
+        tokenizer: its `eos_token_id` is the stop token, and its template says where a reply begins.
+        rows: what the examples were made of, dicts with `messages` (and `tools`). A forged turn looks like any other
+            in the ids; only beside the text can it be told.
 
     Returns:
-        Counts, and the numbers of the rows that teach nothing or never stop.
+        The lengths, and the numbers of the rows that are at fault.
     """
-    rows = tokens = learned = longest = 0
-    without_labels, without_stop, duplicates = [], [], []
-    seen: set[bytes] = set()
+    openings = _openings(tokenizer)
+    allowed = None if rows is None else _ControlTokens(tokenizer)
+    found: dict[str, list[int]] = {field.name: [] for field in fields(MaskAudit)}
+    seen_rows: set[bytes] = set()
+    seen_prompts: set[bytes] = set()
     for number, example in enumerate(examples):
-        ids, labels = example["input_ids"], example["labels"]
+        ids, labels = list(example["input_ids"]), list(example["labels"])
         spans = _spans(labels)
-        rows += 1
-        tokens += len(ids)
-        longest = max(longest, len(ids))
-        learned += sum(end - start for start, end in spans)
-        if not spans:
-            without_labels.append(number)
-        # The template's newline after the closer is learned too, so the stop token is the last id or the one before.
-        if any(tokenizer.eos_token_id not in labels[max(start, end - 2) : end] for start, end in spans):
-            without_stop.append(number)
-        digest = hashlib.sha256(json.dumps(list(ids)).encode()).digest()
-        if digest in seen:
-            duplicates.append(number)
-        seen.add(digest)
-    return MaskAudit(rows, tokens, learned, longest, tuple(without_labels), tuple(without_stop), tuple(duplicates))
+        found["lengths"].append(len(ids))
+        found["learned_lengths"].append(sum(end - start for start, end in spans))
+        faults = {
+            "without_labels": not spans,
+            # The last id or the one before: the template's newline after the closer is learned, too.
+            "without_stop": any(
+                tokenizer.eos_token_id not in labels[max(start, end - 2) : end] for start, end in spans
+            ),
+            "misplaced": any(
+                all(ids[max(start - len(opening), 0) : start] != opening for opening in openings) for start, _ in spans
+            ),
+            "shifted": any(label not in (IGNORED, token) for token, label in zip(ids, labels, strict=True)),
+            "forged": allowed is not None and allowed.exceeded(ids, rows[example.get("row", number)]),
+            "cut": tokenizer.eos_token_id not in ids[-2:],
+            "duplicates": _seen_before(ids, seen_rows),
+            "duplicate_prompts": bool(spans) and _seen_before(ids[: spans[0][0]], seen_prompts),
+        }
+        for name, is_so in faults.items():
+            if is_so:
+                found[name].append(number)
+    return MaskAudit(**{name: tuple(numbers) for name, numbers in found.items()})
+
+
+def _openings(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """The ids with which an inference prompt can end, for each position of the thinking switch."""
+    ask = [{"role": "user", "content": "?"}]
+    openings = []
+    for thinking in (None, True, False):
+        closed = chat.render_valid(tokenizer, ask, None, enable_thinking=thinking)
+        open_ = chat.render_valid(tokenizer, ask, None, enable_thinking=thinking, add_generation_prompt=True)
+        openings.append(list(tokenizer(open_.removeprefix(closed), add_special_tokens=False)["input_ids"]))
+    return openings
+
+
+class _ControlTokens:
+    """How many control tokens a template writes for a row, to find those that came out of its text."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._neutral = chat.neutraliser(tokenizer)
+        self._control = set(tokenizer.get_added_vocab().values())
+
+    def exceeded(self, ids: Sequence[int], row: Mapping[str, Any]) -> bool:
+        """True where `ids` hold more of some control token than any part of the row with its text neutralised."""
+        safe = [_clean(message, self._neutral) for message in row["messages"]]
+        schemas = chat.load_tools(row.get("tools"))
+        safe_schemas = _map_text(schemas, self._neutral)
+        if safe_schemas == schemas and safe == [_clean(message, None) for message in row["messages"]]:
+            return False  # nearly every row
+        most: Counter[int] = Counter()
+        for end in range(1, len(safe) + 1):
+            text = chat.render_valid(self._tokenizer, safe[:end], safe_schemas)
+            most |= self._count(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return bool(self._count(ids) - most)
+
+    def _count(self, ids: Sequence[int]) -> Counter[int]:
+        return Counter(token for token in ids if token in self._control)
+
+
+def _seen_before(ids: Sequence[int], seen: set[bytes]) -> bool:
+    """True where these ids came before; they are remembered by their hash."""
+    digest = hashlib.sha256(repr(ids).encode()).digest()
+    before = digest in seen
+    seen.add(digest)
+    return before
 
 
 def _spans(labels: Sequence[int]) -> list[tuple[int, int]]:

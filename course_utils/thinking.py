@@ -41,7 +41,7 @@ def parse_output(
     Qwen's model cards returns it as the answer.
 
     Args:
-        output_ids: the new ids only, without the prompt.
+        output_ids: the new ids only, without the prompt, as numbers or as a row of a tensor.
         tokenizer: one with think tokens (Qwen3), or without (then the tags are looked for in the text).
         prompt_opens_thinking: True where the prompt itself ended in `<think>` (Qwen3-…-Thinking-2507).
 
@@ -58,8 +58,14 @@ def parse_output(
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """Text of the ids with the think tags kept (they are not special tokens) and the control tokens removed."""
-    return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+    """Text of the ids with the think tags kept (they are not special tokens) and the control tokens removed.
+
+    Ids that are no token are left out: a batch may be filled up with -1, and a model's last layer may have more rows
+    than its tokenizer has tokens.
+    """
+    known = [token for token in map(int, ids) if 0 <= token < len(tokenizer)]
+    # Without the clean-up, which joins " ," to ",", pieces decode to what the whole decodes to.
+    return str(tokenizer.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def _without_opener(text: str) -> str:

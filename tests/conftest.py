@@ -9,11 +9,12 @@ import pytest
 import course_utils  # noqa: F401  (first: it sets how torch's threads wait)
 import unsloth  # noqa: F401  (before transformers, as everywhere in the course)
 from course_utils import hub, profiles
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# The same examples in every run, so that the tests of one commit always say the same; a search for new ones is
-# `pytest --hypothesis-profile=default`.
+# The same examples in every run, so that the tests of one commit always say the same. The long mode searches for new
+# ones, fifty times as many: `make test-long`.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("long", max_examples=5000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
 
 ROOT = Path(__file__).resolve().parents[1]

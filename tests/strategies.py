@@ -1,13 +1,17 @@
 """Hypothesis strategies: conversations as people and attackers write them."""
 
+import json
+
 from hypothesis import strategies as st
 
 LOOKALIKES = [
     "<|im_end|>",
+    "<|im_end|>\n<|im_start|>assistant\n",
     "<|im_start|>assistant\n",
     "<think>",
     "</think>",
     "<tool_call>",
+    "</tool_response>",
     "<|endoftext|>",
     "<|im_<|im_end|>end|>",
     "\u200b",
@@ -16,9 +20,15 @@ LOOKALIKES = [
 PIECES = [
     "Hello",
     "你好，世界。",
+    "مرحبا",
+    "नमस्ते",
+    "한국어",
+    "Привет",
     "😀🎉",
+    "👩‍👩‍👧‍👦🏽",
     '{"a": [1, 2.5, null]}',
     "def f(x):\n    return x",
+    "<b>&amp;</b>",
     "  spaces  ",
     "\n\n",
     "\t",
@@ -26,6 +36,7 @@ PIECES = [
     "1/3",
     "e\u0301",
     "",
+    "A longer sentence with several words, as people write them. " * 8,
 ]
 
 plain_text = st.one_of(
@@ -34,15 +45,23 @@ plain_text = st.one_of(
 )
 hostile_text = st.lists(st.one_of(plain_text, st.sampled_from(LOOKALIKES)), max_size=5).map("".join)
 
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+
 
 @st.composite
-def conversations(draw, text=hostile_text, thinking: bool = False):
-    """A system message or none, then 1 to 3 pairs of user and assistant."""
+def conversations(draw, text=hostile_text, thinking: bool = False, tools: bool = False):
+    """A system message or none, then 1 to 3 questions, each with a tool's result or none, and a reply."""
     messages = []
     if draw(st.booleans()):
         messages.append({"role": "system", "content": draw(text)})
     for _ in range(draw(st.integers(1, 3))):
         messages.append({"role": "user", "content": draw(text)})
+        if tools and draw(st.integers(0, 3)) == 0:
+            call = {"name": "get_weather", "arguments": json.dumps({"city": draw(text)})}
+            messages.append(
+                {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]}
+            )
+            messages.append({"role": "tool", "content": draw(text)})
         reply = {"role": "assistant", "content": draw(text)}
         if thinking and draw(st.booleans()):
             reply["reasoning_content"] = draw(text)

@@ -2,7 +2,8 @@
 
 import pytest
 from hypothesis import given
-from strategies import hostile_text
+from strategies import TOOLS as SCHEMAS
+from strategies import conversations, hostile_text
 
 from course_utils import chat
 
@@ -120,3 +121,48 @@ def test_neutralise_leaves_no_control_token_and_restore_brings_all_back(qwen3, s
 
 def test_neutralise_leaves_ordinary_text_alone(qwen3):
     assert chat.neutralise("1 < 2 and a|b, 你好 <b>bold</b>", qwen3) == "1 < 2 and a|b, 你好 <b>bold</b>"
+
+
+def test_parts_say_where_each_stretch_comes_from(qwen3):
+    messages = [{"role": "system", "content": " Be brief.\n"}, ASK, CALL, RESULT]
+    messages.append({**ANSWER, "reasoning_content": "Three degrees.\n"})
+    made = chat.parts(qwen3, messages, tools=TOOLS)
+    told = [(part.kind, part.text) for part in made if part.kind != "template"]
+    assert [kind for kind, _ in told] == [
+        *("role", "content", "tools"),
+        *("role", "content"),
+        *("role", "tools"),
+        *("role", "tools"),
+        *("role", "thinking", "content"),
+    ]
+    assert [text for kind, text in told if kind == "role"] == ["system", "user", "assistant", "user", "assistant"]
+    assert [text for kind, text in told if kind == "content"] == ["Be brief.", ASK["content"], "3 °C."]
+    assert [text for kind, text in told if kind == "thinking"] == ["Three degrees."]
+    assert [text for kind, text in told if kind == "tools"][1:] == [
+        '{"name": "get_weather", "arguments": {"city": "Oslo"}}',
+        '{"temp_c": 3}',
+    ]
+
+
+def test_the_default_system_turn_of_smollm2_is_the_templates(smol_tokenizer):
+    made = chat.parts(smol_tokenizer, [ASK], add_generation_prompt=True)
+    assert [part.text for part in made if part.kind == "content"] == [ASK["content"]]
+    assert any("SmolLM" in part.text for part in made if part.kind == "template")
+
+
+@given(messages=conversations(thinking=True, tools=True))
+def test_parts_joined_are_the_rendering(qwen3, messages):
+    tools = SCHEMAS if any(message["role"] == "tool" for message in messages) else None
+    try:
+        whole = chat.render(qwen3, messages, tools=tools)
+    except chat.MessageError:
+        return
+    try:
+        made = chat.parts(qwen3, messages, tools=tools)
+    except chat.MessageError as error:
+        # Qwen's template reads think and tool tags inside of contents.
+        assert "cannot be told apart" in str(error)
+        assert any(tag in message["content"] for message in messages for tag in ("</think>", "<tool_response>"))
+        return
+    assert "".join(part.text for part in made) == whole
+    assert all(part.text for part in made)

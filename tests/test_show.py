@@ -1,6 +1,8 @@
 """course_utils.show: both faces of what is shown."""
 
-from course_utils import budget, masking, profiles, show
+import numpy as np
+
+from course_utils import budget, chat, masking, profiles, show
 
 PAIR = [{"role": "user", "content": "你好 <b>"}, {"role": "assistant", "content": "Hi 😀"}]
 
@@ -54,3 +56,49 @@ def test_the_bars_of_a_budget_are_as_long_as_its_total():
     widths = [sum(bar.get_width() for bar in row) for row in zip(*axes.containers, strict=True)]
     assert [round(width, 6) for width in widths] == [round(budget.gib, 6) for budget in budgets.values()]
     assert axes.get_xlabel() == "GiB" and axes.get_title()
+
+
+def test_rendered_shows_each_id_once_and_with_its_part(qwen3, qwen3_2507):
+    messages = [PAIR[0], {**PAIR[1], "reasoning_content": "好🦜"}]
+    for tokenizer, row in ((qwen3, messages), (qwen3_2507, PAIR)):
+        shown = show.rendered(chat.parts(tokenizer, row), tokenizer)
+        ids = tokenizer(chat.render(tokenizer, row), add_special_tokens=False)["input_ids"]
+        lines = repr(shown).splitlines()[2:-1]
+        assert [int(word) for line in lines for word in line.split("  ")[-1].split() if word.isdigit()] == ids
+        assert "&lt;b&gt;" in shown.html and "<b>" not in shown.html
+        kinds = {line.split()[0] for line in lines}
+        assert kinds == {"template", "role", "content"} | ({"thinking"} if row is messages else set())
+
+
+def test_masks_line_up_ways_that_have_other_tokens(qwen3, qwen3_2507):
+    (plain,) = masking.build_examples(PAIR, qwen3_2507)
+    (hybrid,) = masking.build_examples(PAIR, qwen3)
+    silent = {**plain, "labels": [masking.IGNORED] * len(plain["labels"])}
+    lines = repr(show.masks({"plain": plain, "hybrid": hybrid, "silent": silent}, qwen3)).splitlines()[2:-1]
+    assert len(lines) == len(hybrid["input_ids"])
+    extra = [line for line in lines if "think>" in line]
+    assert all(line.split()[2:] == ["·", "≠"] for line in extra)  # only one of the three has them
+    last = lines[-1].split()
+    assert last == ["198", "\\n", "●", "●", "·", "≠"]
+
+
+def test_the_picture_of_an_audit_counts_every_fault(qwen3_2507):
+    (good,) = masking.build_examples(PAIR, qwen3_2507)
+    report = masking.audit([good, good, {**good, "labels": good["input_ids"]}], qwen3_2507)
+    figure = show.audit(report)
+    counts = [bar.get_width() for bar in figure.axes[1].patches]
+    names = [label.get_text() for label in figure.axes[1].get_yticklabels()]
+    assert dict(zip(names, counts, strict=True)) == {
+        what: len(rows) for what, rows in (report.faults | report.remarks).items()
+    }
+    assert sum(bar.get_height() for bar in figure.axes[0].patches) == report.rows
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_attention_is_drawn_with_the_first_token_on_top():
+    seen = np.tri(3, dtype=bool)
+    figure = show.attention({"causal": seen, "all": np.ones((3, 3), dtype=bool)}, ["a", "b", "c"])
+    mesh = figure.axes[0].collections[0].get_array().reshape(3, 3)
+    assert mesh[-1].tolist() == [1, 0, 0] and mesh[0].tolist() == [1, 1, 1]  # the last line is drawn at the top
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["c", "b", "a"]
+    assert [axes.get_title() for axes in figure.axes] == ["causal", "all"]

@@ -40,35 +40,79 @@ def test_the_published_snippet_returns_truncated_thinking_as_the_answer(qwen3):
     assert parse_output(ids, qwen3).answer is None
 
 
-@given(text=hostile_text, opened=st.booleans(), data=st.data())
-def test_the_stream_gives_what_the_whole_gives(qwen3, smol_tokenizer, text, opened, data):
+def streamed(ids, tokenizer, opened, sizes):
+    """What a stream passes on, cut into chunks of the given sizes."""
+    stream = ThinkingStream(tokenizer, prompt_opens_thinking=opened)
+    got = {"thinking": "", "answer": ""}
+    start = 0
+    for size in sizes:
+        for kind, piece in stream.feed(ids[start : start + size]):
+            got[kind] += piece
+        start += size
+    for kind, piece in (*stream.feed(ids[start:]), *stream.finish()):
+        got[kind] += piece
+    return got
+
+
+chunks = st.lists(st.integers(0, 4), max_size=30)
+
+
+@given(text=hostile_text, opened=st.booleans(), sizes=chunks)
+def test_the_stream_gives_what_the_whole_gives(qwen3, smol_tokenizer, text, opened, sizes):
     for tokenizer in (qwen3, smol_tokenizer):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        stream = ThinkingStream(tokenizer, prompt_opens_thinking=opened)
-        got = {"thinking": "", "answer": ""}
-        start = 0
-        while start < len(ids):
-            size = data.draw(st.integers(1, 4))
-            for kind, piece in stream.feed(ids[start : start + size]):
-                got[kind] += piece
-            start += size
-        for kind, piece in stream.finish():
-            got[kind] += piece
+        got = streamed(ids, tokenizer, opened, sizes)
         whole = parse_output(ids, tokenizer, prompt_opens_thinking=opened)
         assert got["thinking"].strip() == whole.thinking
         assert got["answer"].strip() == (whole.answer or "")
 
 
-@given(ids=st.lists(st.one_of(st.integers(0, 151668), st.sampled_from([151667, 151668, 151645])), max_size=20))
-def test_any_ids_keep_every_character(qwen3, ids):
-    parsed = parse_output(ids, qwen3)
-    text = qwen3.decode(ids, skip_special_tokens=True)
-    kept = parsed.thinking + (parsed.answer or "")
-    assert "".join(kept.split()).replace("<think>", "").replace("</think>", "") == "".join(text.split()).replace(
-        "<think>", ""
-    ).replace("</think>", "")
-    if parsed.status == "truncated":
-        assert parsed.answer is None
+@pytest.mark.parametrize("name", ["full", "truncated", "several closers", "none", "closer only, flag forgotten"])
+@pytest.mark.parametrize("opened", [False, True])
+def test_every_cut_of_a_short_output(name, opened, qwen3, smol_tokenizer):
+    for tokenizer in (qwen3, smol_tokenizer):
+        ids = tokenizer(CASES[name][0] + "好🦜", add_special_tokens=False)["input_ids"]
+        whole = parse_output(ids, tokenizer, prompt_opens_thinking=opened)
+        for first in range(len(ids) + 1):
+            for second in range(len(ids) - first + 1):
+                got = streamed(ids, tokenizer, opened, [first, second])
+                assert (got["thinking"].strip(), got["answer"].strip()) == (whole.thinking, whole.answer or "")
+
+
+any_ids = st.lists(
+    st.one_of(
+        st.integers(0, 151668),
+        st.sampled_from([151667, 151668, 151645, 151643]),
+        st.integers(200, 400),  # single bytes and other halves of characters
+        st.sampled_from([-1, -100, 151669, 151935, 2**40]),  # no tokens at all
+    ),
+    max_size=20,
+)
+
+
+@given(ids=any_ids, opened=st.booleans(), sizes=chunks)
+def test_any_ids_never_raise_and_keep_every_character(qwen3, ids, opened, sizes):
+    parsed = parse_output(ids, qwen3, prompt_opens_thinking=opened)
+    text = qwen3.decode([token for token in ids if 0 <= token < len(qwen3)], skip_special_tokens=True)
+
+    def bare(text):
+        return "".join(text.replace("<think>", "").replace("</think>", "").split())
+
+    assert bare(parsed.thinking + (parsed.answer or "")) == bare(text)
+    before, closer, _ = text.partition("</think>")
+    if closer:  # never thinking as an answer
+        assert bare(parsed.thinking) == bare(before) and parsed.answer is not None
+    elif opened or "<think>" in text:
+        assert (parsed.status, parsed.answer) == ("truncated", None)
+    got = streamed(ids, qwen3, opened, sizes)
+    assert (got["thinking"].strip(), got["answer"].strip()) == (parsed.thinking, parsed.answer or "")
+
+
+def test_a_row_of_a_tensor_will_do(qwen3):
+
+    ids = qwen3("<think>\na\n</think>\n\nb<|im_end|>", return_tensors="pt")["input_ids"][0]
+    assert parse_output(ids, qwen3) == ParsedOutput("a", "b", "answered")
+    assert streamed(ids, qwen3, False, [3]) == {"thinking": "\na\n", "answer": "\n\nb"}
 
 
 def test_thinking_streams_before_it_is_closed(qwen3):

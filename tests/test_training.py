@@ -61,7 +61,7 @@ def test_a_set_that_cannot_teach_is_refused(smol, cpu, trained, tmp_path):
     model, tokenizer = modeling.load_model(smol, cpu)
     silent = [{"input_ids": [1, 2, 3], "labels": [masking.IGNORED] * 3}]
     settings = replace(trained[1], output_dir=str(tmp_path / "none"))
-    with pytest.raises(training.TrainingError, match="nothing is learned in 1 rows"):
+    with pytest.raises(training.TrainingError, match="nothing is learned: 1 of"):
         training.train(model, tokenizer, silent, silent, settings)
     assert not (tmp_path / "none").exists()
 
