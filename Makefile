@@ -8,10 +8,10 @@ BIN := .venv/bin
 # Where it is set, each process compiles the libraries' source anew: 20 seconds before a lesson's first line.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install course lab test outputs format clean
+.PHONY: help install course lab test test-long outputs format clean
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/installed ## make .venv and install everything (CPU or CUDA, by what is there)
 
@@ -33,7 +33,10 @@ test: install ## run every check: style, unit tests, all notebooks
 	@$(BIN)/python -m pytest
 	@$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=1800 notebooks
 
-outputs: install ## put the outputs of the last `make course` into notebooks/
+test-long: install ## search for a conversation that breaks a mask, fifty times as long (about an hour)
+	@$(BIN)/python -m pytest --hypothesis-profile=long tests/test_masking.py tests/test_masking_parity.py tests/test_thinking.py tests/test_chat.py tests/test_packing.py
+
+outputs: install ## put the outputs of the last `make course` into notebooks/, and run the extras
 	@$(BIN)/python tests/notebooks/refresh.py
 
 format: install ## format the code

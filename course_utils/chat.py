@@ -358,17 +358,15 @@ def neutralise(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
 def neutraliser(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:
     """`neutralise` for many texts: a function of the text, made from the tokenizer's added tokens once."""
-    added = sorted((token for token in tokenizer.get_added_vocab() if len(token) > 1), key=len, reverse=True)
-    # The first character of any token, overlapping ones included, and any U+200B.
-    opening = re.compile(f"(?:(?={'|'.join(map(re.escape, added)) or '(?!)'}).)|{ZERO_WIDTH}", re.DOTALL)
-
-    def neutral(text: str) -> str:
-        # Nearly every text holds nothing to break, and to look for plain strings is much faster than the pattern.
-        if ZERO_WIDTH not in text and not any(token in text for token in added):
-            return text
-        return opening.sub(lambda match: match.group() + ZERO_WIDTH, text)
-
-    return neutral
+    rest_after: dict[str, list[str]] = {}  # of every token, by its first character
+    for token in tokenizer.get_added_vocab():
+        if len(token) > 1:
+            rest_after.setdefault(token[0], []).append(re.escape(token[1:]))
+    # Only the first character is matched, so tokens that overlap are found, too; and a pattern that begins with a
+    # character is searched for quickly.
+    openings = [f"{re.escape(first)}(?={'|'.join(rests)})" for first, rests in rest_after.items()]
+    pattern = re.compile("|".join([*openings, ZERO_WIDTH]))
+    return lambda text: pattern.sub(lambda match: match.group() + ZERO_WIDTH, text)
 
 
 def restore(text: str) -> str:

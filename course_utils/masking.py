@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from itertools import islice, pairwise, takewhile
+from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 from course_utils import chat
@@ -28,7 +29,7 @@ IGNORED = -100  # the label that torch's cross entropy leaves out
 ROWS_AT_ONCE = 1000  # that are tokenised in one call
 
 Example = dict[str, list[int]]
-Pair = tuple[list[int], list[int]]  # the ids of a context, and those of the target that is learned after it
+Stretched = tuple[list[int], list[tuple[int, int]]]  # ids, and the (start, end) of every learned stretch in them
 
 
 class MaskError(CourseError):
@@ -107,26 +108,13 @@ def build_dataset(
     Raises:
         MessageError, MaskError: as `build_examples`, with the number of the row in front.
     """
-    from datasets import Dataset
+    from datasets import concatenate_datasets
 
     options = _Options(tokenizer, train_on, enable_thinking, train_on_tool_calls, guard)
-    columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "row": [], "source": []}
-    empty: list[int] = []
-    shortened: list[int] = []
     numbered = enumerate(rows)
-    while batch := list(islice(numbered, ROWS_AT_ONCE)):
-        turns = [_learned_turns(row, options, number) for number, row in batch]
-        for (number, row), made in zip(batch, _tokenised(turns, tokenizer), strict=True):
-            examples, left_out = _cut(made, max_length)
-            for example in examples:
-                columns["input_ids"].append(example["input_ids"])
-                columns["labels"].append(example["labels"])
-                columns["row"].append(number)
-                columns["source"].append(row.get("source") or "")
-            if not examples:
-                empty.append(number)
-            elif left_out:
-                shortened.append(number)
+    batches = iter(lambda: list(islice(numbered, ROWS_AT_ONCE)), [])
+    made = [_masked(batch, options, max_length) for batch in batches] or [_masked([], options, max_length)]
+    empty, shortened = ([number for each in made for number in each[place]] for place in (1, 2))
     for what, numbers in (
         (f"gave no example: nothing to learn in them, or longer than {max_length} tokens", empty),
         (f"lost learned turns that do not fit into {max_length} tokens", shortened),
@@ -134,7 +122,34 @@ def build_dataset(
         if numbers:
             shown = ", ".join(map(str, numbers[:5])) + (" …" if len(numbers) > 5 else "")
             warnings.warn(f"{len(numbers)} rows {what} (rows {shown})", stacklevel=2)
-    return Dataset.from_dict(columns)
+    return concatenate_datasets([part for part, _, _ in made])
+
+
+def _masked(
+    batch: Sequence[tuple[int, Mapping[str, Any]]], options: _Options, max_length: int | None
+) -> tuple[Dataset, list[int], list[int]]:
+    """One batch of `build_dataset`, the numbers of its rows without an example, and of those that lost turns."""
+    from datasets import Dataset, Features, List, Value
+
+    turns = [_learned_turns(row, options, number) for number, row in batch]
+    columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "row": [], "source": []}
+    empty: list[int] = []
+    shortened: list[int] = []
+    for (number, row), made in zip(batch, _tokenised(turns, options.tokenizer), strict=True):
+        examples, left_out = _cut(made, max_length)
+        for example in examples:
+            columns["input_ids"].append(example["input_ids"])
+            columns["labels"].append(example["labels"])
+            columns["row"].append(number)
+            columns["source"].append(row.get("source") or "")
+        if not examples:
+            empty.append(number)
+        elif left_out:
+            shortened.append(number)
+    ids = List(Value("int64"))
+    features = {"input_ids": ids, "labels": ids, "row": Value("int64"), "source": Value("string")}
+    # Without rows there is nothing to read the features from; with rows, reading them is faster than to be told.
+    return Dataset.from_dict(columns, None if columns["row"] else Features(features)), empty, shortened
 
 
 class _Options:
@@ -155,6 +170,7 @@ class _Options:
         self.enable_thinking = enable_thinking
         self.train_on_tool_calls = train_on_tool_calls
         self.neutral = chat.neutraliser(tokenizer) if guard else None
+        self.frames = _Frames(tokenizer, enable_thinking)
 
 
 def _learned_turns(row: Mapping[str, Any], options: _Options, number: int | None = None) -> list[Turn]:
@@ -182,8 +198,11 @@ def _turns(row: Mapping[str, Any], options: _Options) -> list[Turn]:
         for index, message in enumerate(clean)
         if message["role"] == "assistant" and (options.train_on_tool_calls or not message.get("tool_calls"))
     ]
+    learned = learned[-1:] if options.last_only else learned
+    if options.neutral and not schemas and (turns := options.frames.turns(clean, learned)):
+        return turns
     turns = []
-    for index in learned[-1:] if options.last_only else learned:
+    for index in learned:
         thinking = options.enable_thinking
         if thinking is None:
             thinking = bool(clean[index].get("reasoning_content"))
@@ -198,6 +217,52 @@ def _turns(row: Mapping[str, Any], options: _Options) -> list[Turn]:
             )
         turns.append(Turn(prompt, full[len(prompt) :]))
     return turns
+
+
+class _Frames:
+    """What the template writes around the contents of plain turns, learned once for every order of roles.
+
+    Two renderings a turn are most of the work. A plain conversation has nothing but contents, and these hold no
+    control token and no outer line break, so a template only puts them into place. That is tried for every row: its
+    whole text is rendered as ever, and must be what the frame gives.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, enable_thinking: bool | None) -> None:
+        self._render = partial(chat.render_valid, tokenizer, schemas=None, enable_thinking=bool(enable_thinking))
+        self._known: dict[tuple[Any, ...], list[tuple[list[str], str]] | None] = {}
+
+    def turns(self, messages: list[Message], learned: list[int]) -> list[Turn] | None:
+        """The learned turns; None where messages are not plain, or the template does more than put them into place."""
+        if not learned or any(len(message) > 2 or not message["content"] for message in messages):
+            return None
+        key = (*(message["role"] for message in messages), *learned)
+        if key not in self._known:
+            self._known[key] = self._learn(messages, learned)
+        frames = self._known[key]
+        if frames is None:
+            return None
+        contents = [message["content"] for message in messages]
+        turns = []
+        for (before, closer), index in zip(frames, learned, strict=True):
+            prompt = "".join(chain.from_iterable(zip(before, contents[:index], strict=False))) + before[-1]
+            turns.append(Turn(prompt, contents[index] + closer))
+        whole = self._render(messages[: learned[-1] + 1])
+        return turns if turns[-1].prompt + turns[-1].target == whole else None
+
+    def _learn(self, messages: list[Message], learned: list[int]) -> list[tuple[list[str], str]] | None:
+        """For each learned turn the texts before, between and after the contents of its prompt, and its closer."""
+        marks = [chr(code) for code in chat.PRIVATE_USE[: len(messages)]]
+        bare = [message | {"content": mark} for message, mark in zip(messages, marks, strict=True)]
+        cut = re.compile(f"([{''.join(marks)}])")
+        frames = []
+        for index in learned:
+            prompt = cut.split(self._render(bare[:index], add_generation_prompt=True))
+            full = cut.split(self._render(bare[: index + 1]))
+            # The same texts and contents in the same order, then the reply, then what closes it.
+            if prompt[1::2] != marks[:index] or full[:-2] != prompt or full[-2] != marks[index]:
+                return None
+            frames.append((prompt[::2], full[-1]))
+        return frames
 
 
 def _clean(message: Mapping[str, Any], neutral: Callable[[str], str] | None) -> Message:
@@ -234,90 +299,101 @@ def _map_text(value: Any, change: Callable[[str], str]) -> Any:
     return value
 
 
-def _tokenised(rows: Sequence[list[Turn]], tokenizer: PreTrainedTokenizerBase) -> list[list[list[Pair]]]:
-    """For each row its examples, each as (context ids, target ids) per learned turn; all rows in one call.
+def _tokenised(rows: Sequence[list[Turn]], tokenizer: PreTrainedTokenizerBase) -> list[list[Stretched]]:
+    """The examples of each row as ids with their learned stretches; the texts of all rows are tokenised in one call.
 
-    Where every prompt continues the turn before it, the turns of a row share one example, and a context is only what
-    the prompt adds. Context and target are tokenised apart, as inference does it. A finished turn, though, is
-    tokenised as one text in the prompts after it, and a merge may cross the seam: that is looked at, not assumed.
+    Prompt and target are tokenised apart, as inference does it. Where every prompt continues the turn before it, a row
+    is one example: the last prompt, in which the earlier turns stand, and the last target. Else each turn is one.
     """
-    plans = [_together(turns) or _one_by_one(turns) for turns in rows]
-    added = tokenizer.get_added_vocab()
-    seams = [_seams(plan, re.compile("|".join(map(re.escape, added)) or "(?!)")) for plan in plans]
-    texts = [text for plan in plans for pairs in plan for pair in pairs for text in pair]
-    ids = _ids_of([*texts, *(across for row in seams for _, _, across in row)], tokenizer)
-    control = set(added.values())
-    for number, row in enumerate(seams):
-        if any(
-            ids[across] != _outer(ids[left][::-1], control)[::-1] + _outer(ids[right], control)
-            for left, right, across in row
-        ):
-            plans[number] = _one_by_one(rows[number])
-            ids |= _ids_of([turn.prompt for turn in rows[number]], tokenizer)
-    return [[[(ids[context], ids[target]) for context, target in pairs] for pairs in plan] for plan in plans]
+    borders = _Borders(tokenizer)
+    joined = [
+        all(later.prompt.startswith(turn.prompt + turn.target) for turn, later in pairwise(turns)) for turns in rows
+    ]
+    apart = [turns[-1:] if together else turns for turns, together in zip(rows, joined, strict=True)]
+    ids = _ids_of([text for turns in apart for turn in turns for text in (turn.prompt, turn.target)], tokenizer)
+    made = []
+    for turns, alone in zip(rows, apart, strict=True):
+        history: list[tuple[int, int]] | None = []
+        if len(alone) < len(turns):
+            history = borders.stretches(turns[:-1], turns[-1].prompt, ids[turns[-1].prompt])
+        if history is None:  # a merge crosses a border: as one sequence the ids would differ from inference's
+            history, alone = [], turns
+            ids |= _ids_of([text for turn in turns for text in (turn.prompt, turn.target)], tokenizer)
+        examples = []
+        for turn in alone:
+            prompt, target = ids[turn.prompt], ids[turn.target]
+            examples.append((prompt + target, [*history, (len(prompt), len(prompt) + len(target))]))
+        made.append(examples)
+    return made
 
 
-def _together(turns: list[Turn]) -> list[list[tuple[str, str]]] | None:
-    """All turns as one example of (context, target) texts; None where a prompt does not continue the turn before it."""
-    pairs = []
-    seen = ""
-    for turn in turns:
-        if not turn.prompt.startswith(seen):
-            return None
-        pairs.append((turn.prompt[len(seen) :], turn.target))
-        seen = turn.prompt + turn.target
-    return [pairs] if pairs else []
-
-
-def _one_by_one(turns: list[Turn]) -> list[list[tuple[str, str]]]:
-    """An example for each turn."""
-    return [[(turn.prompt, turn.target)] for turn in turns]
-
-
-def _seams(plan: list[list[tuple[str, str]]], added: re.Pattern[str]) -> list[tuple[str, str, str]]:
-    """(left text, right text, what lies across) for every seam inside the history of a row's examples.
-
-    What lies across reaches as far as the next added token on either side: there the tokenizer cuts a text before
-    anything else, so no merge reaches beyond.
-    """
-    seams = []
-    for pairs in plan:
-        for left, right in pairwise([text for pair in pairs for text in pair][:-1]):
-            end, begin = added.split(left)[-1], added.split(right, maxsplit=1)[0]
-            if end and begin:
-                seams.append((left, right, end + begin))
-    return seams
-
-
-def _outer(ids: Sequence[int], control: set[int]) -> list[int]:
-    """The ids before the first control token."""
-    return list(takewhile(lambda token: token not in control, ids))
-
-
-def _ids_of(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+def _ids_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
     """The ids of each text, all tokenised in one call."""
-    distinct = list(dict.fromkeys(texts))
-    if not distinct:
-        return {}
-    # The template has written every special token already: the tokenizer must add none.
-    made = tokenizer(distinct, add_special_tokens=False, return_attention_mask=False)
-    return dict(zip(distinct, made["input_ids"], strict=True))
+    tokenizer("")  # takes back the truncation and padding of earlier calls, which the backend would keep
+    # The template has written every special token already: the tokenizer must add none. "Fast" is the same without
+    # the place of every token in the text, which costs a third of the time.
+    made = tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    return {text: encoding.ids for text, encoding in zip(texts, made, strict=True)}
 
 
-def _cut(examples: list[list[Pair]], max_length: int | None) -> tuple[list[Example], int]:
+class _Borders:
+    """Where a turn begins and ends in the ids of a text that goes on after it.
+
+    A tokenizer cuts a text at every added token before anything else. So up to its last added token the ids of a
+    beginning are those of the whole, and only the few characters after that have to be compared.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        added = tokenizer.get_added_vocab()
+        self._control = set(added.values())
+        self._pattern = re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))) or "(?!)")
+        self._tails: dict[str, list[int]] = {}
+
+    def stretches(self, turns: Sequence[Turn], text: str, ids: list[int]) -> list[tuple[int, int]] | None:
+        """Where the targets of `turns` stand in the ids of `text`, of which they are a part.
+
+        Returns:
+            The first place of each and the one after its last; None where a turn has no border of its own, because a
+            merge reaches across it.
+        """
+        control = self._control
+        places = [place for place, token in enumerate(ids) if token in control]
+        ends = [match.end() for match in self._pattern.finditer(text)]
+        if len(ends) != len(places):
+            return None
+        found = []
+        for turn in turns:
+            start = len(turn.prompt)
+            span = [self._border(text, cut, ends, ids, places) for cut in (start, start + len(turn.target))]
+            if None in span:
+                return None
+            found.append(tuple(span))
+        return found
+
+    def _border(self, text: str, cut: int, ends: list[int], ids: list[int], places: list[int]) -> int | None:
+        """The number of ids that make up the first `cut` characters of `text`."""
+        count = bisect_right(ends, cut)
+        last, first = (ends[count - 1], places[count - 1] + 1) if count else (0, 0)
+        tail = text[last:cut]
+        if tail not in self._tails:
+            self._tails |= _ids_of([tail], self._tokenizer)
+        after = first + len(self._tails[tail])
+        return after if ids[first:after] == self._tails[tail] else None
+
+
+def _cut(examples: list[Stretched], max_length: int | None) -> tuple[list[Example], int]:
     """The examples as ids and labels, each ending with its last turn that fits, and the number of turns left out."""
     made = []
     left_out = 0
-    for pairs in examples:
-        input_ids: list[int] = []
-        labels: list[int] = []
-        for number, (context, target) in enumerate(pairs):
-            if max_length is not None and len(input_ids) + len(context) + len(target) > max_length:
-                left_out += len(pairs) - number
-                break
-            input_ids += context + target
-            labels += [IGNORED] * len(context) + target
-        if input_ids:
+    for ids, stretches in examples:
+        fitting = [(start, end) for start, end in stretches if max_length is None or end <= max_length]
+        left_out += len(stretches) - len(fitting)
+        if fitting:
+            input_ids = ids[: fitting[-1][1]]
+            labels = [IGNORED] * len(input_ids)
+            for start, end in fitting:
+                labels[start:end] = input_ids[start:end]
             made.append({"input_ids": input_ids, "labels": labels})
     return made, left_out
 

@@ -344,7 +344,7 @@ def attention(masks: Mapping[str, Any], words: Sequence[str]) -> Figure:
         words: the text of each token.
     """
     size = 1.6 + 0.23 * len(words)
-    figure, panels = _figure(size * len(masks), size, panels=len(masks))
+    figure, panels = _figure(size * len(masks), size + 0.5, panels=len(masks))
     for axes, (name, seen) in zip(panels if len(masks) > 1 else (panels,), masks.items(), strict=True):
         axes.pcolormesh(seen[::-1], cmap=_two_colours(), vmin=0, vmax=1, edgecolors="#d5d8dc", linewidth=0.5)
         places = [place + 0.5 for place in range(len(words))]

@@ -1,5 +1,6 @@
 """course_utils.masking: labels that are exactly the reply, for every template."""
 
+import copy
 import json
 import unicodedata
 from collections import Counter
@@ -220,6 +221,38 @@ def test_rows_beyond_the_first_thousand_keep_their_order(qwen3_2507):
     assert made["row"][:] == list(range(len(rows)))
     (last,) = masking.build_examples(rows[-1]["messages"], qwen3_2507)
     assert made[-1]["input_ids"] == last["input_ids"]
+
+
+def test_truncation_of_an_earlier_call_does_not_reach_the_masks(qwen3_2507):
+    before = masking.build_examples(TWO_PAIRS, qwen3_2507)
+    qwen3_2507("Hello there, world", truncation=True, max_length=2)
+    qwen3_2507("Hello", padding="max_length", max_length=50)
+    assert masking.build_examples(TWO_PAIRS, qwen3_2507) == before
+
+
+def test_no_rows_give_an_empty_set(qwen3_2507):
+    assert masking.build_dataset([], qwen3_2507).column_names == ["input_ids", "labels", "row", "source"]
+
+
+def test_what_a_template_writes_around_plain_contents_is_learned_once(qwen3_2507, monkeypatch):
+    rendered = []
+    real = chat.render_valid
+    monkeypatch.setattr(chat, "render_valid", lambda *given, **how: rendered.append(given) or real(*given, **how))
+    rows = [{"messages": [{"role": "user", "content": f"{n}?"}, PAIR[1], *PAIR]} for n in range(10)]
+    masking.build_dataset(rows, qwen3_2507)
+    assert len(rendered) == 2 * 2 + len(rows)  # two turns once, and every row as a whole
+
+
+def test_a_template_that_changes_contents_is_rendered_turn_by_turn(qwen3_2507):
+    tokenizer = copy.deepcopy(qwen3_2507)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | replace('Hi', 'Hi there') }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    rows = [{"messages": PAIR}, {"messages": [{"role": "user", "content": "Ho"}, PAIR[1]]}]
+    made = masking.build_dataset(rows, tokenizer)
+    assert tokenizer.decode(made[0]["input_ids"]).startswith("<|im_start|>user\nHi there<|im_end|>")
+    assert tokenizer.decode(made[1]["input_ids"]).startswith("<|im_start|>user\nHo<|im_end|>")
 
 
 def faults(audit):

@@ -61,10 +61,14 @@ def test_the_bars_of_a_budget_are_as_long_as_its_total():
 def test_rendered_shows_each_id_once_and_with_its_part(qwen3, qwen3_2507):
     messages = [PAIR[0], {**PAIR[1], "reasoning_content": "好🦜"}]
     for tokenizer, row in ((qwen3, messages), (qwen3_2507, PAIR)):
-        shown = show.rendered(chat.parts(tokenizer, row), tokenizer)
-        ids = tokenizer(chat.render(tokenizer, row), add_special_tokens=False)["input_ids"]
+        parts = chat.parts(tokenizer, row)
+        shown = show.rendered(parts, tokenizer)
         lines = repr(shown).splitlines()[2:-1]
-        assert [int(word) for line in lines for word in line.split("  ")[-1].split() if word.isdigit()] == ids
+        ids = [[int(word) for word in line.split("  ")[-1].split()] for line in lines]
+        assert [token for each in ids for token in each] == tokenizer(
+            chat.render(tokenizer, row), add_special_tokens=False
+        )["input_ids"]
+        assert [tokenizer.decode(each) for each in ids] == [part.text for part in parts]
         assert "&lt;b&gt;" in shown.html and "<b>" not in shown.html
         kinds = {line.split()[0] for line in lines}
         assert kinds == {"template", "role", "content"} | ({"thinking"} if row is messages else set())

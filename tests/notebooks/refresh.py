@@ -1,5 +1,7 @@
 """Put the outputs of the last `make course` into notebooks/, without widget views, progress bars and time stamps.
 
+The extras are no part of `make course`: they are run here.
+
 make outputs
 """
 
@@ -8,6 +10,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+from nbclient import NotebookClient
 
 from course_utils import show
 
@@ -38,6 +41,11 @@ def main() -> None:
         if not (executed / path.name).is_file():
             sys.exit(f"{executed / path.name} is missing; run `make course` first.")
         notebook = nbformat.read(executed / path.name, as_version=4)
+        clean(notebook)
+        nbformat.write(notebook, path)
+    for path in sorted((ROOT / "notebooks" / "extras").glob("0*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(path.parent)}}).execute()
         clean(notebook)
         nbformat.write(notebook, path)
     figures = json.loads((run / "report.json").read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LESSONS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
+EXTRAS = sorted((ROOT / "notebooks" / "extras").glob("0*.ipynb"))  # what is more than a lesson holds
 NAMES = [
     "01_download",
     "02_templates_and_special_tokens",
@@ -19,7 +20,7 @@ NAMES = [
 ]
 LATER = {  # concepts that no cell teaches yet; a lesson that begins to teach one takes it off
     *("C4", "C5", "C6", "C7"),  # pretraining, preference, KTO and multimodal rows
-    *("C19", "C33", "C47", "C49", "C50", "C51", "C52"),
+    *("C19", "C47", "C50", "C51", "C52"),
 }
 
 
@@ -32,11 +33,12 @@ def test_the_six_lessons_are_there():
     assert [path.stem for path in LESSONS] == NAMES
 
 
-@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
-class TestLesson:
+@pytest.mark.parametrize("path", LESSONS + EXTRAS, ids=lambda path: path.stem)
+class TestNotebook:
     def test_opening(self, path):
         first = cells(path)[0]["source"]
-        assert first.startswith(f"# {path.stem[:2]} · ")
+        assert first.startswith(f"# {path.stem[:2]} {'· ' if path in LESSONS else 'extra · '}")
+        assert path.relative_to(ROOT).as_posix() in first, "the badge opens this notebook"
         for part in ("colab-badge.svg", "**You will**", "**Before this**", "`cpu`", "`t4`", "`16gb`", "minutes"):
             assert part in first, part
         code = [cell["source"] for cell in cells(path) if cell["cell_type"] == "code"]
@@ -77,7 +79,9 @@ class TestLesson:
 
 
 def test_concepts():
-    taught = {concept for path in LESSONS for cell in cells(path) for concept in cell["metadata"].get("concept", ())}
+    taught = {
+        concept for path in LESSONS + EXTRAS for cell in cells(path) for concept in cell["metadata"].get("concept", ())
+    }
     every = {f"C{number}" for number in range(1, 53)}
     assert taught <= every
     assert every - taught == LATER, f"missing: {sorted(every - taught - LATER)}; now taught: {sorted(LATER & taught)}"
