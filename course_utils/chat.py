@@ -23,6 +23,7 @@ ROLE_HINTS = {"human": "user", "gpt": "assistant", "model": "assistant", "functi
 }
 FIELD_HINTS = {"reasoning": "reasoning_content", "thinking": "reasoning_content", "value": "content", "from": "role"}
 
+OTHER_MODEL = "leave such rows out, or take a model that knows them"
 ZERO_WIDTH = "\u200b"
 
 
@@ -120,10 +121,20 @@ def load_tools(tools: str | Sequence[Mapping[str, Any]] | None) -> list[dict[str
 
     Args:
         tools: a list of schemas, the JSON text of one (as rows keep it: Arrow would add nulls, trap 10), or None.
+
+    Raises:
+        MessageError: the text is not JSON, or not a list of objects.
     """
     if isinstance(tools, str):
-        tools = json.loads(tools) if tools.strip() else None
-    return [dict(tool) for tool in tools] if tools else None
+        try:
+            tools = json.loads(tools) if tools.strip() else None
+        except json.JSONDecodeError as error:
+            raise MessageError(None, "tools", f"not JSON: {error}") from None
+    if not tools:
+        return None
+    if not isinstance(tools, Sequence) or not all(isinstance(tool, Mapping) for tool in tools):
+        raise MessageError(None, "tools", "expected a list of schemas; put a single one between [ and ]")
+    return [dict(tool) for tool in tools]
 
 
 def render(
@@ -193,14 +204,18 @@ def require_whole(text: str, messages: Sequence[Message], tools: Sequence[Mappin
             )
         for call in message.get("tool_calls") or ():
             if call.get("function", call)["name"] not in text:
-                raise MessageError(index, "tool_calls", "this tokenizer's template has no place for tool calls")
+                raise MessageError(
+                    index, "tool_calls", f"this tokenizer's template has no place for tool calls; {OTHER_MODEL}"
+                )
         thinking = (message.get("reasoning_content") or "").strip()
         # Qwen3's template drops the thinking of earlier turns on purpose; that of the final turn must stay.
         if index == len(messages) - 1 and thinking not in text:
-            raise MessageError(index, "reasoning_content", "this tokenizer's template has no place for thinking")
+            raise MessageError(
+                index, "reasoning_content", f"this tokenizer's template has no place for thinking; {OTHER_MODEL}"
+            )
     for tool in tools or ():
         if tool.get("function", tool).get("name", "") not in text:
-            raise MessageError(None, "tools", "this tokenizer's template has no place for tools")
+            raise MessageError(None, "tools", f"this tokenizer's template has no place for tools; {OTHER_MODEL}")
 
 
 PartKind = Literal["template", "role", "tools", "thinking", "content"]
@@ -272,7 +287,9 @@ def parts(
     found = [part for part in (*found, Part("template", text[done:])) if part.text]
     if "".join(part.text for part in found) != plain:
         raise MessageError(
-            None, None, "this template decides by a message's content, so its parts cannot be told apart"
+            None,
+            None,
+            "its parts cannot be told apart: the template decides by a content, or one holds U+F0000 to U+FFFFC",
         )
     return found
 

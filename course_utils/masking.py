@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 import warnings
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from itertools import chain, islice, pairwise
+from itertools import chain, islice, pairwise, takewhile
 from typing import TYPE_CHECKING, Any, Literal
 
 from course_utils import chat
@@ -65,11 +66,12 @@ def build_examples(
         tokenizer: one with a chat template.
         tools: tool schemas, as a list or as JSON text.
         train_on: learn "all" assistant turns or only the "last".
-        enable_thinking: Qwen3's switch; None sets it per turn, True where the turn has `reasoning_content`.
+        enable_thinking: Qwen3's switch; None sets it per turn, True where the turn has `reasoning_content`. (True on a
+            plain turn of the hybrid template learns its empty think block, and teaches to think nothing.)
         train_on_tool_calls: learn turns that call tools, too; by default only replies in words.
         max_length: tokens per example. Learned turns that do not fit are left out whole, so that no example ever
             ends without its closing token (trap 4); where none fits the result is empty.
-        guard: neutralise control tokens inside contents (trap 6).
+        guard: neutralise control tokens in all texts of the row: contents, thinking, calls and schemas (trap 6).
 
     Returns:
         Dicts with `input_ids` and `labels`, equally long; labels are -100 where nothing is learned.
@@ -106,7 +108,7 @@ def build_dataset(
         learn, and the rows whose last turns did not fit.
 
     Raises:
-        MessageError, MaskError: as `build_examples`, with the number of the row in front.
+        MessageError, MaskError: as `build_examples`, with the number of the row.
     """
     from datasets import concatenate_datasets
 
@@ -115,8 +117,9 @@ def build_dataset(
     batches = iter(lambda: list(islice(numbered, ROWS_AT_ONCE)), [])
     made = [_masked(batch, options, max_length) for batch in batches] or [_masked([], options, max_length)]
     empty, shortened = ([number for each in made for number in each[place]] for place in (1, 2))
+    too_long = "" if max_length is None else f", or longer than {max_length} tokens"
     for what, numbers in (
-        (f"gave no example: nothing to learn in them, or longer than {max_length} tokens", empty),
+        (f"gave no example: nothing to learn in them{too_long}", empty),
         (f"lost learned turns that do not fit into {max_length} tokens", shortened),
     ):
         if numbers:
@@ -188,7 +191,7 @@ def _learned_turns(row: Mapping[str, Any], options: _Options, number: int | None
 
 
 def _turns(row: Mapping[str, Any], options: _Options) -> list[Turn]:
-    chat.validate(row["messages"])
+    chat.validate(row.get("messages"))
     clean = [_clean(message, options.neutral) for message in row["messages"]]
     schemas = chat.load_tools(row.get("tools"))
     if options.neutral and schemas:
@@ -202,6 +205,11 @@ def _turns(row: Mapping[str, Any], options: _Options) -> list[Turn]:
     if options.neutral and not schemas and (turns := options.frames.turns(clean, learned)):
         return turns
     turns = []
+    for index in _thinking_history(
+        clean, learned
+    ):  # dropped later on purpose; but a template must know thinking at all
+        own = chat.render_valid(options.tokenizer, clean[: index + 1], schemas)
+        chat.require_whole(own, clean[: index + 1], schemas)
     for index in learned:
         thinking = options.enable_thinking
         if thinking is None:
@@ -213,10 +221,20 @@ def _turns(row: Mapping[str, Any], options: _Options) -> list[Turn]:
         if not full.startswith(prompt):
             raise MaskError(
                 f"messages[{index}]: with enable_thinking={thinking} the template opens this turn in another way than "
-                "it renders it, so there is no exact mask; leave enable_thinking unset, and use the inference template"
+                "it renders it, so there is no exact mask. Join assistant turns that follow one another, leave "
+                "enable_thinking unset, and use the inference template"
             )
         turns.append(Turn(prompt, full[len(prompt) :]))
     return turns
+
+
+def _thinking_history(messages: Sequence[Message], learned: Sequence[int]) -> list[int]:
+    """The turns with thinking that are not learned themselves, but stand before one that is."""
+    return [
+        index
+        for index, message in enumerate(messages[: learned[-1]] if learned else ())
+        if message.get("reasoning_content") and index not in learned
+    ]
 
 
 class _Frames:
@@ -224,7 +242,8 @@ class _Frames:
 
     Two renderings a turn are most of the work. A plain conversation has nothing but contents, and these hold no
     control token and no outer line break, so a template only puts them into place. That is tried for every row: its
-    whole text is rendered as ever, and must be what the frame gives.
+    whole text is rendered as ever, and must be what the frame gives. What is assumed is that the opening of a turn does
+    not depend on what was said before; no template of this course reads a content there.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, enable_thinking: bool | None) -> None:
@@ -279,8 +298,8 @@ def _clean(message: Mapping[str, Any], neutral: Callable[[str], str] | None) -> 
         block = re.match(r"\s*<think>(.*?)</think>(.*)", clean["content"], re.DOTALL)
         if block:
             clean["reasoning_content"], clean["content"] = block[1].strip("\n"), block[2].strip("\n")
-            if not clean["reasoning_content"].strip():
-                del clean["reasoning_content"]
+    if not clean.get("reasoning_content", "x").strip():
+        del clean["reasoning_content"]  # blank thinking is none: learned, it would teach to think nothing (trap 3)
     if neutral is not None:
         for key in ("content", "reasoning_content", "tool_calls"):
             if key in clean:
@@ -406,7 +425,7 @@ class MaskAudit:
         lengths: tokens of each row.
         learned_lengths: of which this many have a label.
         without_labels: rows in which nothing is learned.
-        without_stop: rows in which a learned stretch does not end with the stop token.
+        without_stop: rows in which a learned stretch does not end with its first stop token.
         misplaced: rows in which a learned stretch does not begin where the model begins to write.
         shifted: rows with a label that is not the id at its place. (The model shifts labels by one itself.)
         forged: rows with control tokens that came out of their text; only found where the audit was given the texts.
@@ -512,27 +531,32 @@ def audit(
         The lengths, and the numbers of the rows that are at fault.
     """
     openings = _openings(tokenizer)
+    stop = tokenizer.eos_token_id
+    padding = tokenizer.pad_token_id
     allowed = None if rows is None else _ControlTokens(tokenizer)
     found: dict[str, list[int]] = {field.name: [] for field in fields(MaskAudit)}
     seen_rows: set[bytes] = set()
     seen_prompts: set[bytes] = set()
     for number, example in enumerate(examples):
         ids, labels = list(example["input_ids"]), list(example["labels"])
+        if len(ids) != len(labels):
+            raise MaskError(f"row {number}: {len(ids)} input_ids but {len(labels)} labels; make them equally long")
+        if allowed is not None and example.get("row", number) >= len(rows):
+            raise MaskError(f"row {number} of the examples has no counterpart: rows holds {len(rows)}")
         spans = _spans(labels)
+        filled = len(ids) - sum(1 for _ in takewhile(lambda token: token == padding != stop, reversed(ids)))
         found["lengths"].append(len(ids))
         found["learned_lengths"].append(sum(end - start for start, end in spans))
         faults = {
             "without_labels": not spans,
             # The last id or the one before: the template's newline after the closer is learned, too.
             "without_stop": any(
-                tokenizer.eos_token_id not in labels[max(start, end - 2) : end] for start, end in spans
+                stop not in labels[start:end] or labels.index(stop, start) < end - 2 for start, end in spans
             ),
-            "misplaced": any(
-                all(ids[max(start - len(opening), 0) : start] != opening for opening in openings) for start, _ in spans
-            ),
+            "misplaced": any(not _begins_reply(ids, start, openings) for start, _ in spans),
             "shifted": any(label not in (IGNORED, token) for token, label in zip(ids, labels, strict=True)),
             "forged": allowed is not None and allowed.exceeded(ids, rows[example.get("row", number)]),
-            "cut": tokenizer.eos_token_id not in ids[-2:],
+            "cut": stop not in ids[max(filled - 2, 0) : filled],
             "duplicates": _seen_before(ids, seen_rows),
             "duplicate_prompts": bool(spans) and _seen_before(ids[: spans[0][0]], seen_prompts),
         }
@@ -543,14 +567,26 @@ def audit(
 
 
 def _openings(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """The ids with which an inference prompt can end, for each position of the thinking switch."""
+    """The ids with which an inference prompt can end, for each position of the thinking switch; the longest first."""
     ask = [{"role": "user", "content": "?"}]
     openings = []
     for thinking in (None, True, False):
         closed = chat.render_valid(tokenizer, ask, None, enable_thinking=thinking)
         open_ = chat.render_valid(tokenizer, ask, None, enable_thinking=thinking, add_generation_prompt=True)
         openings.append(list(tokenizer(open_.removeprefix(closed), add_special_tokens=False)["input_ids"]))
-    return openings
+    return sorted(openings, key=len, reverse=True)
+
+
+def _begins_reply(ids: Sequence[int], start: int, openings: Sequence[list[int]]) -> bool:
+    """True where a prompt ends before `start`, and no longer one that only the ids after it complete.
+
+    So a stretch that begins with the empty think block is at fault: that block is the end of a prompt (trap 3).
+    """
+    for opening in openings:
+        for begin in range(max(start - len(opening), 0), start):
+            if ids[begin : begin + len(opening)] == opening:
+                return begin + len(opening) == start
+    return False
 
 
 class _ControlTokens:
@@ -559,23 +595,42 @@ class _ControlTokens:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._neutral = chat.neutraliser(tokenizer)
-        self._control = set(tokenizer.get_added_vocab().values())
+        self._added = tokenizer.get_added_vocab()
 
     def exceeded(self, ids: Sequence[int], row: Mapping[str, Any]) -> bool:
-        """True where `ids` hold more of some control token than any part of the row with its text neutralised."""
-        safe = [_clean(message, self._neutral) for message in row["messages"]]
+        """True where `ids` hold more of some control token than the template writes for what they show of the row."""
+        raw = [_clean(message, None) for message in row["messages"]]
         schemas = chat.load_tools(row.get("tools"))
-        safe_schemas = _map_text(schemas, self._neutral)
-        if safe_schemas == schemas and safe == [_clean(message, None) for message in row["messages"]]:
+        if not any(token in text for text in _texts([raw, schemas]) for token in self._added):
             return False  # nearly every row
+        safe = [_clean(message, self._neutral) for message in row["messages"]]
+        safe_schemas = _map_text(schemas, self._neutral)
+        shown, place = unicodedata.normalize("NFC", self._tokenizer.decode(list(ids))), 0
         most: Counter[int] = Counter()
         for end in range(1, len(safe) + 1):
+            contents = [unicodedata.normalize("NFC", each[end - 1]["content"].strip()) for each in (raw, safe)]
+            found = [shown.find(content, place) for content in contents]
+            if max(found) < 0:
+                break  # the example was cut before this message
+            place = max(found)
             text = chat.render_valid(self._tokenizer, safe[:end], safe_schemas)
             most |= self._count(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         return bool(self._count(ids) - most)
 
     def _count(self, ids: Sequence[int]) -> Counter[int]:
-        return Counter(token for token in ids if token in self._control)
+        control = set(self._added.values())
+        return Counter(token for token in ids if token in control)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text inside nested lists and dicts."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts(list(value.values()))
+    elif isinstance(value, Sequence):
+        for item in value:
+            yield from _texts(item)
 
 
 def _seen_before(ids: Sequence[int], seen: set[bytes]) -> bool:

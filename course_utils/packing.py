@@ -46,8 +46,8 @@ def pack(examples: Sequence[Mapping[str, Any]], max_length: int) -> list[dict[st
     ):
         if wrong:
             raise PackingError(
-                f"{len(wrong)} rows are {problem} (first: row {wrong[0]}). Build the examples with "
-                f"max_length={max_length}, which leaves such rows out and counts them."
+                f"{len(wrong)} rows are {problem} (first: row {wrong[0]}). masking.build_dataset with "
+                f"max_length={max_length} leaves such rows out and counts them."
             )
     if not examples:
         return []

@@ -186,7 +186,7 @@ def mask(example: Mapping[str, Sequence[int]], tokenizer: PreTrainedTokenizerBas
         parts.append(f'<span style="{style};margin-right:1px" title="id {ids[place]}">{_escaped(text)}</span>')
         plain.append(("⟧" if inside and not learned else "⟦" if learned and not inside else "") + text)
         inside, place = learned, place + count
-    share = sum(label != masking.IGNORED for label in labels) / len(labels)
+    share = sum(label != masking.IGNORED for label in labels) / max(len(labels), 1)
     caption = f"{len(ids)} tokens, {share:.0%} learned (underlined)"
     body = f'<div style="font-family:monospace;line-height:1.9;white-space:pre-wrap">{"".join(parts)}</div>'
     return Shown("".join(plain) + ("⟧" if inside else "") + f"\n[{caption}]", f"{body}<small>{caption}</small>")
@@ -320,7 +320,9 @@ def audit(report: MaskAudit, title: str = "What this set would teach") -> Figure
     """
     figure, (left, right) = _figure(10, 3.4, panels=2)
     figure.suptitle(f"{title}: {report.learned_share:.0%} of {report.tokens:,} tokens are learned", fontweight="bold")
-    shares = [100 * learned / length for learned, length in zip(report.learned_lengths, report.lengths, strict=True)]
+    shares = [
+        100 * learned / max(length, 1) for learned, length in zip(report.learned_lengths, report.lengths, strict=True)
+    ]
     left.hist(shares, bins=range(0, 101, 5), color=LIGHT, edgecolor=DARK)
     left.set(title="How much of a row is learned", xlabel="learned tokens of the row (%)", ylabel="rows")
     left.yaxis.get_major_locator().set_params(integer=True)

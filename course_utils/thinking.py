@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 OPENER, CLOSER = "<think>", "</think>"
+# What stands for the two tokens inside decoded text: no text can hold a lone surrogate.
+OPENER_TOKEN, CLOSER_TOKEN = "\ud800", "\ud801"
 
 Status = Literal["answered", "no_thinking", "truncated"]
 Kind = Literal["thinking", "answer"]
@@ -48,29 +50,58 @@ def parse_output(
     Returns:
         Thinking, answer and status; control tokens are removed from both texts.
     """
-    whole = _decode(tokenizer, output_ids)
-    head, closer, tail = whole.partition(CLOSER)
+    tags = _Tags(tokenizer)
+    whole = tags.decode(output_ids)
+    head, closer, tail = whole.partition(tags.closer)
     if closer:
-        return ParsedOutput(_without_opener(head), tail.strip(), "answered")
-    if prompt_opens_thinking or OPENER in whole:
-        return ParsedOutput(_without_opener(whole), None, "truncated")
+        return ParsedOutput(tags.thinking(head).strip(), tags.plain(tail).strip(), "answered")
+    if prompt_opens_thinking or tags.opener in whole:
+        return ParsedOutput(tags.thinking(whole).strip(), None, "truncated")
     return ParsedOutput("", whole.strip(), "no_thinking")
 
 
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """Text of the ids with the think tags kept (they are not special tokens) and the control tokens removed.
+class _Tags:
+    """How a tokenizer's think tags show in decoded text.
 
-    Ids that are no token are left out: a batch may be filled up with -1, and a model's last layer may have more rows
-    than its tokenizer has tokens.
+    Where they are tokens, only the tokens count: `</think>` spelled out in several pieces is text like any other.
+    Elsewhere the tags are looked for in the text.
     """
-    known = [token for token in map(int, ids) if 0 <= token < len(tokenizer)]
-    # Without the clean-up, which joins " ," to ",", pieces decode to what the whole decodes to.
-    return str(tokenizer.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        added = tokenizer.get_added_vocab()
+        self._marks: dict[int, str] = {}
+        self.opener, self.closer = OPENER, CLOSER
+        if CLOSER in added:
+            self.opener, self.closer = OPENER_TOKEN, CLOSER_TOKEN
+            self._marks = {added[CLOSER]: CLOSER_TOKEN} | ({added[OPENER]: OPENER_TOKEN} if OPENER in added else {})
 
-def _without_opener(text: str) -> str:
-    """The thinking inside `text`: the first opening tag goes."""
-    return text.replace(OPENER, "", 1).strip()
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids without control tokens, the think tags as `opener` and `closer`.
+
+        Ids that are no token are left out: a batch may be filled up with -1, and a model's last layer may have more
+        rows than its tokenizer has tokens.
+        """
+        text, pending = "", []
+        for token in map(int, ids):
+            if token in self._marks:
+                text += self._text(pending) + self._marks[token]
+                pending = []
+            elif 0 <= token < len(self._tokenizer):
+                pending.append(token)
+        return text + self._text(pending)
+
+    def _text(self, ids: list[int]) -> str:
+        # Without the clean-up, which joins " ," to ",", pieces decode to what the whole decodes to.
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def thinking(self, text: str) -> str:
+        """Decoded thinking for people: the first opening tag goes."""
+        return self.plain(text.replace(self.opener, "", 1))
+
+    def plain(self, text: str) -> str:
+        """Decoded text for people: further tags as they are written."""
+        return text.replace(OPENER_TOKEN, OPENER).replace(CLOSER_TOKEN, CLOSER)
 
 
 class ThinkingStream:
@@ -82,7 +113,7 @@ class ThinkingStream:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, prompt_opens_thinking: bool = False) -> None:
-        self._tokenizer = tokenizer
+        self._tags = _Tags(tokenizer)
         self._opened = prompt_opens_thinking
         self._pending: list[int] = []  # ids whose text may still change: a character can span several
         self._text = ""
@@ -95,7 +126,7 @@ class ThinkingStream:
             ids: the ids since the last call, any number of them.
         """
         self._pending.extend(ids)
-        text = _decode(self._tokenizer, self._pending)
+        text = self._tags.decode(self._pending)
         if not text.endswith("\ufffd"):  # what an unfinished character decodes to
             self._text += text
             self._pending.clear()
@@ -103,18 +134,18 @@ class ThinkingStream:
 
     def finish(self) -> Iterator[Piece]:
         """Yield what was held back; call it once, when generation has ended."""
-        self._text += _decode(self._tokenizer, self._pending)
+        self._text += self._tags.decode(self._pending)
         self._pending.clear()
         yield from self._advance(final=True)
 
     def _advance(self, *, final: bool) -> Iterator[Piece]:
-        head, closer, tail = self._text.partition(CLOSER)
-        if closer or self._opened or OPENER in self._text:
-            thinking = head.replace(OPENER, "", 1)
-            if not closer and not final:
-                thinking = thinking[: 1 - len(CLOSER)]  # a tag may be cut by the end of the text so far
+        head, closer, tail = self._text.partition(self._tags.closer)
+        if closer or self._opened or self._tags.opener in self._text:
+            thinking = self._tags.thinking(head)
+            if not closer and not final:  # a tag that is text may be cut by the end of the text so far
+                thinking = thinking[: max(len(thinking) - len(self._tags.closer) + 1, 0)]
             yield from self._new("thinking", thinking)
-            yield from self._new("answer", tail)
+            yield from self._new("answer", self._tags.plain(tail))
         elif final:
             yield from self._new("answer", self._text)
 

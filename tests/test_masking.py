@@ -280,6 +280,7 @@ def test_audit_finds_each_fault_and_nothing_else(qwen3_2507):
         "nothing": {"input_ids": ids, "labels": [masking.IGNORED] * len(ids)},
         "stopless": {"input_ids": ids[:-2], "labels": labels[:-2]},
         "all": {"input_ids": ids, "labels": ids},
+        "onward": {"input_ids": ids, "labels": [masking.IGNORED] * first + ids[first:]},
         "late": {"input_ids": ids, "labels": [masking.IGNORED] * (first + 1) + labels[first + 1 :]},
         "shifted": {"input_ids": ids, "labels": [*labels[1:], masking.IGNORED]},
     }
@@ -288,7 +289,8 @@ def test_audit_finds_each_fault_and_nothing_else(qwen3_2507):
         "good": {},
         "nothing": {"without_labels": (0,)},
         "stopless": {"without_stop": (0,), "cut": (0,)},
-        "all": {"misplaced": (0,)},
+        "all": {"without_stop": (0,), "misplaced": (0,)},
+        "onward": {"without_stop": (0,)},
         "late": {"misplaced": (0,)},
         "shifted": {"misplaced": (0,), "shifted": (0,)},
     }
@@ -316,6 +318,51 @@ def test_audit_accepts_every_mask_of_the_package(qwen3, qwen3_2507, smol_tokeniz
         assert not found.keys() - {"duplicates", "duplicate_prompts"}
 
 
+def test_audit_finds_a_learned_think_block_that_is_empty(qwen3):
+    (example,) = masking.build_examples(PAIR, qwen3, enable_thinking=True)
+    assert qwen3.decode(learned(example)).startswith("<think>\n\n</think>")
+    assert faults(masking.audit([example], qwen3)) == {"misplaced": (0,)}
+
+
+def test_blank_thinking_is_none(qwen3):
+    for blank in ("", "\n", " \n "):
+        row = [PAIR[0], {**PAIR[1], "reasoning_content": blank}]
+        assert masking.build_examples(row, qwen3) == masking.build_examples(PAIR, qwen3)
+
+
+def test_thinking_of_the_history_is_not_lost_in_silence(qwen3, qwen3_2507):
+    row = [PAIR[0], {"role": "assistant", "content": "<think>SECRET</think>b"}, *PAIR]
+    for choice in ("all", "last"):
+        with pytest.raises(chat.MessageError, match="no place for thinking"):
+            masking.build_examples(row, qwen3_2507, train_on=choice)
+    assert len(masking.build_examples(row, qwen3, train_on="last")) == 1  # there it is dropped on purpose
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"text": "x"}, "at least one message.*row 0"),
+        ({"messages": PAIR, "tools": "[oops"}, "tools: not JSON.*row 0"),
+        ({"messages": PAIR, "tools": '{"type": "function"}'}, "expected a list of schemas.*row 0"),
+    ],
+)
+def test_rows_that_cannot_be_read_are_named(row, words, qwen3_2507):
+    with pytest.raises(chat.MessageError, match=words):
+        masking.build_dataset([row], qwen3_2507)
+
+
+def test_audit_names_rows_that_cannot_be_audited(qwen3_2507):
+    with pytest.raises(masking.MaskError, match="row 0: 2 input_ids but 1 labels"):
+        masking.audit([{"input_ids": [1, 2], "labels": [1]}], qwen3_2507)
+    examples = masking.build_examples(PAIR, qwen3_2507) * 2
+    with pytest.raises(masking.MaskError, match="row 1 of the examples has no counterpart"):
+        masking.audit(examples, qwen3_2507, rows=[{"messages": PAIR}])
+    padded = {key: [*value, *[qwen3_2507.pad_token_id] * 3] for key, value in examples[0].items()}
+    padded["labels"] = [*examples[0]["labels"], *[masking.IGNORED] * 3]
+    assert faults(masking.audit([padded], qwen3_2507)) == {}
+    assert masking.audit([{"input_ids": [], "labels": []}], qwen3_2507).without_labels == (0,)
+
+
 def test_audit_tells_duplicate_rows_from_duplicate_prompts(qwen3_2507):
     other = [PAIR[0], {"role": "assistant", "content": "Good day!"}]
     made = masking.build_dataset([{"messages": row} for row in (PAIR, other, PAIR, TWO_PAIRS)], qwen3_2507)
@@ -334,4 +381,9 @@ def test_audit_finds_forged_turns_beside_the_texts(name, request):
     assert masking.audit(guarded, tokenizer, rows=rows).forged == ()
     found = masking.audit(open_door, tokenizer, rows=rows)
     assert {open_door[number]["row"] for number in found.forged} == {1}
+    # Also in an example that was cut before the row's last turn, which would have had as many control tokens.
+    limit = max(map(len, open_door["input_ids"])) - 1
+    with pytest.warns(UserWarning, match="lost learned turns"):
+        cut = masking.build_dataset(rows, tokenizer, guard=False, max_length=limit)
+    assert {cut[number]["row"] for number in masking.audit(cut, tokenizer, rows=rows).forged} == {1}
     assert masking.audit(open_door, tokenizer).forged == ()  # a forged turn looks like any other

@@ -93,19 +93,39 @@ any_ids = st.lists(
 @given(ids=any_ids, opened=st.booleans(), sizes=chunks)
 def test_any_ids_never_raise_and_keep_every_character(qwen3, ids, opened, sizes):
     parsed = parse_output(ids, qwen3, prompt_opens_thinking=opened)
-    text = qwen3.decode([token for token in ids if 0 <= token < len(qwen3)], skip_special_tokens=True)
+    ids = [token for token in ids if 0 <= token < len(qwen3)]
 
-    def bare(text):
-        return "".join(text.replace("<think>", "").replace("</think>", "").split())
+    def bare(ids):
+        return bare_text(qwen3.decode(ids, skip_special_tokens=True))
 
-    assert bare(parsed.thinking + (parsed.answer or "")) == bare(text)
-    before, closer, _ = text.partition("</think>")
-    if closer:  # never thinking as an answer
-        assert bare(parsed.thinking) == bare(before) and parsed.answer is not None
-    elif opened or "<think>" in text:
+    def bare_text(text):
+        return "".join(text.replace("<think>", "").replace("</think>", "").replace("\ufffd", "").split())
+
+    # Halves of characters on both sides of a tag are no character: they do not count.
+    assert bare_text(parsed.thinking + (parsed.answer or "")) == bare(ids)
+    if 151668 in ids:  # never thinking as an answer
+        cut = ids.index(151668)
+        assert (bare_text(parsed.thinking), bare_text(parsed.answer)) == (bare(ids[:cut]), bare(ids[cut + 1 :]))
+    elif opened or 151667 in ids:
         assert (parsed.status, parsed.answer) == ("truncated", None)
+    else:
+        assert (parsed.status, parsed.thinking) == ("no_thinking", "")
     got = streamed(ids, qwen3, opened, sizes)
     assert (got["thinking"].strip(), got["answer"].strip()) == (parsed.thinking, parsed.answer or "")
+
+
+def test_a_closer_spelled_in_pieces_closes_nothing_where_it_is_a_token(qwen3):
+    pieces = qwen3.convert_tokens_to_ids(["</", "think", ">"])
+    secret = [*qwen3("<think>\nThe tag ")["input_ids"], *pieces, *qwen3(" ends it. Secret.\n")["input_ids"]]
+    assert parse_output(secret, qwen3) == ParsedOutput("The tag </think> ends it. Secret.", None, "truncated")
+    closed = [*secret, *qwen3("</think>\n\n13")["input_ids"]]
+    assert parse_output(closed, qwen3).answer == "13"
+    assembled = [*qwen3("<think>\nplan </th")["input_ids"], qwen3.eos_token_id, *qwen3("ink> more")["input_ids"]]
+    assert parse_output(assembled, qwen3).answer is None
+    for ids in (secret, closed, assembled):
+        whole = parse_output(ids, qwen3)
+        got = streamed(ids, qwen3, False, [1] * len(ids))
+        assert (got["thinking"].strip(), got["answer"].strip()) == (whole.thinking, whole.answer or "")
 
 
 def test_a_row_of_a_tensor_will_do(qwen3):

@@ -1,7 +1,7 @@
 """Masks per second, ours and TRL's, side by side in one process: `python tests/benchmarks/masking.py`.
 
-10,000 conversations of one to three turns, put together from the course's own rows, go three times through
-`masking.build_dataset` and three times through the preprocessing of TRL's `SFTTrainer` with `assistant_only_loss`, in
+10,000 conversations of one to three turns, put together from the course's own rows, go five times through
+`masking.build_dataset` and five times through the preprocessing of TRL's `SFTTrainer` with `assistant_only_loss`, in
 turns; the fastest of each counts. Unsloth is not imported, so TRL's trainer is TRL's own. The table lands in
 `docs/masking.md`.
 """
