@@ -104,8 +104,9 @@ tokenised and masked with the template of Qwen3-Instruct-2507, in one process on
 TRL renders and tokenises row by row, and asks for every token which character it came from. Here a thousand rows are
 tokenised in one call, on all cores, without that question: the borders are known, because the last prompt and the last
 reply are tokenised apart, and a tokenizer cuts a text at its special tokens first. What a template writes around plain
-contents is learned once for every order of roles; then one rendering of each row proves it. Rows with tools, thinking
-or empty contents are rendered turn by turn, twice each.
+contents is learned once for every order of roles; then one rendering of each row proves it. Rows with tools, thinking,
+further keys or empty contents, and rows without the guard, are rendered turn by turn, twice each. The ratio falls where
+there is only one core: tokenising in one call is what uses the second.
 """,
     )
 
