@@ -205,9 +205,8 @@ def _turns(row: Mapping[str, Any], options: _Options) -> list[Turn]:
     if options.neutral and not schemas and (turns := options.frames.turns(clean, learned)):
         return turns
     turns = []
-    for index in _thinking_history(
-        clean, learned
-    ):  # dropped later on purpose; but a template must know thinking at all
+    # A template may drop the thinking of earlier turns on purpose; it must have a place for it at all.
+    for index in _thinking_history(clean, learned):
         own = chat.render_valid(options.tokenizer, clean[: index + 1], schemas)
         chat.require_whole(own, clean[: index + 1], schemas)
     for index in learned:
