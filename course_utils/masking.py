@@ -572,7 +572,8 @@ def _openings(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     for thinking in (None, True, False):
         closed = chat.render_valid(tokenizer, ask, None, enable_thinking=thinking)
         open_ = chat.render_valid(tokenizer, ask, None, enable_thinking=thinking, add_generation_prompt=True)
-        openings.append(list(tokenizer(open_.removeprefix(closed), add_special_tokens=False)["input_ids"]))
+        opening = open_.removeprefix(closed)
+        openings.append(_ids_of([opening], tokenizer)[opening])
     return sorted(openings, key=len, reverse=True)
 
 
@@ -595,6 +596,7 @@ class _ControlTokens:
         self._tokenizer = tokenizer
         self._neutral = chat.neutraliser(tokenizer)
         self._added = tokenizer.get_added_vocab()
+        self._control = set(self._added.values())
 
     def exceeded(self, ids: Sequence[int], row: Mapping[str, Any]) -> bool:
         """True where `ids` hold more of some control token than the template writes for what they show of the row."""
@@ -613,12 +615,11 @@ class _ControlTokens:
                 break  # the example was cut before this message
             place = max(found)
             text = chat.render_valid(self._tokenizer, safe[:end], safe_schemas)
-            most |= self._count(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+            most |= self._count(_ids_of([text], self._tokenizer)[text])
         return bool(self._count(ids) - most)
 
     def _count(self, ids: Sequence[int]) -> Counter[int]:
-        control = set(self._added.values())
-        return Counter(token for token in ids if token in control)
+        return Counter(token for token in ids if token in self._control)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -69,6 +69,7 @@ class _Tags:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
+        self._size = len(tokenizer)
         added = tokenizer.get_added_vocab()
         self._marks: dict[int, str] = {}
         self.opener, self.closer = OPENER, CLOSER
@@ -87,7 +88,7 @@ class _Tags:
             if token in self._marks:
                 text += self._text(pending) + self._marks[token]
                 pending = []
-            elif 0 <= token < len(self._tokenizer):
+            elif 0 <= token < self._size:
                 pending.append(token)
         return text + self._text(pending)
 
