@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +35,7 @@ RETRY_AFTER_SECONDS = 30.0  # a hub that asks for a longer wait is left for the 
 REDIRECTS = 5
 ROOM_MARGIN = 1.1
 RECORD = "SOURCE.json"  # in every folder: where it came from
+MODEL_MARKS = ("config.json", "tokenizer_config.json")  # a folder with one of them is a model's or a tokenizer's
 PART = ".incomplete"  # what a file that is not whole yet adds to its name
 MIB = 2**20
 
@@ -42,7 +43,7 @@ T = TypeVar("T")
 
 
 class DownloadError(CourseError):
-    """A model or tokenizer could not be brought into its folder."""
+    """A model, a tokenizer or a data set could not be brought into its folder."""
 
 
 class SourceError(DownloadError):
@@ -94,9 +95,9 @@ def digest(path: Path, start: "hashlib._Hash") -> str:
         return hashlib.file_digest(file, lambda: start).hexdigest()
 
 
-def is_model(folder: Path) -> bool:
-    """Whether the folder holds a model or a tokenizer."""
-    return any((folder / file).is_file() for file in ("config.json", "tokenizer_config.json"))
+def holds(folder: Path, marks: Iterable[str]) -> bool:
+    """Whether one of the named files lies in the folder."""
+    return any((folder / mark).is_file() for mark in marks)
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:
@@ -107,7 +108,7 @@ def check_room(folder: Path, needed: int, what: str) -> None:
     if free < needed:
         raise DownloadError(
             f"The disk at {folder} has no room for {what}: {needed / MIB:,.0f} MiB are needed and {free / MIB:,.0f} "
-            f"MiB are free. Free some space, or name a models_dir on another disk."
+            f"MiB are free. Free some space, or name a models_dir (datasets_dir) on another disk."
         )
 
 
@@ -201,7 +202,7 @@ def check_status(status: int, headers: Mapping[str, str]) -> None:
         return
     if status in {401, 403}:
         raise SourceError(
-            f"HTTP {status}: gated, private, or not there. Accept the licence on the model's page, then run "
+            f"HTTP {status}: gated, private, or not there. Accept the licence on its page at the hub, then run "
             f"`hf auth login` or set HF_TOKEN (ModelScope: MODELSCOPE_API_TOKEN). A token goes to another address than "
             f"the hub's own only with send_token=True"
         )

