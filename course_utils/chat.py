@@ -123,7 +123,7 @@ def load_tools(tools: str | Sequence[Mapping[str, Any]] | None) -> list[dict[str
         tools: a list of schemas, the JSON text of one (as rows keep it: Arrow would add nulls, trap 10), or None.
 
     Raises:
-        MessageError: the text is not JSON, or not a list of objects.
+        MessageError: the text is not JSON, or not a list of objects with a function's name.
     """
     if isinstance(tools, str):
         try:
@@ -134,6 +134,10 @@ def load_tools(tools: str | Sequence[Mapping[str, Any]] | None) -> list[dict[str
         return None
     if not isinstance(tools, Sequence) or not all(isinstance(tool, Mapping) for tool in tools):
         raise MessageError(None, "tools", "expected a list of schemas; put a single one between [ and ]")
+    for number, tool in enumerate(tools):
+        function = tool.get("function", tool)
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise MessageError(None, "tools", f"schema {number} has no function with a name, by which a call names it")
     return [dict(tool) for tool in tools]
 
 

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 @contextmanager
@@ -32,7 +32,11 @@ def whole_folder(target: str | Path) -> Iterator[Path]:
         if target.exists():
             old = draft.with_suffix(".old")
             os.replace(target, old)
-            os.replace(draft, target)
+            try:
+                os.replace(draft, target)
+            except BaseException:
+                os.replace(old, target)
+                raise
             shutil.rmtree(old)
         else:
             os.replace(draft, target)
@@ -40,20 +44,36 @@ def whole_folder(target: str | Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def write_text(path: str | Path, text: str) -> Path:
-    """Write `text` as UTF-8 to `path` through a temporary name and a rename; returns the path."""
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[TextIO]:
+    """Give a UTF-8 text file under a temporary name that becomes `path` when the block ends without an error.
+
+    If the block raises, the temporary file is removed and `path` stays as it was.
+
+    Args:
+        path: the file to write; its parents are made.
+
+    Yields:
+        The temporary file to write into; line breaks are written as they are.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+            yield file
         os.chmod(draft, 0o644)  # mkstemp gives 0600
         os.replace(draft, path)
     except BaseException:
         os.unlink(draft)
         raise
-    return path
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write `text` as UTF-8 to `path` through a temporary name and a rename; returns the path."""
+    with whole_file(path) as file:
+        file.write(text)
+    return Path(path)
 
 
 def write_json(path: str | Path, value: Any) -> Path:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from course_utils import chat
 from course_utils.chat import Message, MessageError
 from course_utils.errors import CourseError
+from course_utils.thinking import leading_block
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -293,10 +294,9 @@ def _clean(message: Mapping[str, Any], neutral: Callable[[str], str] | None) -> 
     clean = {key: value for key, value in message.items() if value is not None}
     clean["content"] = clean.get("content", "").strip("\n")
     if clean["role"] == "assistant" and "reasoning_content" not in clean:
-        # Many public rows keep the thinking inside the content; Qwen3's own template reads them the same way.
-        block = re.match(r"\s*<think>(.*?)</think>(.*)", clean["content"], re.DOTALL)
+        block = leading_block(clean["content"])
         if block:
-            clean["reasoning_content"], clean["content"] = block[1].strip("\n"), block[2].strip("\n")
+            clean["reasoning_content"], clean["content"] = block
     if not clean.get("reasoning_content", "x").strip():
         del clean["reasoning_content"]  # blank thinking is none: learned, it would teach to think nothing (trap 3)
     if neutral is not None:

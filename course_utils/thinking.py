@@ -60,6 +60,22 @@ def parse_output(
     return ParsedOutput("", whole.strip(), "no_thinking")
 
 
+def leading_block(text: str) -> tuple[str, str] | None:
+    """Thinking that many public files keep inside the reply; Qwen3's own template reads them the same way.
+
+    Args:
+        text: a reply as it stands in data.
+
+    Returns:
+        (thinking, answer) where the reply opens with a whole `<think>` block, with line breaks at their edges removed;
+        else None.
+    """
+    head, closer, answer = text.partition(CLOSER)
+    if not closer or not head.lstrip().startswith(OPENER):
+        return None
+    return head.lstrip().removeprefix(OPENER).strip("\n"), answer.strip("\n")
+
+
 class _Tags:
     """How a tokenizer's think tags show in decoded text.
 

@@ -1,31 +1,29 @@
-"""From raw files to what a lesson trains on: normalise, deduplicate, pools, split, mix, save (C30, C34).
+"""From raw files to what a lesson trains on: normalise, clean, pools, deduplicate, split, mix, save (C30, C34).
 
-data/build/pools/<source>                      Arrow, every source once, whatever the profile
+data/build/pools/<source>                       Arrow, every source once, whatever the profile
 data/build/<profile>/{train,valid,general}      Arrow: quick to load
 data/build/<profile>/{train,valid,general}.jsonl  the same rows to read, Chinese as it is
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from course_utils.data.deduplication import deduplicate
+from course_utils.data.exporting import export_jsonl
+from course_utils.data.keys import row_key
 from course_utils.data.mixing import mix
-from course_utils.data.reading import read_raw
-from course_utils.data.registry import load
-from course_utils.data.rows import DataError, Row, join, plain, quiet, to_dataset
-from course_utils.data.sources import normalise
-from course_utils.data.splitting import group_key, split
-from course_utils.files import whole_folder, write_text
+from course_utils.data.pools import RAW_FILES, pool
+from course_utils.data.rows import DataError, Row, each, join, plain, quiet, to_dataset
+from course_utils.data.splitting import split
+from course_utils.files import whole_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-RAW_FILES = {"cmath": "cmath.jsonl", "mawps": "mawps.csv", "emoji": "emoji.jsonl"}  # to be normalised
 REGISTERED = ("json", "tools", "thinking", "general")  # in dataset_info.json
 HELD_OUT = "general"  # never trained on: it shows what is forgotten
 PARTS = ("train", "valid", "general")
@@ -84,23 +82,23 @@ def build(profile: BuildProfile, *, dataset_dir: str | Path = "data", seed: int 
         DataError: a raw file that cannot be read, or nothing left to train on.
     """
     folder = Path(dataset_dir)
-    unique, raw = _pools(folder)
-    of_source = {source: _of(unique, source) for source in raw}
-    with quiet(), whole_folder(folder / "build" / "pools") as draft:
-        for source, pool in of_source.items():
-            pool.save_to_disk(draft / source)
-    kept = _kept(unique, profile, of_source[HELD_OUT])
+    made = {source: pool(source, folder) for source in (HELD_OUT, *RAW_FILES, *REGISTERED)}
+    raw = {source: made[source].read for source in (*RAW_FILES, *REGISTERED)}
+    # The held-out rows come first, so that a row that is in two sources stays with them.
+    unique, _ = deduplicate(join([part.rows for part in made.values()]))
+    general = _of(unique, HELD_OUT)
+    kept = _kept(unique, profile, general)
     train, valid = split(kept, valid_ratio=VALID_RATIO, min_valid=MIN_VALID, seed=seed)
     pools = {source: _of(train, source) for source in dict.fromkeys(train["source"])}
     if profile.weights:
         mixture, _ = mix(pools, dict(profile.weights), strategy="resample", seed=seed)
     else:
-        mixture, _ = mix(pools, {source: len(pool) for source, pool in pools.items()}, seed=seed)
+        mixture, _ = mix(pools, {source: len(rows) for source, rows in pools.items()}, seed=seed)
     target = folder / "build" / profile.name
     with quiet(), whole_folder(target) as draft:
-        for part, dataset in zip(PARTS, (mixture, valid, of_source[HELD_OUT]), strict=True):
+        for part, dataset in zip(PARTS, (mixture, valid, general), strict=True):
             dataset.save_to_disk(draft / part)
-            write_text(draft / f"{part}.jsonl", to_jsonl(dataset))
+            export_jsonl(dataset, draft / f"{part}.jsonl")
     steps = {"unique": unique, "kept": kept, "train": mixture, "valid": valid}
     tallies = {step: Counter(dataset["source"]) for step, dataset in steps.items()}
     counts = {source: {"raw": raw[source]} | {step: tally[source] for step, tally in tallies.items()} for source in raw}
@@ -132,23 +130,9 @@ def load_built(profile: BuildProfile, part: str, dataset_dir: str | Path = "data
     return load_from_disk(str(path))
 
 
-def to_jsonl(dataset: Dataset) -> str:
-    """One JSON object a line, Chinese readable, without the keys that a row lacks."""
-    return "".join(json.dumps(plain(row), ensure_ascii=False) + "\n" for row in dataset)
-
-
-def _pools(folder: Path) -> tuple[Dataset, dict[str, int]]:
-    """All sources without repeats, and the rows each had. The held-out one is first, so that it keeps its rows."""
-    sources = {name: normalise(name, read_raw(folder / "raw" / file)) for name, file in RAW_FILES.items()}
-    sources |= {name: load(name, folder) for name in REGISTERED}
-    in_order = sorted(sources, key=lambda name: name != HELD_OUT)
-    unique, _ = deduplicate(join([sources[name] for name in in_order]))
-    return unique, {name: len(rows) for name, rows in sources.items()}
-
-
 def _kept(unique: Dataset, profile: BuildProfile, held_out: Dataset) -> Dataset:
     """The rows that a profile trains on or validates with."""
-    asked = {group_key(messages) for messages in held_out["messages"]}
+    asked = set(map(row_key, each(held_out, ("messages",))))
 
     def keeps(row: Row) -> bool:
         tags = set(row["tags"])
@@ -157,10 +141,10 @@ def _kept(unique: Dataset, profile: BuildProfile, held_out: Dataset) -> Dataset:
             and bool(tags & set(profile.languages))
             and bool(tags & set(profile.kinds))
             and ("negative" not in tags or "negative" in profile.kinds)
-            and group_key(row["messages"]) not in asked
+            and row_key(row) not in asked
         )
 
-    kept = to_dataset([row for row in map(plain, unique) if keeps(row)])
+    kept = to_dataset([row for row in map(plain, each(unique)) if keeps(row)])
     if not len(kept):
         raise DataError(
             f"Profile {profile.name} trains on languages {', '.join(profile.languages)} and "
@@ -171,4 +155,4 @@ def _kept(unique: Dataset, profile: BuildProfile, held_out: Dataset) -> Dataset:
 
 def _of(dataset: Dataset, source: str) -> Dataset:
     """The rows of one source, with the keys that this source has and no others."""
-    return to_dataset([plain(row) for row in dataset if row["source"] == source])
+    return to_dataset([plain(row) for row in each(dataset) if row["source"] == source])

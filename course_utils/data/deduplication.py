@@ -1,50 +1,217 @@
-"""Equal conversations once: by a hash of their messages, within a source and across sources (C29)."""
+"""Rows that repeat others: equal ones, one exercise in other numbers, and texts that are nearly the same (C29)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from course_utils.data.rows import plain
+from course_utils.data.keys import row_key
+from course_utils.data.rows import BAR_AFTER, MEDIA, REPLIES, DataError, Row, each, plain
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from datasketch import MinHash
+
+WAYS = ("hash", "numbers", "minhash")
+SAID = ("messages", "tools", *REPLIES, "label", "text", *MEDIA)  # what a row says; not its id, source and tags
+SHINGLE = 5  # characters
+PERMUTATIONS = 128
+BATCH = 512  # shingles hashed at a time: 256 KiB for each step, which stays in the processor's cache
+CONFIRMED = 10  # candidates of a row whose shingles are compared; many rows of one template would have thousands
 
 
 @dataclass(frozen=True)
 class Removed:
-    """A row that was taken out, and the earlier row that it repeats; rows count from 0 in the data set given."""
+    """A row that was taken out, and the earlier row that it repeats; rows count from 0 in the data set given.
+
+    `similarity` is the Jaccard similarity of the two, from 0 to 1; 1.0 where their hashes or keys are equal.
+    """
 
     row: int
     source: str
     first_row: int
     first_source: str
+    similarity: float = 1.0
 
 
-def message_hash(messages: list[dict[str, Any]]) -> str:
-    """A hash of what is said: equal for equal messages, whatever keys Arrow added as None."""
-    text = json.dumps(plain(messages), ensure_ascii=False, sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+def deduplicate(dataset: Dataset, *, by: str = "hash", threshold: float = 0.85) -> tuple[Dataset, list[Removed]]:
+    """Keep the first of the rows that repeat each other, within a source and across sources.
 
-
-def deduplicate(dataset: Dataset) -> tuple[Dataset, list[Removed]]:
-    """Keep the first of equal conversations.
+    hash: rows that say the same (`row_hash`).
+    numbers: rows whose question is the same once numbers are masked (`row_key`), whatever the replies; their images,
+    videos and audios must be the same.
+    minhash: rows whose text is nearly that of a row kept before. The shingles of a row are all stretches of 5
+    characters that each role says, in NFKC and lower case and without white space, which serves Chinese as it does
+    English; two rows are as near as their Jaccard similarity, shared shingles / all shingles. MinHash and its index
+    find candidates (Broder, "On the resemblance and containment of documents", 1997; Leskovec et al., "Mining of
+    Massive Datasets", ch. 3): 87 % of the pairs that are as near as a threshold of 0.85, 98 % of those at 0.9. The
+    likeliest are then compared exactly, so no row goes by an accident of hashing. Rows that differ in system turns,
+    tools, label or media are not near. Rows that share a long instruction are: look at what was removed, and raise the
+    threshold. Thousands of rows of one template take long, as each is a candidate for each: take "numbers" first.
 
     Do this before splitting and mixing: after a resample it would take the asked shares apart again (trap 13).
 
     Args:
-        dataset: rows with messages, and source where there is one.
+        dataset: rows of the schema in `rows.py`; source may be missing.
+        by: "hash", "numbers" or "minhash".
+        threshold: for minhash, the similarity from which a row is removed; above 0, at most 1.
 
     Returns:
         The Dataset without repeats, in its order, and what was removed.
+
+    Raises:
+        DataError: an unknown `by`, or a threshold out of range.
     """
-    sources = dataset["source"] if "source" in dataset.column_names else [""] * len(dataset)
-    first: dict[str, int] = {}
-    removed = []
-    for index, (messages, source) in enumerate(zip(dataset["messages"], sources, strict=True)):
-        earlier = first.setdefault(message_hash(messages), index)
-        if earlier != index:
-            removed.append(Removed(index, source, earlier, sources[earlier]))
-    return dataset.select(sorted(first.values())), removed
+    if by not in WAYS:
+        raise DataError(f"deduplicate: unknown by={by!r}; expected one of {', '.join(WAYS)}.")
+    if not 0 < threshold <= 1:
+        raise DataError(f"deduplicate: threshold must be above 0 and at most 1, found {threshold}.")
+    rows = each(dataset, SAID)
+    if by == "hash":
+        repeats = _equal(row_hash(row) for row in rows)
+    elif by == "numbers":
+        repeats = _equal((row_key(row), _parts(row, MEDIA)) for row in rows)
+    else:
+        repeats = _near(rows, len(dataset), threshold)
+    sources = dataset["source"][:] if "source" in dataset.column_names else [""] * len(dataset)
+    removed = [
+        Removed(row, sources[row], first, sources[first], similarity) for row, (first, similarity) in repeats.items()
+    ]
+    return dataset.select([row for row in range(len(dataset)) if row not in repeats]), removed
+
+
+def row_hash(row: Row) -> bytes:
+    """A hash of what a row says: equal for equal rows, whatever their id, source, tags and keys that are None.
+
+    Args:
+        row: of the schema in `rows.py`.
+
+    Returns:
+        The SHA-256 digest of its canonical JSON, 32 bytes.
+    """
+    return hashlib.sha256(_parts(row, SAID).encode("utf-8", "surrogatepass")).digest()
+
+
+def _parts(row: Row, columns: Iterable[str]) -> str:
+    """Canonical JSON of those columns that are not None."""
+    said = plain({column: row.get(column) for column in columns})
+    return json.dumps(said, ensure_ascii=False, sort_keys=True)
+
+
+def _equal(keys: Iterable[Hashable]) -> dict[int, tuple[int, float]]:
+    """For each row whose key has been seen: the first row of that key, and 1.0."""
+    first: dict[Hashable, int] = {}
+    seen = ((row, first.setdefault(key, row)) for row, key in enumerate(keys))
+    return {row: (earlier, 1.0) for row, earlier in seen if earlier != row}
+
+
+# --------------------------------------------------------------------------------------------------------- MinHash
+class Conversation(NamedTuple):
+    """A row as it is compared: what each role says, and as JSON the rest, which must be equal."""
+
+    rest: str
+    said: dict[str, str]
+
+
+def _near(rows: Iterable[Row], total: int, threshold: float) -> dict[int, tuple[int, float]]:
+    """For each row near a row kept before it: that row, and how similar the two are."""
+    import numpy as np
+    from datasketch import MinHashLSH
+    from tqdm.auto import tqdm
+
+    index = MinHashLSH(
+        min(threshold, 0.99),  # above it the library finds no two bands; the exact comparison has the last word
+        PERMUTATIONS,
+        weights=(0.1, 0.9),  # a false candidate costs time, a missed one stays in the data
+    )
+    sketch_of = _sketcher()
+    signatures = np.empty((total, PERMUTATIONS), np.uint32)
+    kept: dict[int, Conversation] = {}
+    repeats: dict[int, tuple[int, float]] = {}
+    for number, row in enumerate(tqdm(rows, total=total, unit="row", leave=False, delay=BAR_AFTER)):
+        conversation = _conversation(row)
+        sketch = sketch_of(conversation)
+        candidates = np.sort(np.array(index.query(sketch), np.int64))
+        agreement = (signatures[candidates] == sketch.hashvalues).sum(axis=1)  # grows with the similarity
+        likely = candidates[np.argsort(-agreement, kind="stable")[:CONFIRMED]].tolist()
+        same_rest = [other for other in likely if kept[other].rest == conversation.rest]
+        shingles = _shingles(conversation) if same_rest else {}
+        compared = ((other, _jaccard(shingles, _shingles(kept[other]))) for other in same_rest)
+        near = next((pair for pair in compared if pair[1] >= threshold), None)
+        if near:
+            repeats[number] = near
+        else:
+            index.insert(number, sketch)
+            signatures[number] = sketch.hashvalues
+            kept[number] = conversation
+    return repeats
+
+
+def _conversation(row: Row) -> Conversation:
+    """A row as it is compared; calls of tools and thinking are said too. NFKC, lower case, no white space."""
+    texts = defaultdict(list)
+    for message in row["messages"]:
+        texts[message["role"]] += _texts(message)
+    for reply in REPLIES:
+        for message in row.get(reply) or []:
+            texts[reply] += _texts(message)
+    if row.get("text"):
+        texts["text"] = [row["text"]]
+    rest = json.dumps(texts.pop("system", []), ensure_ascii=False) + _parts(row, ("tools", "label", *MEDIA))
+    together = {role: unicodedata.normalize("NFKC", "\n".join(said)) for role, said in texts.items()}
+    return Conversation(rest, {role: "".join(text.casefold().split()) for role, text in together.items()})
+
+
+def _texts(message: dict[str, Any]) -> list[str]:
+    calls = [call["function"] for call in message.get("tool_calls") or []]
+    texts = [message.get("reasoning_content"), message.get("content")]
+    return [text for text in texts + [call[key] for call in calls for key in ("name", "arguments")] if text]
+
+
+def _shingles(conversation: Conversation) -> dict[str, set[str]]:
+    return {
+        role: {text[start : start + SHINGLE] for start in range(max(1, len(text) - SHINGLE + 1))}
+        for role, text in conversation.said.items()
+    }
+
+
+def _jaccard(one: dict[str, set[str]], other: dict[str, set[str]]) -> float:
+    """Shared shingles / all shingles, each with its role; two rows that say nothing are equal."""
+    shared = sum(len(one[role] & other[role]) for role in one.keys() & other.keys())
+    together = sum(map(len, [*one.values(), *other.values()])) - shared
+    return shared / together if together else 1.0
+
+
+def _sketcher() -> Callable[[Conversation], MinHash]:
+    """A function that gives the MinHash of a conversation's shingles.
+
+    A shingle is hashed by multiply-shift over its characters (Thorup, "High speed hashing for integers and strings",
+    2015), for all shingles of a text in one convolution; the library's SHA-1 of each would more than double the time.
+    """
+    import numpy as np
+    from datasketch import MinHash
+
+    empty = MinHash(PERMUTATIONS, hashfunc=int)  # its seed is fixed, and what it is given are hashes already
+    factors = np.random.RandomState(1).randint(0, 2**64, SHINGLE, np.uint64)
+
+    def hashes_of(text: str, who: str) -> np.ndarray:
+        codes = np.frombuffer(text.ljust(SHINGLE, "\0").encode("utf-32-le", "surrogatepass"), "<u4").astype(np.uint64)
+        codes += zlib.crc32(who.encode("utf-8", "surrogatepass")) << 21  # above the bits of a character
+        return np.convolve(codes, factors, "valid") >> 32
+
+    def sketch_of(conversation: Conversation) -> MinHash:
+        sketch = empty.copy()
+        # the rest is hashed with the role: rows that differ there share nothing, and are no candidates
+        parts = [hashes_of(text, f"{role}:{conversation.rest}") for role, text in conversation.said.items()]
+        hashes = np.concatenate([*parts, np.empty(0, np.uint64)])  # a row may say nothing
+        for start in range(0, len(hashes), BATCH):
+            sketch.update_batch(hashes[start : start + BATCH].tolist())
+        return sketch
+
+    return sketch_of

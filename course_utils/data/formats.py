@@ -1,18 +1,27 @@
-"""Rows of Alpaca, ShareGPT and OpenAI files into messages (C3, C8, C9), read as LLaMA-Factory 0.9.5 reads them.
+"""Rows of Alpaca, ShareGPT and OpenAI files into the course's rows (C3-C9), read as LLaMA-Factory 0.9.5 reads them.
 
-Source: `llamafactory/data/converter.py`. Where that drops a row with a warning or ends in a bare KeyError (trap 15),
-this raises a `DataError` that names file, row and field.
+Chats, preferences (`ranking`), KTO (`kto_tag`) and pretraining text; images, videos and audios beside any chat.
+Source: `llamafactory/data/converter.py`. Where that drops a row with a warning, reads it as another kind or ends in a
+bare KeyError (trap 15), the row's fault is noted here with its field, and reading goes on to find the others.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from course_utils.data.rows import DataError, Row
+from course_utils import chat, thinking
+from course_utils.data.reading import STRICT
+from course_utils.data.rows import MEDIA, REPLIES, DataError, Fault, Row, RowReader, short
 
 FORMATTINGS = ("alpaca", "sharegpt", "openai")
+PLACEHOLDERS = {"images": "<image>", "videos": "<video>", "audios": "<audio>"}  # LLaMA-Factory's
+# What Qwen's template writes between the results of parallel calls. ShareGPT wants the roles by turns, so such a file
+# holds them as one observation; LLaMA-Factory's OpenAI converter joins them so, too.
+BETWEEN_RESULTS = "\n</tool_response>\n<tool_response>\n"
 DEFAULT_COLUMNS: dict[str, str | None] = {
     "prompt": "instruction",
     "query": "input",
@@ -21,8 +30,13 @@ DEFAULT_COLUMNS: dict[str, str | None] = {
     "messages": "conversations",
     "system": None,
     "tools": None,
+    "images": None,
+    "videos": None,
+    "audios": None,
+    "chosen": None,
+    "rejected": None,
+    "kto_tag": None,
 }
-LATER_COLUMNS = ("images", "videos", "audios", "chosen", "rejected", "kto_tag")
 DEFAULT_TAGS: dict[str, str | None] = {
     "role_tag": "from",
     "content_tag": "value",
@@ -32,221 +46,402 @@ DEFAULT_TAGS: dict[str, str | None] = {
     "function_tag": "function_call",
     "system_tag": "system",
 }
+TURN_TEXTS = ("reasoning_content", "tool_call_id")  # OpenAI's keys of a turn that hold text
+LOST_THINKING = {key for key, meant in chat.FIELD_HINTS.items() if meant == "reasoning_content"}
+OWN_COLUMNS = ("id", "tags")  # of the course: kept where a row has them, unknown to LLaMA-Factory
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a file is written: the formatting, the column of each part, the tag of each role.
+    """How a file is written: the formatting, what kind its rows are, the column of each part, the tag of each role.
 
-    `explicit` lists the parts that the entry's `columns` names itself: a file without such a column is an error there.
+    `kind` is "chat", "preference" (chosen and rejected replies), "kto" (a reply and whether it is good) or "text"
+    (pretraining). `explicit` lists the parts that the entry's `columns` names itself: see `unread`.
     """
 
     formatting: str
     columns: dict[str, str | None]
     tags: dict[str, str | None]
+    kind: str = "chat"
     explicit: tuple[str, ...] = ()
 
+    @cached_property
+    def roles(self) -> dict[str, str]:
+        """The role that each tag stands for; "function" is an assistant turn that holds calls as JSON text."""
+        named = {"user": "user", "assistant": "assistant", "observation": "tool", "function": "function"}
+        tags = {self.tags[f"{name}_tag"]: role for name, role in (named | {"system": "system"}).items()}
+        return {tag: role for tag, role in tags.items() if tag is not None}
 
-def convert(rows: list[Row], layout: Layout, file: str) -> list[Row]:
-    """Rows of a file as rows of the course's schema (without `source`).
+    @cached_property
+    def read_columns(self) -> frozenset[str]:
+        """The columns of a row that are read; all others are not."""
+        parts = {"messages"} if self.formatting != "alpaca" else {"prompt", "query", "response", "history"}
+        parts = {"prompt"} if self.kind == "text" else parts | {"system", "tools", *MEDIA}
+        parts |= {"kto": {"kto_tag"}, "preference": set(REPLIES)}.get(self.kind, set())
+        return frozenset({self.columns[part] or part for part in parts if self.columns[part]} | set(OWN_COLUMNS))
+
+    @cached_property
+    def read_keys(self) -> frozenset[str]:
+        """The keys of a turn that are read; all others are not."""
+        tags = {self.tags["role_tag"] or "", self.tags["content_tag"] or ""}
+        return frozenset(tags | {*TURN_TEXTS, "tool_calls"})
+
+
+def unread(found: set[str], layout: Layout) -> list[Fault]:
+    """What a layout says that no row has, or that would be lost (LLaMA-Factory: a KeyError, or silence).
 
     Args:
-        rows: what `read_raw` gave.
-        layout: how they are written.
-        file: its name, for messages.
+        found: all columns that the rows have; empty where there is no row.
+        layout: how the rows are said to be written.
+    """
+    faults = []
+    for part in layout.explicit if found else ():
+        column = layout.columns[part]
+        if column is not None and column not in found:
+            names = ", ".join(sorted(found))
+            faults.append(Fault(f"columns.{part}", f"names {column!r}, which no row has. Rows have: {names}."))
+    lost = DEFAULT_COLUMNS["response"]
+    if layout.kind == "text" and lost in found:
+        reason = (
+            f"columns names prompt alone, so the rows are pretraining text, but they have {lost!r}, which would be "
+            f"lost. Name it as columns.response: what columns does not name is None, not its default."
+        )
+        faults.append(Fault("columns", reason))
+    return faults
+
+
+def convert(row: Row, layout: Layout, folder: Path) -> tuple[Row, list[Fault]]:
+    """A row of a file as a row of the course's schema (without `source`).
+
+    Args:
+        row: as `reading.read` gives it.
+        layout: how it is written.
+        folder: the data folder; images, videos and audios are named relative to it. They need not be there.
 
     Returns:
-        One dict for each row: messages, tags, and tools where it has some.
+        The row (see `rows.py`; of a preference, messages is the prompt; of pretraining text it is []), and its faults,
+        with which it must not be used.
+    """
+    reader = _LayoutReader(row, layout=layout, folder=folder)
+    return reader.read(), reader.faults
+
+
+def path_inside(folder: Path, name: str, field: str) -> Path:
+    """The path of a file in `folder`, if it still lies there once links and ".." are followed; it need not exist.
 
     Raises:
-        DataError: names file, row (counted from 1) and field.
+        DataError: names the field and the path.
     """
-    for part in layout.explicit:
-        column = layout.columns[part]
-        if rows and column is not None and not any(column in row for row in rows):
-            raise DataError(
-                f"{file}: columns.{part} names {column!r}, which no row has. Rows have: {', '.join(rows[0])}."
-            )
-    read = _alpaca if layout.formatting == "alpaca" else _conversation
-    done = []
-    for number, row in enumerate(rows, start=1):
-        where = f"{file}, row {number}"
-        out: Row = {"messages": read(row, layout, where), "tags": _tags(row, where)}
-        tools = _tools(row, layout.columns["tools"], where)
-        done.append(out | ({"tools": tools} if tools else {}))
-    return done
-
-
-# ---------------------------------------------------------------------------------------------------------- the formats
-def _alpaca(row: Row, layout: Layout, where: str) -> list[Row]:
-    """instruction, input, output, system, history: the prompt is instruction and input with a line break between."""
-    columns = layout.columns
-    messages = _system(row, columns["system"], where)
-    for index, pair in enumerate(_list(row, columns["history"], where)):
-        field = f"{where}, {columns['history']}[{index}]"
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise DataError(f"{field}: expected a pair [prompt, reply], found {_short(pair)}.")
-        messages.append({"role": "user", "content": _text(pair[0], f"{field}[0]")})
-        messages.append({"role": "assistant", "content": _text(pair[1], f"{field}[1]")})
-    asked = [_required(row, columns["prompt"], where)]
-    if columns["query"] is not None and row.get(columns["query"]) is not None:
-        asked.append(_text(row[columns["query"]], f"{where}, {columns['query']}"))
-    messages.append({"role": "user", "content": "\n".join(part for part in asked if part)})
-    messages.append({"role": "assistant", "content": _required(row, columns["response"], where)})
-    return messages
-
-
-def _conversation(row: Row, layout: Layout, where: str) -> list[Row]:
-    """A list of turns under the tags of the entry; OpenAI's own keys (tool_calls, reasoning_content) are kept."""
-    column, tags = layout.columns["messages"], layout.tags
-    turns = _list(row, column, where, required=True)
-    roles = {
-        tags["user_tag"]: "user",
-        tags["assistant_tag"]: "assistant",
-        tags["observation_tag"]: "tool",
-        tags["function_tag"]: "function",
-        tags["system_tag"]: "system",
-    }
-    roles.pop(None, None)
-    messages: list[Row] = []
-    for index, turn in enumerate(turns):
-        field = f"{where}, {column}[{index}]"
-        if not isinstance(turn, dict):
-            raise DataError(f"{field}: expected an object, found {_short(turn)}.")
-        role = roles.get(turn.get(tags["role_tag"]))
-        if role is None:
-            found = _short(turn.get(tags["role_tag"]))
-            raise DataError(
-                f"{field}.{tags['role_tag']}: {found} is no role here; expected one of {', '.join(map(str, roles))}."
-            )
-        messages.append(_turn(turn, role, tags["content_tag"] or "", field))
-    if not messages or messages[0]["role"] != "system":
-        messages = _system(row, layout.columns["system"], where) + messages
-    _check_order(messages, f"{where}, {column}")
-    return messages
-
-
-def _turn(turn: Row, role: str, content_tag: str, field: str) -> Row:
-    """One turn as a message."""
-    content = turn.get(content_tag)
-    if role == "function":
-        return {"role": "assistant", "content": "", "tool_calls": _calls_of_text(content, f"{field}.{content_tag}")}
-    calls = turn.get("tool_calls")
-    if content is None and calls:  # OpenAI writes null beside a call
-        content = ""
-    message = {"role": role, "content": _text(content, f"{field}.{content_tag}")}
-    for key in ("reasoning_content", "tool_call_id"):
-        if turn.get(key) is not None:
-            message[key] = _text(turn[key], f"{field}.{key}")
-    if calls:
-        if role != "assistant" or not isinstance(calls, list):
-            raise DataError(
-                f"{field}.tool_calls: expected a list on an assistant turn, found {_short(calls)} on {role}."
-            )
-        message["tool_calls"] = [_call(call, f"{field}.tool_calls[{i}]") for i, call in enumerate(calls)]
-    return message
-
-
-def _check_order(messages: list[Row], where: str) -> None:
-    """System first if at all, then user (or tool results) and assistant by turns, an assistant last."""
-    expected = "user"
-    for index, message in enumerate(messages):
-        role = message["role"]
-        if role == "system" and index == 0:
-            continue
-        after_result = index > 0 and messages[index - 1]["role"] == "tool" and role == "tool"
-        asks = role in ("user", "tool")
-        if not after_result and (asks != (expected == "user") or role == "system"):
-            wanted = "a user turn or a tool result" if expected == "user" else "an assistant turn"
-            raise DataError(f"{where}: turn {index} is {role}, but {wanted} is due there.")
-        expected = "assistant" if asks else "user"
-    if not messages or messages[-1]["role"] != "assistant":
-        raise DataError(f"{where}: must end with an assistant turn, or there is nothing to learn.")
-
-
-# ------------------------------------------------------------------------------------------------------ parts of a row
-def _system(row: Row, column: str | None, where: str) -> list[Row]:
-    """The system turn that a column of the row holds, if any."""
-    if column is None or not row.get(column):
-        return []
-    return [{"role": "system", "content": _text(row[column], f"{where}, {column}")}]
-
-
-def _tags(row: Row, where: str) -> list[str]:
-    """The row's own `tags` column; a row without one has none."""
-    tags = row.get("tags")
-    if tags is None:
-        return []
-    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise DataError(f"{where}, tags: expected a list of strings, found {_short(tags)}.")
-    return tags
-
-
-def _tools(row: Row, column: str | None, where: str) -> str | None:
-    """The tools of a row as one JSON string, each as {"type": "function", "function": ...}."""
-    tools = row.get(column) if column is not None else None
-    if not tools:
-        return None
-    field = f"{where}, {column}"
-    if isinstance(tools, str):
-        tools = _parsed(tools, field)
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise DataError(f"{field}: expected a list of tool schemas, found {_short(tools)}.")
-    wrapped = [tool if tool.get("type") == "function" else {"type": "function", "function": tool} for tool in tools]
-    return json.dumps(wrapped, ensure_ascii=False) if wrapped else None
-
-
-def _calls_of_text(content: Any, field: str) -> list[Row]:
-    """ShareGPT's function_call turn: JSON text of one {"name", "arguments"} or of a list of them."""
-    found = _parsed(_text(content, field), field)
-    return [_call({"function": call}, field) for call in (found if isinstance(found, list) else [found])]
-
-
-def _call(call: Any, field: str) -> Row:
-    """One tool call with its arguments as a JSON string (trap 10)."""
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise DataError(f"{field}: expected a call with a function name, found {_short(call)}.")
-    arguments = function.get("arguments", {})
-    if isinstance(arguments, str):
-        _parsed(arguments, f"{field}.arguments")
-    else:
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    done: Row = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
-    return done | ({"id": call["id"]} if call.get("id") is not None else {})
-
-
-def _required(row: Row, column: str | None, where: str) -> str:
-    if column not in row:
-        raise DataError(f"{where}: the field {column!r} is missing. The row has: {', '.join(row)}.")
-    return _text(row[column], f"{where}, {column}")
-
-
-def _list(row: Row, column: str | None, where: str, *, required: bool = False) -> list[Any]:
-    value = row.get(column) if column is not None else None
-    if value is None and not required:
-        return []
-    if not isinstance(value, list) or (required and not value):
-        raise DataError(f"{where}, {column}: expected a list{' of turns' if required else ''}, found {_short(value)}.")
-    return value
-
-
-def _text(value: Any, field: str) -> str:
-    if not isinstance(value, str):
-        raise DataError(f"{field}: expected text, found {_short(value)}. Put it in quotes.")
-    return value
-
-
-def _parsed(text: str, field: str) -> Any:
+    path = folder / name
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{field}: expected JSON text, {error.msg} at character {error.pos} of {_short(text)}."
-        ) from None
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # too long, links in a circle, a zero byte
+        raise DataError(f"{field}: {short(name)} is no path that can be read ({error}). Name a file.") from None
+    if not inside:
+        raise DataError(f"{field}: {short(name)} leads out of {folder}. Put the file inside that folder.")
+    return path
 
 
-def _short(value: Any) -> str:
-    """A value for a message, at most 60 characters."""
-    text = "nothing" if value is None else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+@dataclass(kw_only=True)
+class _LayoutReader(RowReader):
+    """Reads one row by a layout. After a fault a value that does no harm goes on in its place."""
+
+    layout: Layout
+    folder: Path
+
+    def read(self) -> Row:
+        """The row, whatever its kind."""
+        layout = self.layout
+        out: Row = {"messages": [], "tags": self._tags()} | self._id()
+        if layout.kind == "text":
+            return out | {"text": self._required("prompt")}
+        is_alpaca = layout.formatting == "alpaca"
+        out["messages"] = self._alpaca() if is_alpaca else self._conversation()
+        if layout.kind == "preference":
+            out |= {part: [self._alpaca_reply(part) if is_alpaca else self._turn_reply(part)] for part in REPLIES}
+        if layout.kind == "kto":
+            out["label"] = self._label()
+        tools = self._tools()
+        return out | ({"tools": tools} if tools else {}) | self._media(out)
+
+    # ------------------------------------------------------------------------------------------------- the formattings
+    def _alpaca(self) -> list[Row]:
+        """instruction, input, output, system, history; the prompt is instruction and input on lines of their own."""
+        columns = self.layout.columns
+        messages = self._system()
+        for index, pair in enumerate(self._list(columns["history"])):
+            field = f"{columns['history']}[{index}]"
+            if not isinstance(pair, list) or len(pair) != 2:
+                self.fault(field, f"expected a pair [prompt, reply], found {short(pair)}.")
+                continue
+            messages.append({"role": "user", "content": self._text(pair[0], f"{field}[0]")})
+            messages.append(self._reply(pair[1], f"{field}[1]"))
+        asked = [self._required("prompt")]
+        query = columns["query"]
+        if query is not None and self.row.get(query) is not None:
+            asked.append(self._text(self.row[query], query))
+        messages.append({"role": "user", "content": "\n".join(part for part in asked if part)})
+        return messages if self.layout.kind == "preference" else [*messages, self._alpaca_reply("response")]
+
+    def _alpaca_reply(self, part: str) -> Row:
+        """The reply that a column holds as text."""
+        return _with_thinking({"role": "assistant", "content": self._required(part)})
+
+    def _conversation(self) -> list[Row]:
+        """A list of turns under the tags of the entry; OpenAI's own keys (tool_calls, reasoning_content) are kept."""
+        column = self.layout.columns["messages"]
+        turns = self._list(column, required=True)
+        before = len(self.faults)
+        messages = [self._message(turn, f"{column}[{index}]") for index, turn in enumerate(turns)]
+        messages = [each for message in messages for each in _apart(message)]
+        if len(self.faults) > before or not messages:
+            return []  # what is due after a turn that cannot be read is not known
+        if messages[0]["role"] != "system":
+            messages = self._system() + messages
+        self._check_order(messages, str(column))
+        return messages
+
+    def _turn_reply(self, part: str) -> Row:
+        """The reply that a column holds as a turn: an assistant's, or a call."""
+        column = str(self.layout.columns[part])
+        message = self._message(self.row.get(column), column)
+        if message["role"] not in ("assistant", ""):
+            self.fault(column, f"expected an assistant turn, found a turn of {message['role']}.")
+        return message
+
+    def _message(self, turn: Any, field: str) -> Row:
+        """One turn, its role by the entry's tags, as a message; its role is "" where that is not known."""
+        if not isinstance(turn, dict):
+            self.fault(field, f"expected an object with a role and a content, found {short(turn)}.")
+            return {"role": "", "content": ""}
+        role_tag, content_tag = str(self.layout.tags["role_tag"]), str(self.layout.tags["content_tag"])
+        found = turn.get(role_tag)
+        role = self.layout.roles.get(found, "") if isinstance(found, str) else ""
+        if not role:
+            roles = ", ".join(self.layout.roles)
+            self.fault(f"{field}.{role_tag}", f"{short(found)} is no role here; expected one of {roles}.")
+            return {"role": "", "content": ""}
+        if role == "function":
+            calls = self._calls_of_text(turn.get(content_tag), f"{field}.{content_tag}")
+            return {"role": "assistant", "content": "", "tool_calls": calls}
+        return self._turn(turn, role, content_tag, field)
+
+    def _turn(self, turn: Row, role: str, content_tag: str, field: str) -> Row:
+        for key in sorted(turn.keys() & LOST_THINKING):
+            self.fault(f"{field}.{key}", "this thinking would be lost; name the key reasoning_content.")
+        content, calls = turn.get(content_tag), turn.get("tool_calls")
+        if content is None and calls:  # OpenAI writes null beside a call
+            content = ""
+        message = {"role": role, "content": self._text(content, f"{field}.{content_tag}")}
+        for key in TURN_TEXTS:
+            if turn.get(key) is not None:
+                message[key] = self._text(turn[key], f"{field}.{key}")
+        if calls and (role != "assistant" or not isinstance(calls, list)):
+            expected = "expected a list on an assistant turn"
+            self.fault(f"{field}.tool_calls", f"{expected}, found {short(calls)} on {role}.")
+        elif calls:
+            message["tool_calls"] = [self._call(call, f"{field}.tool_calls[{i}]") for i, call in enumerate(calls)]
+        return _with_thinking(message) if role == "assistant" else message
+
+    def _reply(self, text: Any, field: str) -> Row:
+        return _with_thinking({"role": "assistant", "content": self._text(text, field)})
+
+    def _check_order(self, messages: list[Row], field: str) -> None:
+        """System first if at all, then user (or tool results) and assistant by turns, an assistant last (no prompt).
+
+        LLaMA-Factory skips a row that breaks this. Unlike there, several tool results may follow one another.
+        """
+        expected = "user"
+        for index, message in enumerate(messages):
+            role = message["role"]
+            if role == "system" and index == 0:
+                continue
+            after_result = index > 0 and messages[index - 1]["role"] == "tool" and role == "tool"
+            asks = role in ("user", "tool")
+            if not after_result and (asks != (expected == "user") or role == "system"):
+                wanted = "a user turn or a tool result" if expected == "user" else "an assistant turn"
+                self.fault(f"{field}[{index}]", f"this turn is of {role}, but {wanted} is due there.")
+                return
+            expected = "assistant" if asks else "user"
+        is_prompt = self.layout.kind == "preference"
+        if is_prompt and expected != "assistant":
+            self.fault(field, "must end with a user turn or a tool result, which chosen and rejected then answer.")
+        if not is_prompt and messages[-1]["role"] != "assistant":
+            self.fault(field, "must end with an assistant turn, or there is nothing to learn.")
+
+    # -------------------------------------------------------------------------------------------------- parts of a row
+    def _id(self) -> Row:
+        """The row's own `id`, as text."""
+        own = self.row.get("id")
+        if isinstance(own, str | int) and not isinstance(own, bool) and own != "":
+            return {"id": str(own)}
+        if own not in (None, ""):
+            self.fault("id", f"expected text or a whole number, found {short(own)}.")
+        return {}
+
+    def _tags(self) -> list[str]:
+        """The row's own `tags`; a row without has none."""
+        tags = self.row.get("tags")
+        if tags is None:
+            return []
+        if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+            self.fault("tags", f"expected a list of strings, found {short(tags)}.")
+            return []
+        return tags
+
+    def _system(self) -> list[Row]:
+        """The system turn that a column of the row holds, if any."""
+        column = self.layout.columns["system"]
+        if column is None or not self.row.get(column):
+            return []
+        return [{"role": "system", "content": self._text(self.row[column], column)}]
+
+    def _label(self) -> bool:
+        """KTO: whether the reply is a good one. Anything but true and false makes LLaMA-Factory drop the row."""
+        column = str(self.layout.columns["kto_tag"])
+        label = self.row.get(column)
+        if not isinstance(label, bool):
+            self.fault(column, f"expected true (a good reply) or false, without quotes; found {short(label)}.")
+        return bool(label)
+
+    def _media(self, out: Row) -> Row:
+        """Images, videos and audios: as many files as the turns have placeholders, whichever reply is taken.
+
+        As in LLaMA-Factory all three are counted where the entry names one of them; the system turn is not counted.
+        """
+        columns = self.layout.columns
+        if not any(columns[media] for media in MEDIA):
+            return {}
+        found = {media: self._files(columns[media]) for media in MEDIA}
+        if self.faults:
+            return {}  # the turns may be missing
+        for media, files in found.items():
+            for reply in [out[part] for part in REPLIES if part in out] or [[]]:
+                turns = [message for message in out["messages"] + reply if message["role"] != "system"]
+                count = sum(message["content"].count(PLACEHOLDERS[media]) for message in turns)
+                if count != len(files):
+                    self.fault(
+                        columns[media] or media,
+                        f"names {len(files)}, and the turns hold {PLACEHOLDERS[media]} {count} times. Each needs the "
+                        f"other; name the column of each in `columns`.",
+                    )
+                    break
+        return {media: files for media, files in found.items() if files}
+
+    def _files(self, column: str | None) -> list[str]:
+        """The file names that a column holds: a list, or one name. None, "" and [] are none."""
+        value = self.row.get(column) if column is not None else None
+        files = value if isinstance(value, list) else [value] if value not in (None, "") else []
+        for index, name in enumerate(files):
+            field = f"{column}[{index}]"
+            if not isinstance(name, str) or not name:
+                self.fault(field, f"expected the name of a file, found {short(name)}.")
+                continue
+            try:
+                path_inside(self.folder, name, field)
+            except DataError as error:
+                self.fault(field, str(error).removeprefix(f"{field}: "))
+        return files
+
+    def _tools(self) -> str | None:
+        """The tools of a row as one JSON string, each as {"type": "function", "function": ...}."""
+        column = self.layout.columns["tools"]
+        tools = self.row.get(column) if column is not None else None
+        if not tools:
+            return None
+        if isinstance(tools, str):
+            tools = self._parsed(tools, str(column))
+            if tools is None:
+                return None
+        if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+            self.fault(str(column), f"expected a list of tool schemas, found {short(tools)}.")
+            return None
+        wrapped = [tool if tool.get("type") == "function" else {"type": "function", "function": tool} for tool in tools]
+        try:
+            chat.load_tools(wrapped)
+        except chat.MessageError as error:
+            self.fault(str(column), f"{error.reason}.")
+        return json.dumps(wrapped, ensure_ascii=False) if wrapped else None
+
+    def _calls_of_text(self, content: Any, field: str) -> list[Row]:
+        """ShareGPT's function_call turn: JSON text of one {"name", "arguments"} or of a list of them."""
+        before = len(self.faults)
+        text = self._text(content, field)
+        found = self._parsed(text, field) if len(self.faults) == before else None
+        if len(self.faults) > before:
+            return []
+        calls = found if isinstance(found, list) and found else [found]
+        return [self._call({"function": call}, field) for call in calls]
+
+    def _call(self, call: Any, field: str) -> Row:
+        """One tool call with its arguments as a JSON string (trap 10)."""
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            self.fault(field, f"expected a call with a function name, found {short(call)}.")
+            return {}
+        arguments = function.get("arguments", {})
+        if isinstance(arguments, str):
+            self._parsed(arguments, f"{field}.arguments")
+        else:
+            arguments = self._dumped(arguments, f"{field}.arguments")
+        done: Row = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
+        return done | ({"id": self._text(call["id"], f"{field}.id")} if call.get("id") is not None else {})
+
+    # ---------------------------------------------------------------------------------------------------------- values
+    def _required(self, part: str) -> str:
+        """The text of a column that every row has."""
+        column = str(self.layout.columns[part])
+        if column not in self.row:
+            self.fault(column, f"the field {column!r} is missing. The row has: {', '.join(self.row)}.")
+            return ""
+        return self._text(self.row[column], column)
+
+    def _list(self, column: str | None, *, required: bool = False) -> list[Any]:
+        value = self.row.get(column) if column is not None else None
+        if value is None and not required:
+            return []
+        if not isinstance(value, list) or (required and not value):
+            self.fault(str(column), f"expected a list{' of turns' if required else ''}, found {short(value)}.")
+            return []
+        return value
+
+    def _text(self, value: Any, field: str) -> str:
+        if not isinstance(value, str):
+            mend = "Put it in quotes." if isinstance(value, int | float) else "Write it as one text."
+            self.fault(field, f"expected text, found {short(value)}. {mend}")
+            return ""
+        return value
+
+    def _dumped(self, value: Any, field: str) -> str:
+        """A value as JSON text; "{}", and a fault, where it holds a number that JSON does not have."""
+        try:
+            return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        except ValueError:
+            self.fault(field, f"expected JSON, found a number that JSON does not have in {short(value)}.")
+            return "{}"
+
+    def _parsed(self, text: str, field: str) -> Any:
+        """The value of JSON text; None, and a fault, where it is none."""
+        try:
+            return STRICT.decode(text)
+        except json.JSONDecodeError as error:
+            self.fault(field, f"expected JSON text, found {error.msg} at character {error.pos} of {short(text)}.")
+        except (ValueError, RecursionError) as error:  # NaN, a key that stands twice, too many brackets
+            self.fault(field, f"expected JSON text, found {short(text)}: {error}")
+        return None
+
+
+def _apart(message: Row) -> list[Row]:
+    """The results of parallel calls that a file holds as one observation, as turns of their own."""
+    if message["role"] != "tool" or BETWEEN_RESULTS not in message["content"]:
+        return [message]
+    return [message | {"content": result} for result in message["content"].split(BETWEEN_RESULTS)]
+
+
+def _with_thinking(message: Row) -> Row:
+    """A reply with its leading <think> block, as LLaMA-Factory's files write it, in the key of its own."""
+    block = None if "reasoning_content" in message else thinking.leading_block(message["content"])
+    if block is None:
+        return message
+    thought, answer = block
+    return message | {"content": answer} | ({"reasoning_content": thought} if thought.strip() else {})

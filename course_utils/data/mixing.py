@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ class MixReport:
     """What was asked for and what came out, in rows for each source.
 
     `requested` is total x weight (not rounded), `actual` the rows that were taken, `unique` how many of them differ,
-    `available` the size of the pool.
+    `available` the size of the pool, `times` how often each of its rows was taken: at least and at most.
     """
 
     strategy: str
@@ -34,9 +35,10 @@ class MixReport:
     actual: dict[str, int]
     unique: dict[str, int]
     available: dict[str, int]
+    times: dict[str, tuple[int, int]]
 
     def table(self) -> list[dict[str, Any]]:
-        """One dict a source: available, requested, actual, unique rows and both shares."""
+        """One dict a source: available, requested, actual, unique rows, repeats and both shares."""
         rows, asked = max(sum(self.actual.values()), 1), max(sum(self.requested.values()), 1)
         return [
             {
@@ -45,6 +47,7 @@ class MixReport:
                 "requested": round(self.requested[name], 2),
                 "actual": self.actual[name],
                 "unique": self.unique[name],
+                "each row, times": "–".join(map(str, dict.fromkeys(self.times[name]))),
                 "share asked": round(self.requested[name] / asked, 4),
                 "share": round(self.actual[name] / rows, 4),
             }
@@ -118,6 +121,7 @@ def mix(
         actual={name: len(taken.get(name, [])) for name in pools},
         unique={name: len(set(taken.get(name, []))) for name in pools},
         available={name: len(pool) for name, pool in pools.items()},
+        times={name: _times(taken.get(name, []), len(pool)) for name, pool in pools.items()},
     )
     return join([pools[name] for name in names]).select(order), report
 
@@ -180,6 +184,12 @@ def schedule(shares: list[float], limits: list[int], total: int) -> Iterator[int
             left[chosen] -= 1
             given += 1
             yield chosen
+
+
+def _times(drawn: list[int], size: int) -> tuple[int, int]:
+    """How often a row of a pool was drawn, at least and at most."""
+    counts = Counter(drawn)
+    return (min(counts.values()) if size and len(counts) == size else 0), max(counts.values(), default=0)
 
 
 def _passes(size: int, rng: random.Random) -> Iterator[int]:

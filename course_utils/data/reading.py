@@ -1,88 +1,288 @@
-"""Read .jsonl, .json and .csv files into plain dicts, and say the line that cannot be read."""
+"""Read files into plain dicts, row by row, and say of each row that cannot be read where it stands.
+
+.jsonl    one object a line; read line by line, whatever the size of the file
+.json     a list of objects, or objects after one another, also over many lines each
+.csv      a header, then rows; every value is a string
+.parquet  what the hubs keep data sets in; its empty fields count as absent
+.txt      every line that is not blank is the `text` of a row
+"""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
+import re
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from course_utils.data.rows import DataError, Row
+from course_utils.data.rows import DataError, Problem, Record, Row, all_usable, plain, short
 
-SUFFIXES = (".jsonl", ".json", ".csv")
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+LONGEST_LINE = 16 * 2**20  # bytes; a longer line is a file without line breaks, and would fill the memory
+LONGEST_CELL = 2**24  # characters; Python's own limit for CSV is 131,072
+HALVES = re.compile("[\ud800-\udfff]|" + r"\\u[dD]")  # bytes that were not UTF-8, and escapes of half a character
+UTF8 = {"encoding": "utf-8-sig", "errors": "surrogateescape"}  # bytes that are not UTF-8 are found in their row
 
 
 def read_raw(path: str | Path) -> list[Row]:
     """The rows of a file as it is, nothing normalised.
 
-    `.json` holds one list of objects or, as some copies do, one object a line. Every value of a CSV file is a string.
-
     Args:
-        path: a file that ends in .jsonl, .json or .csv, in UTF-8.
+        path: a file that ends in one of SUFFIXES, in UTF-8.
 
     Returns:
         One dict a row, in the order of the file. Blank lines are skipped.
 
     Raises:
-        DataError: the file is missing, of another kind, or a line is not an object; names file and line.
+        DataError: the file is missing, of another kind, or a row cannot be read; names file, row, line and field.
+    """
+    return all_usable(read(path))
+
+
+def read(path: str | Path) -> Iterator[Record | Problem]:
+    """The rows of a file one after the other; in place of a row that cannot be read comes what is wrong with it.
+
+    Args:
+        path: as for `read_raw`.
+
+    Raises:
+        DataError: the file is missing, or of another kind.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise DataError(
             f"{path}: cannot read {path.suffix or 'a file without suffix'}; it must be one of {', '.join(SUFFIXES)}."
         )
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file. Check the name and the folder you are in.")
+    if path.suffix == ".parquet":
+        return _parquet(path)
+    with path.open("rb") as file:
+        if b"\0" in file.read(4096):
+            reason = "holds zero bytes: it is UTF-16, or no text at all. Save it as UTF-8."
+            return iter([Problem(str(path), None, 1, "", reason)])
+    readers: dict[str, Callable[[Path], Iterator[Record | Problem]]] = {".csv": _csv, ".txt": _text_lines}
+    return readers.get(path.suffix, _json)(path)
+
+
+# ------------------------------------------------------------------------------------------------------------ JSON
+class _Unfit(ValueError):
+    """JSON that Python would read and that other readers refuse, or read in another way."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(reason)
+        self.field = field
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Row:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        twice = twice.encode(errors="backslashreplace").decode()  # half of a character could not be printed
+        raise _Unfit(twice, f"the key {twice!r} stands twice in one object, and one value would be lost. Keep one.")
+    return found
+
+
+def _constant(name: str) -> None:
+    raise _Unfit("", f"{name} is no JSON. Write null, or leave the key out.")
+
+
+STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+
+
+def _json(path: Path) -> Iterator[Record | Problem]:
+    """Lines, or a document: a .json file is one, and so is a .jsonl file whose first line opens a list or an object."""
+    with path.open("rb") as file:
+        first = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().split(b"\n")[0].strip()
+    if path.suffix == ".jsonl" and first not in (b"{", b"["):
+        return _lines(path)
+    return _document(path)
+
+
+def _lines(path: Path) -> Iterator[Record | Problem]:
+    row = 0
+    with path.open("rb") as file:
+        for line, text in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
+            if line == 1:
+                text = text.removeprefix(b"\xef\xbb\xbf")
+            if not text.strip():
+                continue
+            row += 1
+            if len(text) > LONGEST_LINE:
+                while text and not text.endswith(b"\n"):
+                    text = file.readline(LONGEST_LINE)
+                reason = f"longer than {LONGEST_LINE // 2**20} MiB. JSONL holds one object a line: break the lines."
+                yield Problem(str(path), row, line, "", reason)
+                continue
+            yield _record(path, row, line, text.decode("utf-8", "surrogateescape"))
+
+
+def _record(path: Path, row: int, line: int, text: str) -> Record | Problem:
+    """One line of JSONL."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # bytes: line breaks inside CSV cells stay as they are
-    except (FileNotFoundError, IsADirectoryError):
-        raise DataError(f"{path}: there is no such file. Check the name and the folder you are in.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from None
-    if path.suffix == ".csv":
-        return _csv_rows(text, path)
-    if path.suffix == ".json" and text.lstrip().startswith("["):
-        return _json_list(text, path)
-    return _json_lines(text, path)
-
-
-def _csv_rows(text: str, path: Path) -> list[Row]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    rows = []
-    try:
-        for row in reader:
-            if None in row or None in row.values():
-                raise DataError(
-                    f"{path}, line {reader.line_num}: has another number of cells than the header "
-                    f"({', '.join(reader.fieldnames or [])}). Quote cells that hold commas."
-                )
-            rows.append(row)
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: not CSV ({error}). Check the quotes there.") from None
-    return rows
-
-
-def _json_list(text: str, path: Path) -> list[Row]:
-    try:
-        rows = json.loads(text)
+        value = STRICT.decode(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}).") from None
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, row {number}: expected an object, found {type(row).__name__}.")
-    return rows
+        reason = f"not JSON ({error.msg}, column {error.colno}). JSONL holds one whole object a line."
+        return Problem(str(path), row, line, "", reason)
+    except (ValueError, RecursionError) as error:
+        return _unfit(path, row, line, error)
+    return _fit(path, row, line, value, suspect=_is_suspect(text))
 
 
-def _json_lines(text: str, path: Path) -> list[Row]:
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 may stand inside a string
-        if not line.strip():
-            continue
+def _unfit(path: Path, row: int, line: int, error: Exception) -> Problem:
+    """What a decoder refused that is no fault of spelling."""
+    if isinstance(error, RecursionError):
+        return Problem(str(path), row, line, "", "objects stand too deep in one another. Keep such a value as text.")
+    return Problem(str(path), row, line, getattr(error, "field", ""), str(error))
+
+
+def _fit(path: Path, row: int, line: int | None, value: Any, *, suspect: bool) -> Record | Problem:
+    """A value as a row, if it is an object; `suspect`: it may hold what cannot be written as UTF-8."""
+    if not isinstance(value, dict):
+        return Problem(str(path), row, line, "", f"expected an object, found {type(value).__name__}.")
+    where = _broken(value) if suspect else None
+    if where is not None:
+        reason = "holds bytes that are not UTF-8, or half of a character. Save the file as UTF-8."
+        return Problem(str(path), row, line, where, reason)
+    return Record(str(path), row, line, value)
+
+
+def _is_suspect(text: str) -> bool:
+    return HALVES.search(text) is not None
+
+
+def _broken(value: Any, where: str = "") -> str | None:
+    """The place of a string that cannot be written as UTF-8."""
+    if isinstance(value, str):
         try:
-            row = json.loads(line)
+            value.encode()
+        except UnicodeEncodeError:
+            return where
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            found = _broken(key, where or "a key")
+            if found is None:
+                found = _broken(item, f"{where}.{key}" if where else key)
+            if found is not None:
+                return found
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            found = _broken(item, f"{where}[{index}]")
+            if found is not None:
+                return found
+    return None
+
+
+def _document(path: Path) -> Iterator[Record | Problem]:
+    """The objects of a list, or objects after one another. Where one is not JSON, its end is unknown: there we stop."""
+    with path.open(newline="", **UTF8) as file:
+        text = file.read()
+    suspect = _is_suspect(text)
+    place = _skip(text, 0)
+    is_list = text[place : place + 1] == "["
+    place = _skip(text, place + 1) if is_list else place
+    row, line, counted = 0, 1, 0
+    while place < len(text) and not (is_list and text[place] == "]"):
+        row, line, counted = row + 1, line + text.count("\n", counted, place), place
+        try:
+            value, end = STRICT.raw_decode(text, place)
+            yield _fit(path, row, line, value, suspect=suspect)
         except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path}, line {number}: not JSON ({error.msg}). JSONL holds one whole object a line."
-            ) from None
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}: expected an object, found {type(row).__name__}.")
-        rows.append(row)
-    return rows
+            reason = f"not JSON ({error.msg}, line {error.lineno}, column {error.colno}). What follows was not read."
+            yield Problem(str(path), row, line, "", reason)
+            return
+        except (ValueError, RecursionError) as error:
+            yield _unfit(path, row, line, error)
+            try:
+                _, end = json.JSONDecoder().raw_decode(text, place)
+            except (ValueError, RecursionError):  # too deep, or a number of too many digits: its end is unknown, too
+                return
+        place = _skip(text, end)
+        if is_list and place < len(text) and text[place] not in ",]":
+            line += text.count("\n", counted, place)
+            reason = "expected a comma or the end of the list before this. It and what follows was not read."
+            yield Problem(str(path), row + 1, line, "", reason)
+            return
+        if is_list and text[place : place + 1] == ",":
+            place = _skip(text, place + 1)
+            if text[place : place + 1] == "]":
+                line += text.count("\n", counted, place)
+                yield Problem(str(path), None, line, "", "a comma stands before the end of the list. Remove it.")
+                counted = place
+    if not is_list:
+        return
+    if place >= len(text):
+        yield Problem(str(path), None, line, "", "the list is not closed: the file was cut. Save it anew.")
+    elif (after := _skip(text, place + 1)) < len(text):
+        line += text.count("\n", counted, after)
+        reason = "the list is closed before this. It and what follows was not read: keep all rows in one list."
+        yield Problem(str(path), row + 1, line, "", reason)
+
+
+def _skip(text: str, place: int) -> int:
+    """The first place from `place` on that is no white space."""
+    while place < len(text) and text[place] in " \t\r\n":
+        place += 1
+    return place
+
+
+# ---------------------------------------------------------------------------------------------------- the other files
+def _csv(path: Path) -> Iterator[Record | Problem]:
+    csv.field_size_limit(min(LONGEST_CELL, sys.maxsize))
+    with path.open(newline="", **UTF8) as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            head = next((cells for cells in reader if cells), [])
+            if _broken(head) is not None:
+                reason = "the header holds bytes that are not UTF-8. Save the file as UTF-8."
+                yield Problem(str(path), None, reader.line_num, "", reason)
+                return
+            twice = next((name for name in head if head.count(name) > 1), None)
+            if twice is not None:
+                yield Problem(str(path), None, reader.line_num, twice, "two columns have this name. Rename one.")
+                return
+            yield from _csv_rows(path, reader, head)
+        except csv.Error as error:
+            reason = f"not CSV ({error}). Check the quotes there. What follows was not read."
+            yield Problem(str(path), None, reader.line_num, "", reason)
+
+
+def _csv_rows(path: Path, reader: Any, head: list[str]) -> Iterator[Record | Problem]:
+    row, line = 0, reader.line_num + 1
+    for cells in reader:
+        if not cells:  # a blank line
+            line = reader.line_num + 1
+            continue
+        row += 1
+        if len(cells) == len(head):
+            yield _fit(path, row, line, dict(zip(head, cells, strict=True)), suspect=True)
+        else:
+            reason = f"has {len(cells)} cells, the header has {len(head)} ({', '.join(head)}). Quote cells with commas."
+            yield Problem(str(path), row, line, "", reason)
+        line = reader.line_num + 1
+
+
+def _parquet(path: Path) -> Iterator[Record | Problem]:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    row = 0
+    try:
+        for batch in ParquetFile(path).iter_batches(1000):
+            for value in batch.to_pylist():
+                row += 1
+                yield _fit(path, row, None, plain(value), suspect=False)
+    except (ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
+        yield Problem(str(path), None, None, "", f"not Parquet ({short(str(error))}). Fetch or write the file anew.")
+
+
+def _text_lines(path: Path) -> Iterator[Record | Problem]:
+    row = 0
+    with path.open(newline="\n", **UTF8) as file:
+        for line, text in enumerate(file, start=1):
+            if text.strip():
+                row += 1
+                yield _fit(path, row, line, {"text": text.rstrip("\r\n")}, suspect=True)

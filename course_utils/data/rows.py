@@ -3,18 +3,27 @@
     messages  list of turns: role, content; and where present reasoning_content, tool_calls, tool_call_id
     source    the file or data set the row comes from
     tags      language ("en", "zh"), kind ("math", "chat", "json", ...) and what else is worth filtering by
-    tools     only where a row has tools: their schemas as ONE JSON string
+
+and only where a row has them:
+
+    id        its own, or source:number; traces it back to its file
+    tools     their schemas as ONE JSON string
+    chosen, rejected        preference: each a list of the one turn that answers `messages`, which is the prompt
+    label     KTO: whether the reply that `messages` ends with is a good one
+    text      pretraining: the text; `messages` is then []
+    images, videos, audios  names of files, one for each placeholder in the turns
 
 Arguments of tool calls and `tools` stay JSON strings, because Arrow would give every call the argument names of all
 others (trap 10). Keys that some rows lack come back as None: a None key counts as absent, and `plain` drops it. No
-column is named `prompt`, which would make TRL expect a `completion` (trap 11).
+column is named `prompt`, which would make TRL expect a `completion` (trap 11): a preference's prompt is `messages`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from course_utils.errors import CourseError
 
@@ -23,10 +32,96 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 OPTIONAL_KEYS = ("reasoning_content", "tool_calls", "tool_call_id")  # of a message
+REPLIES = ("chosen", "rejected")
+MEDIA = ("images", "videos", "audios")
+BAR_AFTER = 2.0  # seconds of work before a progress bar appears
 
 
 class DataError(CourseError):
     """A file, a row or a request for data that cannot be used as it is."""
+
+
+class Fault(NamedTuple):
+    """What is wrong with one field of a row: what was found, what was expected, and how to mend it."""
+
+    field: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in a file that keeps a row, or the whole file, from being used.
+
+    `row` counts the rows of the file from 1 and `line` is where that row begins; both are None where the file as a
+    whole is meant. `reason` says what was found, what was expected, and how to mend it.
+    """
+
+    file: str
+    row: int | None
+    line: int | None
+    field: str
+    reason: str
+
+    def __str__(self) -> str:
+        place = [self.file, f"row {self.row}" if self.row else "", f"line {self.line}" if self.line else "", self.field]
+        return f"{', '.join(part for part in place if part)}: {self.reason}"
+
+
+class Record(NamedTuple):
+    """A row and where it stands: the file, its number there from 1, the line where it begins (None: there are none)."""
+
+    file: str
+    row: int
+    line: int | None
+    value: Row
+
+    def problem(self, where: str, reason: str) -> Problem:
+        """What is wrong with a field of this row."""
+        return Problem(self.file, self.row, self.line, where, reason)
+
+
+@dataclass
+class RowReader:
+    """One raw row while it is read: fields are asked for, faults are noted, and reading goes on after a fault."""
+
+    row: Row
+    faults: list[Fault] = field(default_factory=list)
+
+    def fault(self, where: str, reason: str) -> None:
+        """Note what is wrong with a field."""
+        self.faults.append(Fault(where, reason))
+
+
+def usable(items: Iterable[Record | Problem]) -> Iterator[Row]:
+    """The rows, up to the first problem.
+
+    Raises:
+        DataError: the first problem, in its own words.
+    """
+    for item in items:
+        if isinstance(item, Problem):
+            raise DataError(str(item))
+        yield item.value
+
+
+def all_usable(items: Iterable[Record | Problem]) -> list[Row]:
+    """All rows, where there is no problem.
+
+    Raises:
+        DataError: a problem, one of the whole file if there is one, and how many more there are.
+    """
+    found = list(items)
+    problems = sorted((item for item in found if isinstance(item, Problem)), key=lambda item: item.row is not None)
+    if problems:
+        more = f" And {len(problems) - 1} more; `python -m course_utils check-data` lists all those of a file."
+        raise DataError(f"{problems[0]}{more if len(problems) > 1 else ''}")
+    return [item.value for item in found if isinstance(item, Record)]
+
+
+def short(value: Any) -> str:
+    """A value for a message, at most 60 characters."""
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def plain(value: Any) -> Any:
@@ -50,33 +145,56 @@ def features_of(rows: Iterable[Row]) -> Features:
     from datasets import Features, List, Value
 
     text = Value("string")
+    rows = list(rows)
+    used = {key for row in rows for key, value in row.items() if value is not None}
+    extra = {"id": text, "tools": text, "label": Value("bool"), "text": text} | dict.fromkeys(MEDIA, List(text))
+    columns = {"messages": _turns(rows, "messages"), "source": text, "tags": List(text)}
+    columns |= {reply: _turns(rows, reply) for reply in REPLIES if reply in used}
+    return Features(columns | {name: feature for name, feature in extra.items() if name in used})
+
+
+def _turns(rows: list[Row], column: str) -> Any:
+    """The feature of a column of messages, with the optional keys that one of them has."""
+    from datasets import List, Value
+
+    text = Value("string")
     call = {"type": text, "id": text, "function": {"name": text, "arguments": text}}
     optional = {"reasoning_content": text, "tool_calls": List(call), "tool_call_id": text}
-    used: set[str] = set()
-    has_tools = False
-    for row in rows:
-        has_tools = has_tools or row.get("tools") is not None
-        used.update(key for message in row["messages"] for key in OPTIONAL_KEYS if message.get(key) is not None)
-    message = {"role": text, "content": text} | {key: optional[key] for key in OPTIONAL_KEYS if key in used}
-    columns = {"messages": List(message), "source": text, "tags": List(text)}
-    return Features(columns | ({"tools": text} if has_tools else {}))
+    messages = [message for row in rows for message in row.get(column) or []]
+    used = [key for key in OPTIONAL_KEYS if any(message.get(key) is not None for message in messages)]
+    return List({"role": text, "content": text} | {key: optional[key] for key in used})
 
 
 def to_dataset(rows: Sequence[Row]) -> Dataset:
     """Rows of the schema above as a `Dataset`; `source` and `tags` may be missing and are then "" and [].
 
     Args:
-        rows: dicts with `messages` and optionally `source`, `tags`, `tools`. May be empty.
+        rows: dicts with `messages` and optionally the other columns. May be empty.
 
     Returns:
-        A Dataset with the columns messages, source, tags, and tools where a row has some.
+        A Dataset with the columns messages, source, tags, and of the others those that a row has.
     """
+    import pyarrow as pa
     from datasets import Dataset
+    from datasets.table import InMemoryTable
 
     features = features_of(rows)
     known = {"source": "", "tags": []}
     columns = {name: [row.get(name, known.get(name)) for row in rows] for name in features}
-    return Dataset.from_dict(columns, features=features)
+    # Not Dataset.from_dict, which looks at every value in Python once more: that doubles the time.
+    return Dataset(InMemoryTable(pa.Table.from_pydict(columns, schema=features.arrow_schema)))
+
+
+def each(dataset: Dataset, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """The rows as dicts, read in batches: five times as fast as `for row in dataset`, and never all in memory.
+
+    Args:
+        dataset: any.
+        columns: those to read; by default all.
+    """
+    chosen = dataset if columns is None else dataset.select_columns([c for c in columns if c in dataset.column_names])
+    for batch in chosen.with_format("arrow").iter(1000):
+        yield from batch.to_pylist()
 
 
 def join(parts: Sequence[Dataset]) -> Dataset:
@@ -128,9 +246,9 @@ def _cast(dataset: Dataset, features: Features) -> Dataset:
         return Dataset.from_dict({name: [] for name in features}, features=features)
     table = dataset.with_format("arrow")[:]
     schema = features.arrow_schema
-    for field in schema:
-        if field.name not in table.column_names:
-            table = table.append_column(field.name, pa.nulls(len(table), field.type))
+    for wanted in schema:
+        if wanted.name not in table.column_names:
+            table = table.append_column(wanted.name, pa.nulls(len(table), wanted.type))
     return Dataset(InMemoryTable(table_cast(table.select(schema.names), schema)))
 
 

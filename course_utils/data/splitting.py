@@ -3,41 +3,17 @@
 from __future__ import annotations
 
 import random
-import re
-import unicodedata
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from course_utils.data.rows import DataError
+from course_utils.data.deduplication import Removed, deduplicate
+from course_utils.data.keys import row_key
+from course_utils.data.rows import DataError, each, join
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-WORD = (
-    r"\b(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen"
-    r"|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand|million"
-    r"|billion|dozen)\b"
-)
-DIGITS = r"\d+(?:[.,:/\u2044]\d+)*"
-CHINESE_DIGITS = "[零〇一二两三四五六七八九十百千万亿]+"
-NUMBER = re.compile(rf"{DIGITS}|{WORD}(?:[\s-]+(?:and\s+)?{WORD})*|{CHINESE_DIGITS}")
-
-
-def group_key(messages: list[dict[str, Any]]) -> str:
-    """What a conversation asks, with its numbers masked: two rows of one key are one exercise in two sizes.
-
-    NFKC, lower case, every number (digits, number words in English, Chinese numerals) becomes 0, white space goes away.
-    The user's turns count; where there is none, all turns do.
-
-    Args:
-        messages: turns with role and content.
-
-    Returns:
-        The key, for comparing only.
-    """
-    asked = [message.get("content") or "" for message in messages if message["role"] == "user"]
-    text = "\n".join(asked or [message.get("content") or "" for message in messages])
-    text = NUMBER.sub("0", unicodedata.normalize("NFKC", text).casefold())
-    return re.sub(r"0+", "0", re.sub(r"\s+", "", text))
+LEAK_COLUMNS = ("messages", "text", "source")
 
 
 def split(
@@ -45,11 +21,11 @@ def split(
 ) -> tuple[Dataset, Dataset]:
     """Split by groups, seeded, each source in proportion.
 
-    The validation set has at least max(min_valid, valid_ratio x rows) rows, and no `group_key` is in both. As groups
+    The validation set has at least max(min_valid, valid_ratio x rows) rows, and no `row_key` is in both. As groups
     stay whole it may have a few rows more. Split before any oversampling.
 
     Args:
-        dataset: rows with messages, and source where there is one.
+        dataset: rows with messages or text, and source where there is one.
         valid_ratio: share of rows to hold back, between 0 and 1.
         min_valid: rows to hold back at least; 0 switches the floor off.
         seed: which groups are held back.
@@ -93,12 +69,31 @@ def split(
     return dataset.select([i for i in indices if i not in held]), dataset.select([i for i in indices if i in held])
 
 
+def leaks(train: Dataset, held: Dataset) -> list[Removed]:
+    """The training rows that ask what a held-back row asks, if only with other numbers.
+
+    Args:
+        train: rows to train on.
+        held: validation rows, or those of any evaluation.
+
+    Returns:
+        For each such row its number in `train` and the number in `held` of the first row that asks the same.
+    """
+    sets = [part.select_columns([name for name in LEAK_COLUMNS if name in part.column_names]) for part in (held, train)]
+    _, found = deduplicate(join(sets), by="numbers")
+    return [
+        replace(twin, row=twin.row - len(held))
+        for twin in found
+        if twin.row >= len(held) and twin.first_row < len(held)
+    ]
+
+
 def _groups(dataset: Dataset) -> dict[str, list[list[int]]]:
     """Row numbers by group, under the source of the group's first row (one question may be in two sources)."""
-    sources = dataset["source"] if "source" in dataset.column_names else [""] * len(dataset)
+    sources = dataset["source"][:] if "source" in dataset.column_names else [""] * len(dataset)
     groups: dict[str, list[int]] = {}
-    for index, messages in enumerate(dataset["messages"]):
-        groups.setdefault(group_key(messages), []).append(index)
+    for index, row in enumerate(each(dataset, ("messages", "text"))):
+        groups.setdefault(row_key(row), []).append(index)
     by_source: dict[str, list[list[int]]] = {}
     for group in groups.values():
         by_source.setdefault(sources[group[0]], []).append(group)

@@ -65,7 +65,7 @@ def test_weights_set_the_shares_exactly(folder, cpu):
 
 def test_plain_rows_stay_plain(cpu, folder):
     row = data.load_built(Stand(), "train", folder)[0]
-    assert set(row) == {"messages", "source", "tags"} and set(row["messages"][0]) == {"role", "content"}
+    assert set(row) == {"id", "messages", "source", "tags"} and set(row["messages"][0]) == {"role", "content"}
 
 
 def test_no_group_and_no_near_duplicate_is_on_both_sides(cpu, folder):

@@ -43,6 +43,7 @@ def test_interleave_holds_the_shares_until_a_pool_is_used_up(pairs, seed):
         if any(seen[p] == len(pools[p]) for p in pools):
             break
     assert report.actual == report.unique == {name: len(p) for name, p in pools.items()}
+    assert set(report.times.values()) == {(1, 1)}
 
 
 @settings(max_examples=80, deadline=None)
@@ -57,6 +58,7 @@ def test_resample_is_exact_to_one_row_and_repeats_evenly(pairs, total, seed):
         assert abs(counts[name] - total * share) < 1 + 1e-6
         times = [repeats[f"{name} {i}"] for i in range(len(pools[name]))]
         assert max(times) - min(times) <= 1
+        assert report.times[name] == (min(times), max(times))
         assert report.unique[name] == sum(t > 0 for t in times)
         assert report.requested[name] == pytest.approx(total * share)
 
@@ -89,6 +91,7 @@ def test_resample_default_size_is_nine_tenths():
         "requested": 45.0,
         "actual": 45,
         "unique": 30,
+        "each row, times": "1–2",
         "share asked": 0.5,
         "share": 0.5,
     }

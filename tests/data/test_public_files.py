@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -46,22 +45,50 @@ def test_mawps_leaks_without_groups_and_not_with_them():
     assert not {data.group_key(m) for m in train["messages"]} & {data.group_key(m) for m in valid["messages"]}
 
 
-def test_llamafactory_demo_files():
+LLAMAFACTORY_ROWS = {  # rows of each file, and the columns beside messages, source and tags
+    "identity": (91, []),
+    "alpaca_en_demo": (60, []),
+    "alpaca_zh_demo": (60, []),
+    "glaive_toolcall_en_demo": (60, ["tools"]),
+    "glaive_toolcall_zh_demo": (60, ["tools"]),
+    "mllm_demo": (6, ["images"]),
+    "dpo_en_demo": (60, ["chosen", "rejected"]),
+    "dpo_zh_demo": (60, ["chosen", "rejected"]),
+    "kto_en_demo": (60, ["label"]),
+    "c4_demo": (60, ["text"]),
+}
+
+
+def test_every_llamafactory_demo_file_is_named_here():
+    registry = json.loads((SHARED / "llamafactory" / "dataset_info.json").read_text(encoding="utf-8"))
+    assert set(registry) == set(LLAMAFACTORY_ROWS)
+
+
+@pytest.mark.parametrize("name", LLAMAFACTORY_ROWS)
+def test_every_row_of_the_llamafactory_demo_files_is_kept(name):
     folder = SHARED / "llamafactory"
-    registry = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
-    counts, refused = {}, Counter()
-    for name, entry in registry.items():
-        try:
-            dataset = data.load(name, folder)
-        except data.DataError as error:
-            refused["row" if ", row " in str(error) else "kind"] += 1
-            continue
-        counts[name] = len(dataset)
-        assert len(dataset) == len(data.read_raw(folder / entry["file_name"]))
-    assert set(counts) == {
-        "identity", "alpaca_en_demo", "alpaca_zh_demo", "glaive_toolcall_en_demo", "glaive_toolcall_zh_demo",
-    }  # fmt: skip
-    assert refused == {"kind": len(registry) - len(counts)}  # preference, images and pretraining rows come later
+    entry = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))[name]
+    count, columns = LLAMAFACTORY_ROWS[name]
+    dataset = data.load(name, folder)
+    assert len(dataset) == len(data.read_raw(folder / entry["file_name"])) == count
+    assert set(dataset.column_names) == {"id", "messages", "source", "tags", *columns}
+    if "tools" not in columns:  # some rows there have none
+        assert all(value is not None for column in columns for value in dataset[column])
+
+
+def test_replies_labels_texts_and_images_are_as_in_the_files():
+    folder = SHARED / "llamafactory"
+    raw = {name: data.read_raw(next(folder.glob(f"{name}.json*"))) for name in LLAMAFACTORY_ROWS}
+    for name in ("dpo_en_demo", "dpo_zh_demo"):
+        for before, after in zip(raw[name], data.load(name, folder), strict=True):
+            assert after["messages"][-1]["role"] == "user"
+            for reply in ("chosen", "rejected"):
+                assert after[reply] == [{"role": "assistant", "content": before[reply]["value"]}]
+    kto = data.load("kto_en_demo", folder)
+    assert kto["label"][:] == [row["label"] for row in raw["kto_en_demo"]]
+    assert kto["messages"][:] == [row["messages"] for row in raw["kto_en_demo"]]
+    assert data.load("c4_demo", folder)["text"][:] == [row["text"] for row in raw["c4_demo"]]
+    assert data.load("mllm_demo", folder)["images"][:] == [row["images"] for row in raw["mllm_demo"]]
 
 
 def test_glaive_arguments_are_as_in_the_file():

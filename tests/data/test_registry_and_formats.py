@@ -67,9 +67,11 @@ def test_alpaca_by_default_reads_neither_system_nor_history(folder):
 def test_what_columns_does_not_name_is_none_and_not_its_default(folder):
     """Trap 15: `input` is not read here, although it is the default of `query`."""
     row = {"instruction": "Q", "input": "lost in LLaMA-Factory too", "output": "A"}
-    [row] = loaded(folder({"columns": {"prompt": "instruction", "response": "output"}}, [row]))
-    assert row["messages"][0]["content"] == "Q"
+    [read] = loaded(folder({"columns": {"prompt": "instruction", "response": "output"}}, [row]))
+    assert read["messages"][0]["content"] == "Q"
     with pytest.raises(data.DataError, match=r"one\.columns does not name response.*not its default 'output'"):
+        data.load("one", folder({"columns": {"prompt": "instruction", "query": "input"}}, [row]))
+    with pytest.raises(data.DataError, match=r"one\.json, columns: columns names prompt alone.*they have 'output'"):
         data.load("one", folder({"columns": {"prompt": "instruction"}}, [row]))
 
 
@@ -104,7 +106,7 @@ def test_sharegpt_system_turn_needs_its_tag(folder):
     [row] = loaded(folder({"formatting": "sharegpt"}, rows))
     assert row["messages"][0] == {"role": "system", "content": "S"}
     tags = {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"}
-    with pytest.raises(data.DataError, match=r"row 1, conversations\[0\]\.from: 'system' is no role here"):
+    with pytest.raises(data.DataError, match=r"row 1, line 1, conversations\[0\]\.from: 'system' is no role here"):
         data.load("one", folder({"formatting": "sharegpt", "tags": tags}, rows))
 
 
@@ -135,6 +137,7 @@ def test_plain_rows_have_only_role_and_content(folder):
         "messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}],
         "source": "one",
         "tags": [],
+        "id": "one:1",
     }
 
 
@@ -145,12 +148,12 @@ GOOD = {"instruction": "Q", "output": "A"}
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([GOOD, {"instruction": "Q"}], r"one\.json, row 2: the field 'output' is missing"),
-        ([GOOD, {"instruction": "Q", "output": 7}], r"row 2, output: expected text, found 7"),
-        ([{"instruction": "Q", "output": "A", "input": ["x"]}], r"row 1, input: expected text, found \['x'\]"),
-        ([{"instruction": "Q", "output": "A", "tags": "en"}], r"row 1, tags: expected a list of strings"),
-        ([GOOD, "text"], r"row 2: expected an object, found str"),
-        ("[{]", r"one\.json, line 1, column 3: not JSON"),
+        ([GOOD, {"instruction": "Q"}], r"one\.json, row 2, line 1, output: the field 'output' is missing"),
+        ([GOOD, {"instruction": "Q", "output": 7}], r"row 2, line 1, output: expected text, found 7"),
+        ([{"instruction": "Q", "output": "A", "input": ["x"]}], r"row 1, line 1, input: expected text, found \['x'\]"),
+        ([{"instruction": "Q", "output": "A", "tags": "en"}], r"row 1, line 1, tags: expected a list of strings"),
+        ([GOOD, "text"], r"row 2, line 1: expected an object, found str"),
+        ("[{]", r"one\.json, row 1, line 1: not JSON \(.*, line 1, column 3\)"),
     ],
 )
 def test_alpaca_errors_name_file_row_and_field(folder, rows, message):
@@ -162,10 +165,14 @@ def test_alpaca_errors_name_file_row_and_field(folder, rows, message):
     ("turns", "message"),
     [
         ([("human", "Q")], r"must end with an assistant turn"),
-        ([("gpt", "A")], r"turn 0 is assistant, but a user turn or a tool result is due"),
-        ([("human", "Q"), ("human", "Q2"), ("gpt", "A")], r"turn 1 is user, but an assistant turn is due"),
-        ([("human", "Q"), ("gpt", "A"), ("system", "S"), ("gpt", "A")], r"turn 2 is system"),
+        ([("gpt", "A")], r"conversations\[0\]: this turn is of assistant, but a user turn or a tool result is due"),
+        (
+            [("human", "Q"), ("human", "Q2"), ("gpt", "A")],
+            r"conversations\[1\]: this turn is of user, but an assistant turn is due",
+        ),
+        ([("human", "Q"), ("gpt", "A"), ("system", "S"), ("gpt", "A")], r"conversations\[2\]: this turn is of system"),
         ([("human", "Q"), ("Assistant", "A")], r"conversations\[1\]\.from: 'Assistant' is no role here; expected"),
+        ([("human", "Q"), (["gpt"], "A")], r"conversations\[1\]\.from: \['gpt'\] is no role here"),
         ([("human", "Q"), ("gpt", 5)], r"conversations\[1\]\.value: expected text, found 5"),
         ([("human", "Q"), ("gpt", None)], r"conversations\[1\]\.value: expected text, found nothing"),
         (
@@ -190,11 +197,36 @@ def test_conversation_errors_name_the_turn(folder, turns, message):
         ({"columns": {"prompt": "instruction", "reply": "output"}}, r"columns: unknown key 'reply'"),
         (
             {"columns": {"prompt": "question", "response": "output"}},
-            r"columns\.prompt names 'question', which no row has",
+            r"columns\.prompt: names 'question', which no row has",
         ),
-        ({"hf_hub_url": "someone/rows"}, r"hf_hub_url is a source that comes later\. This version reads local"),
-        ({"ranking": True}, r"ranking is not read yet"),
-        ({"columns": {"prompt": "instruction", "response": "output", "images": "images"}}, r"images is not read yet"),
+        (
+            {"columns": {"prompt": ["instruction"]}},
+            r"columns\.prompt: expected a name as text, found \['instruction'\]",
+        ),
+        ({"ranking": True}, r"columns does not name chosen"),
+        ({"ranking": "true"}, r"ranking must be true or false without quotes, found 'true'"),
+        (
+            {"columns": {"prompt": "instruction", "response": "output", "chosen": "c"}},
+            r"columns\.chosen is read only with",
+        ),
+        (
+            {"ranking": True, "columns": {"prompt": "p", "chosen": "c", "rejected": "r", "kto_tag": "k"}},
+            r"ranking and columns\.kto_tag are two kinds of rows",
+        ),
+        ({"script_url": "make.py"}, r"script_url is not read: `datasets` 4 runs no scripts.*save its rows .* as JSONL"),
+        ({"cloud_file_name": "s3://rows.json"}, r"cloud_file_name is not read here\. Save its rows once as JSONL"),
+        ({"om_hub_url": "someone/rows"}, r"om_hub_url is not read here.*Save its rows once as JSONL"),
+        ({"hf_hub_url": "json", "folder": "/etc"}, r"hf_hub_url must be owner/name, found 'json'"),
+        ({"hf_hub_url": "../rows"}, r"hf_hub_url must be owner/name"),
+        ({"subset": "main"}, r"subset belongs to a hub; with file_name LLaMA-Factory does not read it"),
+        ({"folder": 1}, r"folder must be text, found 1"),
+        ({"num_samples": "9"}, r"num_samples must be a whole number of at least 1, found '9'"),
+        ({"num_samples": 0}, r"num_samples must be a whole number of at least 1, found 0"),
+        ({"num_samples": True}, r"num_samples must be a whole number"),
+        ({"split": "test"}, r"split 'test' of a file: .*Expected train or a slice of it"),
+        ({"split": "train[5:]"}, r"split 'train\[5:\]' leaves no row"),
+        ({"file_name": "a" * 300}, r"there is no file"),
+        ({"file_name": "a\0.json"}, r"is no path that can be read"),
         ({"file_name": "two.json"}, r"there is no file .*two\.json"),
         ({"file_name": "../one.json"}, r"leads out of"),
         ({"file_name": "/etc/hostname"}, r"leads out of"),
@@ -225,10 +257,10 @@ def test_unknown_name_and_missing_registry(folder, tmp_path):
 
 def test_read_raw_errors(tmp_path):
     (tmp_path / "a.csv").write_text("q,a\n1,2\n1,2,3\n", encoding="utf-8")
-    with pytest.raises(data.DataError, match=r"a\.csv, line 3: has another number of cells"):
+    with pytest.raises(data.DataError, match=r"a\.csv, row 2, line 3: has 3 cells, the header has 2"):
         data.read_raw(tmp_path / "a.csv")
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": \n', encoding="utf-8")
-    with pytest.raises(data.DataError, match=r"a\.jsonl, line 2: not JSON"):
+    with pytest.raises(data.DataError, match=r"a\.jsonl, row 2, line 2: not JSON"):
         data.read_raw(tmp_path / "a.jsonl")
     (tmp_path / "b.jsonl").write_bytes('{"a": "é"}'.encode("latin-1"))
     with pytest.raises(data.DataError, match="not UTF-8"):

@@ -70,15 +70,17 @@ def test_cluener_spans_are_inclusive():
     assert "company" in question and question.endswith("叶老桂在浙商银行")
     assert answer == '{"name": ["叶老桂"], "company": ["浙商银行"]}' and tags == ["ner", "zh"]
     row["label"]["name"]["叶老桂"] = [[0, 3]]
-    with pytest.raises(data.DataError, match=r"cluener, row 1, label\.name: \[0, 3\] is not '叶老桂'"):
+    with pytest.raises(
+        data.DataError, match=r"cluener, row 1, label\.name\.叶老桂: \[0, 3\] is '叶老桂在' in the text"
+    ):
         data.normalise("cluener", [row])
 
 
 @pytest.mark.parametrize(
     ("source", "row", "message"),
     [
-        ("cmath", {"Question": "?", "golden": "1"}, r"cmath, row 2: needs input or question"),
-        ("cmath", {"input": "?", "golden": " "}, r"cmath, row 2: needs golden"),
+        ("cmath", {"Question": "?", "golden": "1"}, r"cmath, row 2, input: needs input or question"),
+        ("cmath", {"input": "?", "golden": " "}, r"cmath, row 2, golden: needs golden"),
         ("mawps", {"Question": "N_02", "Numbers": "1.0", "Answer": "1"}, r"row 2, Question: N_02 has no number"),
         (
             "mawps",
@@ -86,7 +88,11 @@ def test_cluener_spans_are_inclusive():
             r"row 2, Numbers: expected a number, found 'one'",
         ),
         ("mawps", {"Question": "q", "Numbers": "", "Answer": "NaN"}, r"row 2, Answer: expected a number, found 'NaN'"),
-        ("emoji", {"question": "q", "answer_zh": "", "answer_en": None}, r"row 2: needs answer_zh or answer_en"),
+        (
+            "emoji",
+            {"question": "q", "answer_zh": "", "answer_en": None},
+            r"row 2, answer_zh: needs answer_zh or answer_en",
+        ),
     ],
 )
 def test_errors_name_row_and_field(source, row, message):

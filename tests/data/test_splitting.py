@@ -88,6 +88,23 @@ def test_every_source_is_held_back_in_proportion():
     assert len(train) + len(valid) == 420
 
 
+def test_rows_of_text_are_split_by_their_text():
+    rows = [{"messages": [], "text": f"{'z' * (i // 2)} {i}"} for i in range(40)]
+    train, valid = data.split(data.to_dataset(rows), min_valid=10)
+    stories = [{len(text.split()[0]) for text in part["text"] if " " in text.strip()} for part in (train, valid)]
+    assert len(valid) == 10 and not stories[0] & stories[1]
+
+
+def test_leaks_names_the_rows_on_both_sides():
+    train = data.to_dataset([row("Ann has 3 pears."), row("Bob has 2 dogs."), row("Ann has 5 pears.")])
+    held = data.to_dataset(
+        [row("Eve sings."), row("Bob has 7 dogs."), row("Ann has two pears."), row("Ann has 9 pears.")]
+    )
+    found = data.leaks(train, held)
+    assert [(leak.row, leak.first_row) for leak in found] == [(0, 2), (1, 1), (2, 2)]
+    assert data.leaks(held.select([0]), train) == []
+
+
 def test_a_floor_of_100_and_another_seed():
     dataset = data.to_dataset([row("q" * (i + 1)) for i in range(200)])
     one, other = data.split(dataset)[1], data.split(dataset, seed=1)[1]

@@ -1,4 +1,4 @@
-"""The row schema on disk, joining, and exact duplicates."""
+"""The row schema on disk, and joining."""
 
 import json
 import subprocess
@@ -8,7 +8,6 @@ import pytest
 from datasets import Dataset, are_progress_bars_disabled, load_from_disk
 
 from course_utils import data
-from course_utils.data.deduplication import message_hash
 from course_utils.data.rows import join, quiet
 
 
@@ -46,25 +45,6 @@ def test_join_widens_to_all_keys():
     ]
     with pytest.raises(data.DataError, match=r"cannot be joined: row\.source is"):
         join([think, Dataset.from_dict({"source": [1]})])
-
-
-def test_duplicates_across_sources_whatever_the_empty_keys():
-    dataset = join(
-        [
-            data.to_dataset([chat("q", "a"), chat("q", "b"), chat("q", "a")]),
-            data.to_dataset([chat("q", "a", "z"), chat("r", "a", "z", reasoning_content="t")]),
-        ]
-    )
-    unique, removed = data.deduplicate(dataset)
-    assert [row["messages"][0]["content"] + row["messages"][1]["content"] for row in unique] == ["qa", "qb", "ra"]
-    assert removed == [data.Removed(2, "a", 0, "a"), data.Removed(3, "z", 0, "a")]
-    assert data.deduplicate(unique)[1] == []
-
-
-def test_a_hash_does_not_see_empty_keys():
-    messages = chat("q", "a")["messages"]
-    widened = [message | {"tool_calls": None} for message in messages]
-    assert message_hash(messages) == message_hash(widened) != message_hash(messages[:1])
 
 
 def test_quiet_puts_the_setting_back():

@@ -1,0 +1,327 @@
+"""Check rows before they cost training time: every problem with its place, and what the rows are like (C35)."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from course_utils import chat, masking
+from course_utils.data.deduplication import Removed, deduplicate
+from course_utils.data.opening import open_rows
+from course_utils.data.rows import (
+    BAR_AFTER,
+    REPLIES,
+    DataError,
+    Fault,
+    Problem,
+    Record,
+    Row,
+    each,
+    plain,
+    to_dataset,
+)
+from course_utils.data.splitting import leaks
+from course_utils.errors import CourseError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from course_utils.masking import MaskAudit
+
+ROWS_AT_ONCE = 500  # are masked together; where one of them fails, one by one
+CHINESE, LATIN = re.compile(r"[\u3400-\u9fff]"), re.compile(r"[A-Za-z\u00c0-\u024f]{2}")
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What is wrong with a file or a data set, and what its rows are like.
+
+    Attributes:
+        name: what was checked.
+        read_as: how the rows were read.
+        rows: those that can be used.
+        read: all rows, which is the usable and the reported ones.
+        problems: what keeps rows from being used; a row may have several.
+        remarks: what is worth knowing and keeps no row from being used.
+        repeats: usable rows that say what an earlier one says; they count from 0 in `rows`.
+        tokens: of each example, by source; None without a tokenizer.
+        audit: what is learned from the usable rows with messages; None without a tokenizer.
+    """
+
+    name: str
+    read_as: str
+    rows: Dataset
+    read: int
+    problems: list[Problem]
+    remarks: list[str]
+    repeats: list[Removed]
+    tokens: dict[str, list[int]] | None
+    audit: MaskAudit | None
+
+    @property
+    def kept(self) -> int:
+        """Rows without a problem."""
+        return len(self.rows)
+
+    @property
+    def reported(self) -> int:
+        """Rows with a problem."""
+        return len(_rows_of(self.problems))
+
+    @cached_property
+    def characters(self) -> dict[str, list[int]]:
+        """Characters of each usable row, by its source."""
+        found: dict[str, list[int]] = {}
+        for row in map(plain, each(self.rows)):
+            found.setdefault(row["source"], []).append(sum(map(len, _texts(row))))
+        return found
+
+    @cached_property
+    def tallies(self) -> dict[str, Counter[str]]:
+        """Usable rows by source, by tag, and by the language of their text ("zh", "en", "zh and en" or "other")."""
+        found: dict[str, Counter[str]] = {"source": Counter(), "tag": Counter(), "language": Counter()}
+        for row in map(plain, each(self.rows)):
+            found["source"][row["source"]] += 1
+            found["tag"].update(row["tags"])
+            found["language"][_language(" ".join(_texts(row)))] += 1
+        return found
+
+    def table(self) -> list[tuple[str, Any]]:
+        """The summary, as pairs of what and how much."""
+        characters = sorted(chain.from_iterable(self.characters.values())) or [0]
+        table: list[tuple[str, Any]] = [
+            ("read as", self.read_as),
+            ("rows read", self.read),
+            ("rows that can be used", self.kept),
+            ("rows with a problem", self.reported),
+            ("problems", len(self.problems)),
+            ("repeats of an earlier row", len(self.repeats)),
+            ("characters of a row: median, longest", f"{characters[len(characters) // 2]:,}, {characters[-1]:,}"),
+        ]
+        if self.audit is not None and self.tokens is not None:
+            tokens = sorted(chain.from_iterable(self.tokens.values())) or [0]
+            table += [
+                ("tokens of a row: median, longest", f"{tokens[len(tokens) // 2]:,}, {tokens[-1]:,}"),
+                ("tokens in all", f"{sum(tokens):,}"),
+                ("share of the chats' tokens that is learned", f"{self.audit.learned_share:.1%}"),
+            ]
+        for what, tally in self.tallies.items():
+            names = ", ".join(f"{name} {count:,}" for name, count in tally.most_common(12))
+            table.append((f"rows by {what}", names or "none"))
+        return table
+
+
+def check(
+    path_or_dataset: str | Path | Dataset,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    max_length: int | None = None,
+    *,
+    against: str | Path | Dataset | None = None,
+) -> CheckReport:
+    """Look at every row of a file, of all files of a folder or a registry, or of a data set.
+
+    Args:
+        path_or_dataset: a .jsonl, .json, .csv, .parquet or .txt file; a folder of them; a `dataset_info.json` or the
+            folder it lies in; a folder of `save_to_disk`; or rows of the course's schema.
+        tokenizer: the model's. With it every row is rendered and masked, and its tokens are counted.
+        max_length: tokens that a row may have.
+        against: an evaluation file or set. A row that asks what one of it asks, if only with other numbers, is a
+            problem.
+
+    Returns:
+        The problems, and what the usable rows are like. Nothing is written.
+
+    Raises:
+        DataError: there is no such file, `max_length` cannot be meant, or no row of `against` can be read.
+    """
+    if max_length is not None and (tokenizer is None or max_length < 1):
+        raise DataError("check: max_length counts tokens, so it needs a tokenizer and must be at least 1.")
+    opened = open_rows(path_or_dataset)
+    problems, records = _parted(opened.items)
+    total = len(records) + len(_rows_of(problems))
+    if not total:
+        problems.append(Problem(opened.name, None, None, "", "has no rows. Check that the file was saved whole."))
+    remarks = list(opened.remarks)
+    if against is not None:
+        leaked, unread = _leaked(records, against)
+        problems += leaked
+        remarks += unread
+    examples: list[list[Row]] = []
+    if tokenizer is not None:
+        examples, unfit = _masked(records, tokenizer, max_length)
+        problems += unfit
+    bad = _rows_of(problems)
+    usable = [index for index, record in enumerate(records) if (record.file, record.row) not in bad]
+    rows = to_dataset([records[index].value for index in usable])
+    tokens, audit = None, None
+    if tokenizer is not None:
+        tokens = _token_lengths([(records[index].value, examples[index]) for index in usable])
+        chats = [examples[index] for index in usable if "text" not in records[index].value]
+        audit = masking.audit(chain.from_iterable(chats), tokenizer)
+    return CheckReport(
+        name=opened.name,
+        read_as=opened.read_as,
+        rows=rows,
+        read=total,
+        problems=sorted(problems, key=lambda problem: (problem.file, problem.row or 0)),
+        remarks=remarks,
+        repeats=deduplicate(rows)[1],
+        tokens=tokens,
+        audit=audit,
+    )
+
+
+def _token_lengths(made: list[tuple[Row, list[Row]]]) -> dict[str, list[int]]:
+    """Tokens of each example, by the source of its row."""
+    found: dict[str, list[int]] = {}
+    for row, examples in made:
+        found.setdefault(row["source"], []).extend(len(example["input_ids"]) for example in examples)
+    return found
+
+
+def _rows_of(problems: Iterable[Problem]) -> set[tuple[str, int]]:
+    """The rows that have a problem."""
+    return {(problem.file, problem.row) for problem in problems if problem.row is not None}
+
+
+def _parted(items: Iterable[Record | Problem]) -> tuple[list[Problem], list[Record]]:
+    """What keeps rows from being read or rendered, and the other rows."""
+    problems: list[Problem] = []
+    records: list[Record] = []
+    for item in items:
+        if isinstance(item, Problem):
+            problems.append(item)
+        elif faults := list(_faults(item)):
+            problems += [item.problem(*fault) for fault in faults]
+        else:
+            records.append(item)
+    return problems, records
+
+
+def _faults(record: Record) -> Iterator[Fault]:
+    """What a template would stumble over in a row of the course's schema, and what teaches nothing."""
+    row = record.value
+    if row.get("text") is not None and not row["text"].strip():
+        yield Fault("text", "is empty. Leave the row out.")
+    for reply in [row[part] for part in REPLIES if part in row] or [[]]:
+        if "text" in row:
+            break
+        try:
+            chat.validate(row["messages"] + reply)
+            chat.load_tools(row.get("tools"))
+        except chat.MessageError as error:
+            yield _fault(error)
+            break
+    if row.get("chosen") and row["chosen"] == row.get("rejected"):
+        yield Fault("rejected", "is equal to chosen, so there is nothing to prefer. Mend one, or leave the row out.")
+
+
+def _masked(
+    records: list[Record], tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> tuple[list[list[Row]], list[Problem]]:
+    """The examples of each row, and what keeps a row from giving one that fits."""
+    from tqdm.auto import tqdm
+
+    examples: list[list[Row]] = []
+    problems = []
+    rows = [_learnable(record.value) for record in records]
+    batches = (rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE))
+    made = chain.from_iterable(_examples(batch, tokenizer) for batch in batches)
+    for record, found in zip(tqdm(records, desc="masks", unit="row", leave=False, delay=BAR_AFTER), made, strict=True):
+        fault = found if isinstance(found, Fault) else _unfit(record.value, found, max_length)
+        if fault is not None:
+            problems.append(record.problem(*fault))
+        examples.append([] if isinstance(found, Fault) else found)
+    return examples, problems
+
+
+def _unfit(row: Row, examples: list[Row], max_length: int | None) -> Fault | None:
+    """Why training would leave a row out."""
+    field = "text" if "text" in row else "messages"
+    if not examples:
+        return Fault(field, "nothing is learned from this row: it holds no reply. Add one.")
+    longest = max(len(example["input_ids"]) for example in examples)
+    if max_length is None or longest <= max_length:
+        return None
+    return Fault(field, f"{longest:,} tokens, more than {max_length:,}: training would leave it out. Shorten it.")
+
+
+def _learnable(row: Row) -> Row:
+    """A row as training would see it: of a preference, the prompt with the chosen reply."""
+    return row | {"messages": row["messages"] + row.get("chosen", [])}
+
+
+def _examples(rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[list[Row] | Fault]:
+    """The examples of each row, or why it cannot be rendered."""
+    try:
+        return list(_of_batch(rows, tokenizer))
+    except CourseError as error:
+        if len(rows) == 1:
+            return [_fault(error)]
+        half = len(rows) // 2  # one of the rows: which?
+        return _examples(rows[:half], tokenizer) + _examples(rows[half:], tokenizer)
+
+
+def _fault(error: CourseError) -> Fault:
+    """What `chat` or `masking` refused, as the fault of a row."""
+    if not isinstance(error, chat.MessageError):
+        return Fault("messages", str(error).removeprefix("row 0: "))
+    place = "" if error.index is None else f"messages[{error.index}]"
+    field = ".".join(part for part in (place, error.field) if part) or "messages"
+    return Fault(field, f"{error.reason.removesuffix(' (row 0)')}.")
+
+
+def _of_batch(batch: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[list[Row]]:
+    """The examples of each row of a batch; of a text its ids, all of them learned."""
+    made: list[list[Row]] = [[] for _ in batch]
+    chats = [index for index, row in enumerate(batch) if "text" not in row]
+    with warnings.catch_warnings():  # of rows that give no example: they are reported one by one
+        warnings.simplefilter("ignore")
+        for example in masking.build_dataset([batch[index] for index in chats], tokenizer):
+            made[chats[example["row"]]].append(example)
+    for index in set(range(len(batch))) - set(chats):
+        ids = tokenizer(batch[index]["text"], add_special_tokens=False)["input_ids"]
+        made[index].append({"input_ids": ids, "labels": ids})
+    return made
+
+
+def _leaked(records: list[Record], against: str | Path | Dataset) -> tuple[list[Problem], list[str]]:
+    """The rows that ask what an evaluation row asks, if only with other numbers; a remark where some were not read."""
+    opened = open_rows(against)
+    unread, held = _parted(opened.items)
+    if not held:
+        found = f"the first problem is {unread[0]}" if unread else "it is empty"
+        raise DataError(f"check: {opened.name} has no row to compare with: {found}")
+    count = len(_rows_of(unread))
+    remarks = [f"{count} rows of {opened.name} cannot be read and were not compared: check it, too."] if count else []
+    if not records:
+        return [], remarks
+    sets = [to_dataset([record.value for record in part]) for part in (records, held)]
+    found = [
+        records[leak.row].problem(
+            "messages",
+            f"asks what row {held[leak.first_row].row} of {opened.name} asks, if only with other numbers: the "
+            "evaluation would measure memory. Take one of them out.",
+        )
+        for leak in leaks(*sets)
+    ]
+    return found, remarks
+
+
+def _texts(row: Row) -> list[str]:
+    """All texts of a row that a model would read or learn."""
+    turns = chain(row["messages"], *(row.get(part, []) for part in REPLIES))
+    return [turn.get(key, "") for turn in turns for key in ("content", "reasoning_content")] + [row.get("text", "")]
+
+
+def _language(text: str) -> str:
+    has = [name for name, letters in (("zh", CHINESE), ("en", LATIN)) if letters.search(text)]
+    return " and ".join(has) or "other"

@@ -1,0 +1,110 @@
+"""Clean text before it is counted, compared and trained on, and leave out rows that are empty or too long (C27).
+
+What is changed is chosen so that no meaning is: Unicode's NFKC as a whole would turn x² into x2, ½ into 1⁄2, the full
+stop of Chinese into another character and some emoji into letters.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from course_utils.data.rows import REPLIES, DataError, Row, each, plain, to_dataset
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# C0 and C1 controls but tab and line break, the byte order mark, marks that turn the writing direction.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\ufeff\u202a-\u202e\u2066-\u2069]")
+# Full-width letters and digits, typographic ligatures, and spaces of other widths: here NFKC changes the shape only.
+SHAPES = re.compile(r"[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\ufb00-\ufb06\u00a0\u2000-\u200a\u202f\u205f\u3000]+")
+LINE_BREAK = re.compile(r"\r\n?")
+MAX_CHARACTERS = 20_000  # of a whole row; about 5,000 tokens of English or 14,000 of Chinese
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A row that was left out and why; rows count from 0 in the data set given."""
+
+    row: int
+    source: str
+    reason: str
+
+
+def clean_text(text: str) -> str:
+    """A text without control characters, with one kind of line break, NFC, and NFKC where only the shape changes.
+
+    Args:
+        text: any; emoji, superscripts, fractions, Chinese punctuation and zero-width joiners stay as they are.
+
+    Returns:
+        The text without white space at its ends. Cleaning it again changes nothing.
+    """
+    text = CONTROL.sub("", LINE_BREAK.sub("\n", text))
+    text = SHAPES.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def clean(dataset: Dataset, *, max_characters: int = MAX_CHARACTERS) -> tuple[Dataset, list[Dropped]]:
+    """Clean every text of a data set; rows that say nothing or too much are left out and reported.
+
+    Arguments of tool calls and tool schemas are not touched: they are data.
+
+    Args:
+        dataset: rows of the course's schema.
+        max_characters: of all texts of a row together.
+
+    Returns:
+        The cleaned Dataset, in its order, and what was left out: rows with an empty question or reply, and rows that
+        are too long.
+
+    Raises:
+        DataError: max_characters is below 1.
+    """
+    if max_characters < 1:
+        raise DataError(f"clean: max_characters must be at least 1, found {max_characters}.")
+    kept, dropped = [], []
+    for index, row in enumerate(map(clean_row, each(dataset))):
+        if reason := why_dropped(row, max_characters):
+            dropped.append(Dropped(index, row.get("source", ""), reason))
+        else:
+            kept.append(row)
+    return to_dataset(kept), dropped
+
+
+def clean_row(row: Row) -> Row:
+    """A row with every text cleaned: `clean` for one row, for a stream or for `Dataset.map`.
+
+    Args:
+        row: of the course's schema; keys that are None are left out of the result.
+    """
+    row = plain(dict(row))  # `Dataset.map` gives a mapping that is no dict
+    changed: Row = {name: [_message(turn) for turn in row[name]] for name in ("messages", *REPLIES) if name in row}
+    return row | changed | ({"text": clean_text(row["text"])} if "text" in row else {})
+
+
+def _message(turn: Row) -> Row:
+    return turn | {key: clean_text(turn[key]) for key in ("content", "reasoning_content") if key in turn}
+
+
+def why_dropped(row: Row, max_characters: int = MAX_CHARACTERS) -> str:
+    """Why a cleaned row is left out, "" where it is not.
+
+    Args:
+        row: from `clean_row`.
+        max_characters: as for `clean`.
+    """
+    turns = [turn for name in ("messages", *REPLIES) for turn in row.get(name, [])]
+    texts = [text for turn in turns for text in (turn["content"], turn.get("reasoning_content", ""))]
+    length = sum(map(len, texts)) + len(row.get("text", ""))
+    if length > max_characters:
+        return f"{length:,} characters, more than {max_characters:,}"
+    if "text" in row:
+        return "" if row["text"] else "the text is empty"
+    return next((f"an empty turn of {turn['role']}" for turn in turns if _is_empty(turn)), "")
+
+
+def _is_empty(turn: dict[str, Any]) -> bool:
+    return not turn["content"] and not turn.get("tool_calls") and turn["role"] != "tool"

@@ -1,0 +1,317 @@
+"""Rows of the course as files for others: JSONL to read, and what LLaMA-Factory trains on (C34).
+
+Source: LLaMA-Factory 0.9.6.dev0, `data/README.md`, `src/llamafactory/data/parser.py`, `converter.py`, `formatter.py`.
+What that would drop with a warning, or read as something else, is refused here with the row and the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from course_utils import chat
+from course_utils.chat import MessageError
+from course_utils.data.formats import BETWEEN_RESULTS, DEFAULT_COLUMNS, OWN_COLUMNS, PLACEHOLDERS, path_inside
+from course_utils.data.reading import STRICT
+from course_utils.data.registry import REGISTRY
+from course_utils.data.rows import MEDIA, REPLIES, DataError, Row, each, plain, short
+from course_utils.files import whole_file, write_json
+from course_utils.thinking import CLOSER, OPENER
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+FORMATTINGS = ("sharegpt", "alpaca")
+COLUMNS = {part: column or part for part, column in DEFAULT_COLUMNS.items()}  # of each part, as the README names them
+TAGS = {"user": "human", "tool": "observation", "assistant": "gpt"}
+DUE = (("human", "observation"), ("gpt", "function_call"))  # at even and at odd places, counted from 0
+NAME = re.compile(r"\w[\w.-]*")  # it is a file's, too, and LLaMA-Factory splits lists of names at commas
+# Text that pyarrow's JSON reader, and so LLaMA-Factory, turns into a time where all values of a column are so.
+TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]\d\d(?::\d\d(?::\d\d)?)?(?:Z|[+-]\d\d(?::?\d\d)?)?)?")
+
+
+def export_jsonl(rows: Dataset | Iterable[Row], path: str | Path) -> int:
+    """Write one JSON object a line, Chinese readable, without the keys that a row lacks.
+
+    Args:
+        rows: a Dataset, or rows that come one by one, such as a stream; then no more than one is in memory.
+        path: the file, written whole or not at all.
+
+    Returns:
+        How many rows there were.
+    """
+    count = 0
+    with whole_file(path) as file:
+        for row in each(rows) if hasattr(rows, "with_format") and hasattr(rows, "__len__") else rows:
+            file.write(json.dumps(plain(row), ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def export_llamafactory(dataset: Dataset, folder: str | Path, name: str, *, formatting: str = "sharegpt") -> Path:
+    """Write a data set as `folder/name.json` and enter it in `folder/dataset_info.json` for LLaMA-Factory.
+
+    The entry names every column that LLaMA-Factory has to read: what `columns` does not name is None there (trap 15).
+    Other entries stay. The same data set gives the same bytes. The rows are written first, then the registry, each
+    whole or not at all. `id` and `tags` go along as columns of their own, which LLaMA-Factory passes over.
+
+    Thinking stands inside the reply, as <think>, line break, thinking, line break, </think>, blank line, answer.
+    Results of parallel calls become one observation, because ShareGPT wants the roles by turns; they are joined as
+    LLaMA-Factory's OpenAI converter does it, with what Qwen's template writes between them, and `load` takes them apart
+    again. Pretraining text is always written as Alpaca. Images, videos and audios are named, not copied: copy the files
+    to the same place in `folder`.
+
+    What the formats cannot hold is lost: ids of tool calls (`tool_call_id`), and `source`, in whose place the name of
+    the entry comes when the file is loaded here. Control tokens in the texts stay as they are (trap 6).
+
+    Args:
+        dataset: rows of the course's schema, all of one kind: chats, preferences, KTO, or text.
+        folder: where to write; made if missing.
+        name: of the data set in the registry, and of the file without `.json`.
+        formatting: "sharegpt" for all rows, "alpaca" for those without tool calls.
+
+    Returns:
+        The path of the rows.
+
+    Raises:
+        DataError: no rows, a row that the formatting cannot hold (with the reason), a registry that cannot be read, or
+            a file or an entry of this name that is not from an export. Nothing is written then.
+    """
+    if formatting not in FORMATTINGS:
+        raise DataError(f"export: unknown formatting {formatting!r}; expected one of {', '.join(FORMATTINGS)}.")
+    folder = Path(folder)
+    known = _registry(folder, name)
+    kind, rows = _file_rows(dataset, folder, name, formatting)
+    entry: Row = {"file_name": f"{name}.json", "formatting": "alpaca" if kind == "text" else formatting}
+    if kind == "text":
+        entry["columns"] = {"prompt": "text"}
+    else:
+        used = {column for row in rows for column in row}
+        entry["columns"] = {part: column for part, column in COLUMNS.items() if column in used}
+    if kind == "preference":
+        entry["ranking"] = True
+    path = write_json(folder / f"{name}.json", rows)
+    write_json(folder / REGISTRY, known | {name: entry})
+    return path
+
+
+def _registry(folder: Path, name: str) -> Row:
+    """The entries that are there, if there is place for one of this name beside them."""
+    registry, path = folder / REGISTRY, folder / f"{name}.json"
+    if not NAME.fullmatch(name) or path.name.lower() == REGISTRY:
+        raise DataError(
+            f"export: {name!r} cannot name a data set. Take letters, digits, _, - and dots, and not dataset_info."
+        )
+    try:
+        known = STRICT.decode(registry.read_text(encoding="utf-8")) if registry.exists() else {}
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{registry}: not JSON ({error}). Mend it first; nothing was written.") from None
+    if not isinstance(known, dict):
+        raise DataError(f"{registry}: expected an object of data sets, found {type(known).__name__}.")
+    there = known.get(name)
+    if name in known and (not isinstance(there, dict) or there.get("file_name") != path.name):
+        raise DataError(
+            f"{registry} has an entry {name!r} that is not from an export of this name: {short(there)}. Take another "
+            "name, or remove that entry."
+        )
+    if name not in known and path.exists():
+        raise DataError(
+            f"{path} is there already, and {registry} has no entry for it. Take another name, or remove it."
+        )
+    return known
+
+
+# ------------------------------------------------------------------------------------------------------------- the rows
+def _file_rows(dataset: Dataset, folder: Path, name: str, formatting: str) -> tuple[str, list[Row]]:
+    """The kind of the rows, and the rows as they stand in the file."""
+    with_media = bool(set(MEDIA) & set(dataset.column_names))
+    kind, rows = "", []
+    for index, raw in enumerate(each(dataset)):
+        row, where = plain(raw), f"export of {name!r}, dataset[{index}]"
+        kind = kind or _kind(row)
+        if _kind(row) != kind:
+            raise DataError(f"{where}: a row of {_kind(row)} among rows of {kind}. Export each kind by itself.")
+        out: Row = {"id": row["id"]} if "id" in row else {}
+        if kind == "text":
+            out["text"] = row["text"]
+        else:
+            out |= _conversation(row, formatting, where) | _tools(row, where)
+            out |= _media(row, folder, where) if with_media else {}
+        rows.append(out | {"tags": row.get("tags", [])})
+    if not rows:
+        raise DataError(f"export of {name!r}: the data set has no rows, and LLaMA-Factory cannot load an empty file.")
+    _check_times(rows, f"export of {name!r}")
+    return kind, rows
+
+
+def _kind(row: Row) -> str:
+    if "text" in row:
+        return "text"
+    if any(reply in row for reply in REPLIES):
+        return "preference"
+    return "kto" if "label" in row else "chat"
+
+
+def _conversation(row: Row, formatting: str, where: str) -> Row:
+    """The turns of a row, its replies and its label."""
+    system, turns, replies = _read(row, where)
+    out: Row = {"system": system} if system else {}
+    if formatting == "sharegpt":
+        out |= {"conversations": turns} | replies
+    else:
+        out |= _alpaca(turns, replies, where)
+    if "label" not in row:
+        return out
+    if turns[-1]["value"] == "":
+        raise DataError(f"{where}, messages: an empty reply, which LLaMA-Factory gives the other label. Leave it out.")
+    return out | {"kto_tag": row["label"]}
+
+
+def _read(row: Row, where: str) -> tuple[str, list[Row], Row]:
+    """The system text ("" for none), the turns in ShareGPT's tags, and chosen and rejected where the row has them."""
+    messages = row.get("messages", [])
+    options: dict[str, list[Row]] = {reply: row.get(reply, []) for reply in REPLIES if _kind(row) == "preference"}
+    for reply, said in options.items():
+        if len(said) != 1 or said[0].get("role") != "assistant":
+            raise DataError(f"{where}, {reply}: expected a list of one assistant turn, found {short(said)}.")
+    for said in options.values() or [[]]:
+        try:
+            chat.validate([*messages, *said])
+        except MessageError as error:
+            raise DataError(f"{where}, {error}.") from None
+    system = messages[0]["content"] if messages[0]["role"] == "system" else None
+    if system == "":
+        raise DataError(
+            f"{where}, messages[0]: an empty system turn is none to LLaMA-Factory, which puts the template's own "
+            "there. Write one, or leave the turn out."
+        )
+    turns: list[Row] = []
+    for index in range(0 if system is None else 1, len(messages)):
+        _add(turns, messages[index], f"{where}, messages[{index}]")
+    if not turns or (len(turns) % 2 == 1) != bool(options):
+        wanted = "a question or a tool result, which chosen and rejected answer" if options else "an assistant turn"
+        raise DataError(f"{where}, messages: must end with {wanted}.")
+    return system or "", turns, {reply: _turn(said[0], f"{where}, {reply}[0]") for reply, said in options.items()}
+
+
+def _add(turns: list[Row], message: Row, where: str) -> None:
+    """Add a message to the turns, or to the last of them: results of parallel calls are one observation."""
+    turn = _turn(message, where)
+    if turns and turn["from"] == turns[-1]["from"] == "observation":
+        turns[-1]["value"] += BETWEEN_RESULTS + turn["value"]
+        return
+    due = DUE[len(turns) % 2]
+    if turn["from"] not in due:
+        raise DataError(f"{where}: a turn of {message['role']}, but {' or '.join(due)} is due there. Mend the order.")
+    turns.append(turn)
+
+
+def _turn(message: Row, where: str) -> Row:
+    """A message as a turn of ShareGPT. The system turn keeps its name, which is due nowhere."""
+    text, thinking = message.get("content", ""), message.get("reasoning_content")
+    if message["role"] == "tool" and BETWEEN_RESULTS in text:
+        raise DataError(f"{where}: holds what stands between the results of parallel calls. Make them turns.")
+    if message["role"] != "assistant":
+        return {"from": TAGS.get(message["role"], message["role"]), "value": text}
+    if message.get("tool_calls"):
+        if text or thinking is not None:
+            raise DataError(
+                f"{where}: has a call beside text or thinking, and function_call holds nothing but the call. Leave the "
+                "text out, or the row."
+            )
+        return {"from": "function_call", "value": _calls(message["tool_calls"], where)}
+    for mark in (OPENER, CLOSER):
+        if mark in text or mark in (thinking or ""):
+            raise DataError(f"{where}: holds {mark}, which LLaMA-Factory takes for its mark of thinking. Reword it.")
+    return {"from": "gpt", "value": text if thinking is None else f"{OPENER}\n{thinking}\n{CLOSER}\n\n{text}"}
+
+
+def _calls(calls: list[Row], where: str) -> str:
+    """The calls of a turn as JSON text: one by itself, several as a list; arguments as an object."""
+    try:
+        found = [
+            {"name": call["function"]["name"], "arguments": STRICT.decode(call["function"]["arguments"])}
+            for call in calls
+        ]
+        text = json.dumps(found if len(found) > 1 else found[0], ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except (ValueError, RecursionError) as error:  # NaN, 1e999, a key twice, half of a character, too deep
+        raise DataError(f"{where}, tool_calls: arguments that cannot be written as JSON ({error}).") from None
+    return text.replace("<", "\\u003c")  # LLaMA-Factory would take <tool_call> or <think> in an argument for its mark
+
+
+def _alpaca(turns: list[Row], replies: Row, where: str) -> Row:
+    """The same turns as instruction, input and output, what was said before as history."""
+    for turn in [*turns, *replies.values()]:
+        if turn["from"] not in ("human", "gpt"):
+            found = f"a turn of {turn['from']} ({short(turn['value'])})"
+            raise DataError(
+                f'{where}: Alpaca has no place for {found}. Take formatting="sharegpt", or leave the row out.'
+            )
+    said = [turn["value"] for turn in turns]
+    last = len(said) - (1 if replies else 2)
+    history = [said[place : place + 2] for place in range(0, last, 2)]
+    out: Row = {"instruction": said[last], "input": ""} | ({"history": history} if history else {})
+    return out | ({reply: turn["value"] for reply, turn in replies.items()} if replies else {"output": said[-1]})
+
+
+def _tools(row: Row, where: str) -> Row:
+    """The tool schemas as they are: JSON text of a list."""
+    if not row.get("tools"):
+        return {}
+    try:
+        found = STRICT.decode(row["tools"])
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(tool, dict) for tool in found):
+        raise DataError(f"{where}, tools: expected JSON text of a list of schemas, found {short(row['tools'])}.")
+    return {"tools": row["tools"]}
+
+
+def _media(row: Row, folder: Path, where: str) -> Row:
+    """Names of images, videos and audios, as many as there are placeholders, whichever reply is taken."""
+    turns = [turn for turn in row["messages"] if turn["role"] != "system"]
+    for media, placeholder in PLACEHOLDERS.items():
+        files = row.get(media, [])
+        for index, file in enumerate(files):
+            path_inside(folder, file, f"{where}, {media}[{index}]")
+        for said in [row[reply] for reply in REPLIES if reply in row] or [[]]:
+            count = sum(turn.get("content", "").count(placeholder) for turn in turns + said)
+            if count != len(files):
+                raise DataError(
+                    f"{where}, {media}: {len(files)} files for {count} placeholders {placeholder} in the turns. Each "
+                    "needs the other."
+                )
+    return {media: row[media] for media in MEDIA if row.get(media)}
+
+
+# ------------------------------------------------------------------------------------------------------- no times
+def _check_times(rows: list[Row], where: str) -> None:
+    """Refuse a column in which every text is a date: the reader makes times of them, and then replies are dropped."""
+    only_times: dict[str, bool] = {}
+    for row in rows:
+        read = [(column, value) for column, value in row.items() if column not in OWN_COLUMNS]
+        for place, text in chain.from_iterable(_texts(value, column) for column, value in read):
+            only_times[place] = only_times.get(place, True) and TIME.fullmatch(text) is not None
+    found = next((place for place, is_time in only_times.items() if is_time), None)
+    if found is not None:
+        raise DataError(
+            f"{where}: every {found} is a bare date, of which LLaMA-Factory's JSON reader makes a time and no text. "
+            'Add a row where it says more, or write chats with formatting="sharegpt".'
+        )
+
+
+def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """Every text of a value with the Arrow column it comes to stand in; items of a list share one."""
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item, place)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _texts(item, f"{place}.{key}")

@@ -1,0 +1,264 @@
+"""Open whatever holds rows: a file, a folder, a registry, a data set; and find out how its rows are written.
+
+A file is read by the `dataset_info.json` beside it where that names it, else by what its first rows look like.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from course_utils.data import registry, sources
+from course_utils.data.reading import SUFFIXES, read
+from course_utils.data.rows import MEDIA, REPLIES, DataError, Problem, Record, Row, each, plain, short
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+FIRST_ROWS = 100  # by which the format of a file is told
+TYPES = {"source": str, "id": str, "tools": str, "text": str, "label": bool}  # of the schema's columns
+ITEMS = dict.fromkeys(("messages", *REPLIES), dict) | dict.fromkeys(("tags", *MEDIA), str)  # of those that are lists
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+OPENAI_TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+OPENAI_TAGS |= {"observation_tag": "tool", "system_tag": "system"}
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Rows in the course's schema, one after the other, each with its place.
+
+    Attributes:
+        name: of the file, the folder, the registry or the data set.
+        read_as: how the rows are written.
+        items: the rows; in place of one that cannot be read comes each of its problems.
+        remarks: what is left unread, and how a file could be loaded by name.
+    """
+
+    name: str
+    read_as: str
+    items: Iterator[Record | Problem]
+    remarks: list[str]
+
+
+def open_rows(target: str | Path | Dataset) -> Opened:
+    """Open a .jsonl, .json, .csv, .parquet or .txt file, a folder, a registry, or a data set.
+
+    Args:
+        target: a file; a folder of them; a `dataset_info.json` or the folder it lies in; a folder of `save_to_disk`; or
+            a Dataset in the course's schema.
+
+    Raises:
+        DataError: there is nothing of the kind.
+    """
+    if not isinstance(target, str | Path):
+        return _rows_of_dataset(target, "the data set")
+    path = Path(target)
+    if (path / "state.json").is_file():
+        from datasets import load_from_disk
+
+        return _rows_of_dataset(load_from_disk(str(path)), str(path))
+    if path.name == registry.REGISTRY or (path / registry.REGISTRY).is_file():
+        return _registered(path.parent if path.name == registry.REGISTRY else path)
+    if not path.is_dir():
+        return _file(path)
+    if not _files(path):
+        raise DataError(f"{path}: the folder holds no {', '.join(SUFFIXES)} file and no {registry.REGISTRY}.")
+    return _joined(str(path), [_file(file) for file in _files(path)])
+
+
+def _joined(name: str, parts: Sequence[Opened]) -> Opened:
+    read_as = "; ".join(dict.fromkeys(f"{Path(part.name).name}: {part.read_as}" for part in parts))
+    remarks = [remark for part in parts for remark in part.remarks]
+    return Opened(name, read_as, chain.from_iterable(part.items for part in parts), remarks)
+
+
+def _rows_of_dataset(dataset: Dataset, name: str) -> Opened:
+    if "messages" not in dataset.column_names and "text" not in dataset.column_names:
+        found = ", ".join(dataset.column_names)
+        raise DataError(f"{name} has the columns {found}; rows of the course have messages or text (see data.load).")
+    empty: Row = {"messages": [], "source": "", "tags": []}
+    rows = (Record(name, number, None, empty | plain(row)) for number, row in enumerate(each(dataset), start=1))
+    media = ", ".join(part for part in MEDIA if part in dataset.column_names)
+    remarks = [f"{name}: whether the files of {media} are there was not looked at."] if media else []
+    return Opened(name, "rows of the course's schema", chain.from_iterable(map(_in_schema, rows)), remarks)
+
+
+def _in_schema(record: Record) -> Iterator[Record | Problem]:
+    """The row; or, in its place, each value that is of another type than the schema says (see `rows.py`)."""
+    row = record.value
+    misfits = [
+        record.problem(key, f"expected {kind.__name__}, found {short(row[key])}. Convert the column.")
+        for key, kind in TYPES.items()
+        if key in row and not isinstance(row[key], kind)
+    ]
+    for key, kind in ITEMS.items():
+        items = row.get(key, [])
+        if not isinstance(items, list) or not all(isinstance(item, kind) for item in items):
+            found = f"expected a list of {kind.__name__}, found {short(items)}. Convert the column."
+            misfits.append(record.problem(key, found))
+        elif kind is dict and not all(isinstance(text, str) for turn in items for text in _arguments(turn)):
+            reason = "expected the arguments of every call as JSON text: Arrow has given each call the keys of all."
+            misfits.append(record.problem(key, reason))
+    yield from misfits or [record]
+
+
+def _arguments(turn: Row) -> Iterator[Any]:
+    """The arguments of the calls of a turn, as far as it has calls at all."""
+    calls = turn.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
+        function = call.get("function") if isinstance(call, dict) else None
+        yield function.get("arguments", "") if isinstance(function, dict) else ""
+
+
+def _registered(folder: Path) -> Opened:
+    """All data sets of a registry; those on a hub are not fetched."""
+    path = str(folder / registry.REGISTRY)
+    parts: list[Opened] = []
+    named: set[Path] = set()
+    for name in registry.names(folder):
+        try:
+            entry = registry.find(name, folder)
+            opened = _entry(entry)
+            if not named.isdisjoint(entry.files):  # a file that is read in two ways: its rows are told apart
+                opened = replace(opened, items=_of_entry(opened.items, name))
+            named |= set(entry.files)
+            parts.append(opened)
+        except DataError as error:
+            reason = str(error).removeprefix(f"{path}, {name}: ")
+            parts.append(Opened(name, "not read", iter([Problem(path, None, None, name, reason)]), []))
+    known = {file.resolve() for file in named}
+    beside = [file.name for file in _files(folder) if file.name != registry.REGISTRY and file.resolve() not in known]
+    opened = _joined(path, parts)
+    left = [f"{path} names no data set in {', '.join(beside)}, so that was not read."] if beside else []
+    return replace(opened, remarks=[*opened.remarks, *left])
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files with rows right in a folder, by name."""
+    return [file for file in sorted(folder.iterdir()) if file.suffix in SUFFIXES and not file.name.startswith(".")]
+
+
+def _of_entry(items: Iterator[Record | Problem], name: str) -> Iterator[Record | Problem]:
+    """The same rows and problems, with the entry's name beside the file's."""
+    for item in items:
+        file = f"{item.file} ({name})"
+        yield item._replace(file=file) if isinstance(item, Record) else replace(item, file=file)
+
+
+def _entry(entry: registry.Entry) -> Opened:
+    """The rows of an entry of a registry."""
+    if not entry.files:
+        return Opened(entry.name, "not read", iter(()), [f"{entry.name} is on a hub, and was not fetched."])
+    read_as = f"{entry.layout.formatting}, {entry.layout.kind}"
+    first = _first(entry.files[0])
+    turns = [turn for row in first for turn in _turns(row, entry.layout.columns["messages"])]
+    unread = {
+        "columns": {key for row in first for key in row} - entry.layout.read_columns,
+        "keys of turns": {key for turn in turns for key in turn} - entry.layout.read_keys,
+    }
+    remarks = [
+        f"{entry.files[0]}: not read are the {what} {', '.join(sorted(keys))}." for what, keys in unread.items() if keys
+    ]
+    marks = chain.from_iterable(map(_byte_order_mark, entry.files))
+    return Opened(entry.name, read_as, chain(marks, _with_media(registry.rows(entry), entry.folder)), remarks)
+
+
+def _with_media(items: Iterator[Record | Problem], folder: Path) -> Iterator[Record | Problem]:
+    """The rows whose images, videos and audios are there; in place of another row each file that it lacks."""
+    for item in items:
+        named = [(media, item.value.get(media, [])) for media in MEDIA] if isinstance(item, Record) else []
+        places = [(f"{media}[{index}]", name) for media, names in named for index, name in enumerate(names)]
+        lacking = [(place, name) for place, name in places if not (folder / name).is_file()]
+        for place, name in lacking:
+            yield item.problem(place, f"there is no file {name!r} in {folder}. Put it there, or mend the name.")
+        if not lacking:
+            yield item
+
+
+def _file(path: Path) -> Opened:
+    """The rows of a file by its entry in the registry beside it, or by what its first rows look like."""
+    known = registry.naming(path)
+    if known is not None:
+        return _entry(known)
+    first = _first(path)
+    source = _source(first)
+    if source is not None:
+        items = chain(_byte_order_mark(path), sources.normalised(source, read(path), sources.READERS[source]))
+        return Opened(str(path), f"{source} (data.normalise)", items, [])
+    guess = _guess(first)
+    if guess is not None:
+        entry = {"file_name": path.name} | guess
+        opened = _entry(registry.parse(path.stem, entry, path.parent))
+        remark = f"to load {path.name} by name, put this into {registry.REGISTRY}: {json.dumps({path.stem: entry})}"
+        return Opened(str(path), opened.read_as, opened.items, [*opened.remarks, remark])
+    items = chain(_byte_order_mark(path), (_unknown(item) for item in read(path)))
+    return Opened(str(path), "no known format", items, [])
+
+
+def _unknown(item: Record | Problem) -> Problem:
+    if isinstance(item, Problem):
+        return item
+    found = ", ".join(map(str, item.value)) or "no fields"
+    reason = f"expected instruction, conversations, messages or text, found {found}. Name the columns in "
+    return item.problem("", f"{reason}{registry.REGISTRY}, or read the file with data.normalise(…, read=…).")
+
+
+def _byte_order_mark(path: Path) -> Iterator[Problem]:
+    """Three bytes that some editors put first: read over here, and refused by other readers of .json."""
+    with path.open("rb") as file:
+        if file.read(3) == BYTE_ORDER_MARK:
+            yield Problem(str(path), None, 1, "", "begins with a byte order mark. Save it as UTF-8 without one.")
+
+
+def _first(path: Path) -> list[Row]:
+    """The first rows of a file that can be read."""
+    return [item.value for item in islice(read(path), FIRST_ROWS) if isinstance(item, Record)]
+
+
+def _turns(row: Row, column: str | None) -> list[Row]:
+    """The turns of a raw row, as far as they are objects."""
+    turns = row.get(column) if column is not None else None
+    return [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+
+
+def _source(first: list[Row]) -> str | None:
+    """Which of the sources that `normalise` knows these rows are in, if any (trap 16)."""
+    keys = {key for row in first for key in row}
+    if {"Question", "Numbers"} <= keys:
+        return "mawps"
+    if "golden" in keys:
+        return "cmath"
+    if {"answer_zh", "answer_en"} & keys:
+        return "emoji"
+    return "cluener" if "text" in keys and any(isinstance(row.get("label"), dict) for row in first) else None
+
+
+def _guess(first: list[Row]) -> Row | None:
+    """The entry of a registry that reads these rows, but for its file_name."""
+    keys = {key for row in first for key in row}
+    parts = {part: part for part in ("system", "tools", *MEDIA) if part in keys}
+    entry: Row = {}
+    if set(REPLIES) <= keys:
+        parts |= {part: part for part in REPLIES}
+        entry["ranking"] = True
+    label = next((key for key in ("kto_tag", "label") if any(isinstance(row.get(key), bool) for row in first)), None)
+    if label is not None:
+        parts["kto_tag"] = label
+    turns = next((key for key in ("conversations", "messages") if key in keys), None)
+    if turns is not None:
+        said = [turn for row in first for turn in _turns(row, turns)]
+        is_openai = any("role" in turn for turn in said) if said else turns == "messages"
+        tags = {"tags": OPENAI_TAGS} if is_openai else {}
+        formatting = "openai" if is_openai else "sharegpt"
+        return {"formatting": formatting, "columns": {"messages": turns, **parts}, **tags, **entry}
+    prompt = next((key for key in ("instruction", "prompt", "question") if key in keys), None)
+    reply = next((key for key in ("output", "response", "completion", "answer") if key in keys), None)
+    if prompt is not None and (reply is not None or entry):
+        more = {part: key for part, key in (("query", "input"), ("history", "history")) if key in keys}
+        answer = {"response": reply} if reply is not None and not entry else {}
+        return {"columns": {"prompt": prompt, **answer, **more, **parts}, **entry}
+    return {"columns": {"prompt": "text"}} if "text" in keys else None

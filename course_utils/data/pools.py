@@ -1,0 +1,97 @@
+"""Each source once in Arrow on the disk, to be mixed as often as you like without being read again (C30)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from course_utils.data.cleaning import clean
+from course_utils.data.deduplication import deduplicate
+from course_utils.data.reading import read_raw
+from course_utils.data.registry import find, load
+from course_utils.data.rows import quiet
+from course_utils.data.sources import normalise
+from course_utils.files import whole_folder, write_json
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+RAW_FILES = {"cmath": "cmath.jsonl", "mawps": "mawps.csv", "emoji": "emoji.jsonl"}  # in raw/, to be normalised
+STAMP = "POOL.json"  # in the folder of a pool: what it was made of
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A source once and for all: its rows in Arrow on the disk, and how many rows it took to get them.
+
+    `read` rows were in its files; `dropped` of them were empty or too long, `repeats` said what an earlier one says.
+    """
+
+    rows: Dataset
+    read: int
+    dropped: int
+    repeats: int
+
+
+def pool(source: str, dataset_dir: str | Path = "data") -> Pool:
+    """The cleaned rows of a source without repeats, out of `build/pools`; made anew only where it has changed.
+
+    What counts as a change is any byte of its files, of its entry in the registry, or of the code that reads them.
+
+    Args:
+        source: a key of RAW_FILES, or a name in `dataset_info.json`.
+        dataset_dir: as for `build`.
+
+    Raises:
+        DataError: the source is unknown, or a row of it cannot be read.
+    """
+    folder = Path(dataset_dir)
+    target = folder / "build" / "pools" / source
+    made_of = _fingerprint(source, folder)
+    made = _made(target, made_of)
+    if made is not None:
+        return made
+    rows = (
+        normalise(source, read_raw(folder / "raw" / RAW_FILES[source])) if source in RAW_FILES else load(source, folder)
+    )
+    cleaned, dropped = clean(rows)
+    unique, repeats = deduplicate(cleaned)
+    counts = {"read": len(rows), "dropped": len(dropped), "repeats": len(repeats)}
+    with quiet(), whole_folder(target) as draft:
+        unique.save_to_disk(draft)
+        write_json(draft / STAMP, {"made_of": made_of, "counts": counts})
+    return Pool(_loaded(target), **counts)
+
+
+def _made(target: Path, made_of: str) -> Pool | None:
+    """The pool in a folder; None where there is none, where it is broken, or where it was made of something else."""
+    try:
+        stamp = json.loads((target / STAMP).read_text(encoding="utf-8"))
+        if stamp["made_of"] != made_of:
+            return None
+        found = Pool(_loaded(target), **stamp["counts"])
+    except (OSError, ValueError, LookupError, TypeError):  # files that are missing, cut or of another version
+        return None
+    return found if len(found.rows) == found.read - found.dropped - found.repeats else None
+
+
+def _loaded(target: Path) -> Dataset:
+    from datasets import load_from_disk
+
+    return load_from_disk(str(target))
+
+
+def _fingerprint(source: str, folder: Path) -> str:
+    """A hash of all that the rows of a source depend on."""
+    if source in RAW_FILES:
+        entry, files = source, (folder / "raw" / RAW_FILES[source],)
+    else:
+        found = find(source, folder)
+        entry, files = repr(found), found.files
+    digest = hashlib.sha256(entry.encode())
+    for file in (*sorted(Path(__file__).parent.glob("*.py")), *files):
+        digest.update(hashlib.sha256(file.read_bytes() if file.is_file() else b"").digest())
+    return digest.hexdigest()
