@@ -9,6 +9,7 @@ import json
 import shlex
 import sys
 import threading
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -58,6 +59,45 @@ def download(
     for attempt in attempts:
         print(f"{attempt['source']} ({attempt['endpoint']}): {attempt['outcome']}")
     print(folder)
+
+
+@app.command("check-data")
+def check_data(
+    path: Annotated[Path, typer.Argument(help="A file, a folder, or a dataset_info.json.")],
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Count tokens and look at what is learned with this model's or tokenizer's.")
+    ] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens that a row may have; needs --tokenizer.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="An evaluation file: rows that ask the same are reported.")
+    ] = None,
+    page: Annotated[Path | None, typer.Option(help="Write the whole report as a page of HTML.", dir_okay=False)] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Every problem as JSON and nothing else, for scripts.")
+    ] = False,
+) -> None:
+    """Find every problem of a file before it costs training time; the exit code is 1 where there is one."""
+    from course_utils import data
+    from course_utils.files import write_text
+
+    made = None
+    if tokenizer is not None:
+        from transformers import AutoTokenizer
+
+        from course_utils import hub
+
+        made = AutoTokenizer.from_pretrained(hub.download(tokenizer))
+    report = data.check(path, made, max_length, against=against)
+    if page is not None:
+        write_text(page, show.page(f"Check of {path}", show.check(report).html))
+    if as_json:
+        counts = {"read": report.read, "kept": report.kept, "reported": report.reported, "repeats": len(report.repeats)}
+        problems = [vars(problem) for problem in report.problems]
+        print(json.dumps(counts | {"problems": problems, "remarks": report.remarks}, indent=2, ensure_ascii=False))
+    else:
+        print(show.check(report))
+    if report.problems:
+        raise typer.Exit(1)
 
 
 @app.command("build-data")

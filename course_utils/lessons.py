@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 import os
 import subprocess
@@ -324,22 +322,14 @@ def _write_report(profile: Profile, out: Path, durations: dict[str, float]) -> P
         "training": json.loads((out / "train_metrics.json").read_text(encoding="utf-8"))["metrics"],
     }
     write_json(out / "report.json", facts)
-    picture = io.BytesIO()
-    show.before_after(figures["table"]).savefig(picture, format="png", dpi=120)
-    image = base64.b64encode(picture.getvalue()).decode()
     links = [
         f'<li><a href="notebooks/{name}.html">{html.escape(name)}</a>, {seconds:.0f} s</li>'
         for name, seconds in durations.items()
     ]
     versions = " · ".join(f"{name} {number}" for name, number in facts["versions"].items())
-    page = f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Before and after</title>
-<style>body {{font-family: sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem}}
-table {{border-collapse: collapse}} th, td {{border-bottom: 1px solid #ccc}} img {{max-width: 100%}}</style>
-<h1>What fine-tuning did to {html.escape(profile.model)}</h1>
+    body = f"""<h1>What fine-tuning did to {html.escape(profile.model)}</h1>
 <p>Held-out rows, greedy replies, seed {profile.train.seed}. {html.escape(profile.reason)}</p>
 {show.comparison(figures["table"]).html}
-<p><img alt="Bars of perplexity and of each source's rate, before and after" src="data:image/png;base64,{image}"></p>
-<h2>The lessons as they ran</h2><ol>{"".join(links)}</ol><p><small>{html.escape(versions)}</small></p></html>
-"""
-    return write_text(out / "report.html", page)
+{show.image(show.before_after(figures["table"]))}
+<h2>The lessons as they ran</h2><ol>{"".join(links)}</ol><p><small>{html.escape(versions)}</small></p>"""
+    return write_text(out / "report.html", show.page("Before and after", body))

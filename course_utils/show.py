@@ -7,6 +7,7 @@ it reads in grey.
 
 from __future__ import annotations
 
+import base64
 import html
 import io
 import unicodedata
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from course_utils import masking
 from course_utils.budget import GIB, Budget
 from course_utils.chat import Part
+from course_utils.data import CheckReport, plain
 from course_utils.masking import MaskAudit
 
 if TYPE_CHECKING:
@@ -289,26 +291,45 @@ def curve(log: Sequence[Mapping[str, float]], title: str = "Loss during training
     return figure
 
 
-def lengths(counts: Mapping[str, Sequence[int]], limit: int | None = None, title: str = "Length of the rows") -> Figure:
-    """Histogram of lengths in tokens, one hatched layer per source.
+def lengths(
+    counts: Mapping[str, Sequence[int]],
+    limit: int | None = None,
+    title: str = "Length of the rows",
+    unit: str = "tokens",
+) -> Figure:
+    """Histogram of lengths, one hatched layer per source; of more than seven sources the smallest are put together.
 
     Args:
-        counts: lengths in tokens, per source.
-        limit: the longest row that is trained on; a line marks it.
+        counts: lengths per source.
+        limit: the longest row that is trained on; a line marks it, unless it lies far beyond the longest row.
         title: what stands above it.
+        unit: of the lengths.
     """
     figure, axes = _figure(7, 3)
     shades = [DARK, LIGHT, ACCENT, "#7f8c8d", "#d5d8dc", "#5b2c6f", "#196f3d"]
     hatches = ["", "//", "..", "xx", "", "\\\\", "++"]
-    _, _, layers = axes.hist(list(counts.values()), bins=30, stacked=True, label=list(counts))
-    for number, layer in enumerate(layers if len(counts) > 1 else [layers]):
+    largest = sorted(counts, key=lambda name: -len(counts[name]))
+    shown = {name: counts[name] for name in counts if len(counts) <= len(shades) or name in largest[: len(shades) - 1]}
+    if len(shown) < len(counts):
+        others = f"{len(counts) - len(shown)} others"
+        shown[others] = [length for name in counts if name not in shown for length in counts[name]]
+    _, _, layers = axes.hist(list(shown.values()), bins=30, stacked=True, label=list(map(_label, shown)))
+    for number, layer in enumerate(layers if len(shown) > 1 else [layers]):
         for bar in layer:
-            bar.set(facecolor=shades[number % 7], hatch=hatches[number % 7], edgecolor="white", linewidth=0.5)
-    if limit is not None:
+            bar.set(facecolor=shades[number], hatch=hatches[number], edgecolor="white", linewidth=0.5)
+    if limit is not None and limit <= 2 * max((length for row in counts.values() for length in row), default=0):
         axes.axvline(limit, color="black", linestyle="--", linewidth=1, label=f"limit: {limit}")
-    axes.set(title=title, xlabel="tokens", ylabel="rows")
+    elif limit is not None:
+        axes.plot([], [], color="black", linestyle="--", linewidth=1, label=f"limit: {limit}, far to the right")
+    axes.set(title=title, xlabel=unit, ylabel="rows")
+    axes.yaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False)
     return figure
+
+
+def _label(name: str) -> str:
+    """A name for a legend, as it is: matplotlib begins a formula at "$" and leaves out what begins with "_"."""
+    return ("\u200b" if name.startswith("_") else "") + (name or "no name").replace("$", r"\$")
 
 
 def audit(report: MaskAudit, title: str = "What this set would teach") -> Figure:
@@ -336,6 +357,94 @@ def audit(report: MaskAudit, title: str = "What this set would teach") -> Figure
     right.xaxis.get_major_locator().set_params(integer=True)
     right.set(title="Faults (dark) and remarks (hatched)", xlabel=f"rows, of {report.rows}")
     return figure
+
+
+PROBLEMS_SHOWN = 100  # on a page or a screen; the report holds all
+EXAMPLES_SHOWN = 6
+LONGEST_EXAMPLE = 400  # characters of a turn
+
+
+def check(report: CheckReport) -> Shown:
+    """A check of a data set as one page: summary, lengths, what is learned, every problem, repeats, some rows.
+
+    Args:
+        report: from `data.check`.
+
+    Returns:
+        A page; in a terminal the summary, the problems and the remarks.
+    """
+    summary = table(report.table(), columns=("what", "value"))
+    listed = report.problems[:PROBLEMS_SHOWN]
+    problems = table(
+        [(item.file, item.row or "", item.line or "", item.field, item.reason) for item in listed],
+        columns=("file", "row", "line", "field", "what was found, what was expected, what to do"),
+    )
+    more = f"… and {len(report.problems) - len(listed)} more." if len(report.problems) > len(listed) else ""
+    lines = [repr(summary), "", *map(str, listed), *filter(None, [more]), *report.remarks]
+    of_rows = f"Rows that cannot be used: {report.reported}."
+    verdict = f"Problems: {len(report.problems)}. {of_rows}" if report.problems else "Nothing is wrong."
+    figures = []
+    if report.kept:
+        counts, unit = (report.characters, "characters") if report.tokens is None else (report.tokens, "tokens")
+        figures.append(lengths(counts, title="Length of the usable rows", unit=unit))
+    if report.audit is not None and report.audit.rows:
+        figures.append(audit(report.audit))
+    parts = [f"<h2>{html.escape(report.name)}</h2><p>{verdict}</p>", summary.html, *map(image, figures)]
+    if listed:
+        parts.append(f"<h3>Problems</h3>{problems.html}<p>{more}</p>")
+    if report.repeats:
+        ids = report.rows["id"] if "id" in report.rows.column_names else range(report.kept)
+        twins = [(ids[twin.row], ids[twin.first_row]) for twin in report.repeats[:EXAMPLES_SHOWN]]
+        listed_twins = table(twins, columns=("row", "repeats")).html
+        parts.append(f"<h3>Repeats of an earlier row: {len(report.repeats)}</h3>{listed_twins}")
+    if report.kept:
+        parts.append(f"<h3>Rows as they were read</h3>{table(_example_rows(report)).html}")
+    parts += [f"<p>{html.escape(remark)}</p>" for remark in report.remarks]
+    return Shown("\n".join(lines).rstrip(), "\n".join(parts))
+
+
+def _example_rows(report: CheckReport) -> list[dict[str, str]]:
+    """Rows from all over the set, their turns cut where they are long."""
+    step = max(1, report.kept // EXAMPLES_SHOWN)
+    found = []
+    for row in report.rows.select(range(0, report.kept, step)[:EXAMPLES_SHOWN]):
+        turns = [
+            f"{name}{turn['role']}: {_shortened(_said(turn))}"
+            for name, part in (("", "messages"), ("chosen ", "chosen"), ("rejected ", "rejected"))
+            for turn in row.get(part) or ()
+        ]
+        said = "\n".join(turns) or _shortened(row.get("text") or "")
+        found.append({"id": row.get("id") or "", "source": row["source"], "tags": ", ".join(row["tags"]), "row": said})
+    return found
+
+
+def _said(turn: Mapping[str, Any]) -> str:
+    """A turn in one text: thinking in brackets, the reply, the calls."""
+    thought = f"[{turn['reasoning_content']}] " if turn.get("reasoning_content") else ""
+    return f"{thought}{turn['content'] or ''}{str(plain(turn['tool_calls'])) if turn.get('tool_calls') else ''}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_EXAMPLE else f"{text[:LONGEST_EXAMPLE]} …"
+
+
+def image(figure: Figure) -> str:
+    """A figure as HTML that needs no other file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    title = figure.get_suptitle() or figure.axes[0].get_title()
+    source = base64.b64encode(file.getvalue()).decode()
+    return f'<p><img alt="{html.escape(title)}" style="max-width:100%" src="data:image/png;base64,{source}"></p>'
+
+
+def page(title: str, body: str) -> str:
+    """HTML that stands alone."""
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>
+<style>body {{font-family: sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem}}
+table {{border-collapse: collapse}} th, td {{border-bottom: 1px solid #ccc}} img {{max-width: 100%}}</style>
+{body}</html>
+"""
 
 
 def attention(masks: Mapping[str, Any], words: Sequence[str]) -> Figure:
