@@ -19,8 +19,7 @@ NAMES = [
     "06_merge_and_serve",
 ]
 LATER = {  # concepts that no cell teaches yet; a lesson that begins to teach one takes it off
-    *("C4", "C5", "C6", "C7"),  # pretraining, preference, KTO and multimodal rows
-    *("C19", "C47", "C50", "C51", "C52"),
+    *("C19", "C50", "C51", "C52"),
 }
 
 
