@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 # C0 and C1 controls but tab and line break, the byte order mark, marks that turn the writing direction.
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x9f\ufeff\u202a-\u202e\u2066-\u2069]")
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\u202a-\u202e\u2066-\u2069]")
 # Full-width letters and digits, typographic ligatures, and spaces of other widths: here NFKC changes the shape only.
 SHAPES = re.compile(r"[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\ufb00-\ufb06\u00a0\u2000-\u200a\u202f\u205f\u3000]+")
-LINE_BREAK = re.compile(r"\r\n?")
+LINE_BREAK = re.compile(r"\r\n?|[\x0b\x0c]")  # a form feed stands between two pages, and would join their words
 MAX_CHARACTERS = 20_000  # of a whole row; about 5,000 tokens of English or 14,000 of Chinese
 
 

@@ -12,7 +12,7 @@ from course_utils.data.cleaning import clean
 from course_utils.data.deduplication import deduplicate
 from course_utils.data.reading import read_raw
 from course_utils.data.registry import find, load
-from course_utils.data.rows import quiet
+from course_utils.data.rows import DataError, quiet
 from course_utils.data.sources import normalise
 from course_utils.files import whole_folder, write_json
 
@@ -46,10 +46,13 @@ def pool(source: str, dataset_dir: str | Path = "data") -> Pool:
         dataset_dir: as for `build`.
 
     Raises:
-        DataError: the source is unknown, or a row of it cannot be read.
+        DataError: the source is unknown, its name leads out of the folder of the pools, or a row of it cannot be read.
     """
     folder = Path(dataset_dir)
-    target = folder / "build" / "pools" / source
+    pools = folder / "build" / "pools"
+    target = pools / source
+    if target.resolve().parent != pools.resolve():
+        raise DataError(f"pool: {source!r} cannot be the name of a folder in {pools}. Rename it in the registry.")
     made_of = _fingerprint(source, folder)
     made = _made(target, made_of)
     if made is not None:

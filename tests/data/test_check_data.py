@@ -15,18 +15,18 @@ from course_utils import cli
 ROOT = Path(__file__).resolve().parents[2]
 
 GOOD = [malformed.openai(n) for n in range(6)]
-MALFORMED = (  # one of each kind of trouble
+APART = ("kto-deep.json", "openai-half-a-character.jsonl", "text-no-parquet.parquet", "gbk.csv")  # a process each
+MALFORMED = (
+    *APART,
     "alpaca-cut.jsonl",
     "sharegpt-not-closed.json",
-    "openai-half-a-character.jsonl",
     "tools-arguments-no-json.json",
-    "kto-deep.json",
     "text-latin-1.jsonl",
     "media-path-escape.jsonl",
-    "text-no-parquet.parquet",
     "csv-open-quote.csv",
-    "gbk.csv",
 )
+CASES = {case.name: case for case in malformed.cases() if case.name in MALFORMED}
+CASES["gbk.csv"] = malformed.Case("gbk.csv", "指令,输出\n甲,乙,丙\n".encode("gbk"), None, "")
 
 
 def write(path, rows):
@@ -55,42 +55,40 @@ def run(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory):
-    """Each malformed file of the list, a good file and a missing one, checked as JSON by a process of its own."""
-    cases = {case.name: case for case in malformed.cases() if case.name in MALFORMED}
-    header = malformed.Case("gbk.csv", "指令,输出\n甲,乙,丙\n".encode("gbk"), None, "")
-    cases[header.name] = header
-    assert set(cases) == set(MALFORMED)
+def processes(tmp_path_factory):
+    """Some malformed files, a good one and one that is not there, each checked by a process of its own."""
     folder = tmp_path_factory.mktemp("cli")
-    (folder / "cat.png").write_bytes(b"")
-    paths = [case.write(folder) for case in cases.values()] + [write(folder / "good.jsonl", GOOD), folder / "gone.json"]
+    paths = [CASES[name].write(folder) for name in APART]
+    paths += [write(folder / "good.jsonl", GOOD), folder / "gone.json"]
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with ThreadPoolExecutor(2) as pool:
-        ended = dict(
-            zip([*cases, "good", "gone"], pool.map(lambda path: start(folder, path.name, "--json"), paths), strict=True)
-        )
+        ended = pool.map(lambda path: start(folder, path.name, "--json"), paths)
+    found = {path.name: process for path, process in zip(paths, ended, strict=True)}
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before  # nothing written
-    return cases, ended
+    return found
+
+
+def assert_report_of(case, code, text):
+    """The exit code and the JSON of a malformed file: its problem is there, with its place."""
+    report = json.loads(text)
+    assert code == 1 and set(report) == {"read", "kept", "reported", "repeats", "problems", "remarks"}
+    assert report["read"] == report["kept"] + report["reported"]
+    found = [problem for problem in report["problems"] if problem["row"] == case.row]
+    assert any(re.search(case.field, problem["field"]) for problem in found)
+    assert all(set(problem) == {"file", "row", "line", "field", "reason"} for problem in found)
+    assert {Path(problem["file"]).name for problem in found} == {case.name}
 
 
 # ------------------------------------------------------------------------------------------------------ its own process
-@pytest.mark.parametrize("name", MALFORMED)
-def test_a_malformed_file_ends_in_a_report_and_not_in_a_traceback(reports, name):
-    cases, ended = reports
-    case, process = cases[name], ended[name]
-    assert process.returncode == 1 and "Traceback" not in process.stderr
-    report = json.loads(process.stdout)
-    assert set(report) == {"read", "kept", "reported", "repeats", "problems", "remarks"}
-    assert report["read"] == report["kept"] + report["reported"]
-    found = [problem for problem in report["problems"] if problem["row"] == case.row]
-    assert found and any(re.search(case.field, problem["field"]) for problem in found)
-    assert all(set(problem) == {"file", "row", "line", "field", "reason"} for problem in found)
-    assert {problem["file"] for problem in found} == {name}
+@pytest.mark.parametrize("name", APART)
+def test_a_malformed_file_ends_in_a_report_and_not_in_a_traceback(processes, name):
+    process = processes[name]
+    assert "Traceback" not in process.stderr
+    assert_report_of(CASES[name], process.returncode, process.stdout)
 
 
-def test_a_good_file_ends_with_zero_and_a_missing_one_with_a_line(reports):
-    _, ended = reports
-    good, gone = ended["good"], ended["gone"]
+def test_a_good_file_ends_with_zero_and_a_missing_one_with_a_line(processes):
+    good, gone = processes["good.jsonl"], processes["gone.json"]
     assert good.returncode == 0
     assert json.loads(good.stdout) | {"remarks": []} == {
         "read": 6,
@@ -105,6 +103,15 @@ def test_a_good_file_ends_with_zero_and_a_missing_one_with_a_line(reports):
 
 
 # --------------------------------------------------------------------------------------------------------- this process
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_file_is_reported_in_text_and_in_json(run, tmp_path, name):
+    (tmp_path / "cat.png").write_bytes(b"")
+    path = CASES[name].write(tmp_path)
+    assert_report_of(CASES[name], *run(path, "--json"))
+    code, out = run(path)
+    assert code == 1 and f"\n{path}" in out and "rows with a problem" in out
+
+
 def test_the_text_holds_the_summary_and_every_problem(run, tmp_path):
     path = write(tmp_path / "rows.jsonl", [*GOOD, {"messages": 5}, {"x": 1}])
     code, out = run(path)

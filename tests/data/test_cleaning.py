@@ -35,6 +35,7 @@ def rows_of(dataset):
         ("\ufeffa\u202eb\u2066c\u2069", "abc"),  # a byte order mark, marks that turn the direction
         ("a\tb", "a\tb"),
         ("a\r\nb\rc\nd", "a\nb\nc\nd"),
+        ("page one\x0cpage two\x0bthe same", "page one\npage two\nthe same"),
         ("  a\n ", "a"),
         ("", ""),
         ("e\u0301", "\u00e9"),  # NFC
@@ -112,7 +113,7 @@ def test_no_character_of_unicode_is_lost_unless_it_is_a_control_or_a_space():
         c for c in map(chr, range(sys.maxunicode + 1)) if not 0xD800 <= ord(c) < 0xE000 and clean_text(f"a{c}b") == "ab"
     }
     marks = {"\ufeff", *map(chr, [*range(0x202A, 0x202F), *range(0x2066, 0x206A)])}
-    assert gone - marks == {c for c in map(chr, range(256)) if unicodedata.category(c) == "Cc"} - set("\t\n\r")
+    assert gone - marks == {c for c in map(chr, range(256)) if unicodedata.category(c) == "Cc"} - set("\t\n\r\x0b\x0c")
 
 
 # ---------------------------------------------------------------------------------------------------------------- clean

@@ -190,6 +190,14 @@ def test_a_fault_while_the_pool_is_saved_leaves_the_old_one(folder, monkeypatch)
     assert files(folder) == before
 
 
+@pytest.mark.parametrize("name", ["../../../evil", "..", ".", "a/b", ""])
+def test_the_name_of_a_source_does_not_lead_out_of_the_pools(folder, name):
+    (folder / "dataset_info.json").write_text(json.dumps({name: {"file_name": "raw/mine.jsonl"}}), encoding="utf-8")
+    with pytest.raises(data.DataError, match="cannot be the name of a folder"):
+        data.pool(name, folder)
+    assert not (folder / "build").exists() and not (folder.parent / "evil").exists()
+
+
 def test_a_source_that_is_unknown_or_whose_file_is_gone_is_named(folder):
     with pytest.raises(data.DataError, match="has no data set 'poems'"):
         data.pool("poems", folder)
