@@ -44,9 +44,11 @@ def export_jsonl(rows: Dataset | Iterable[Row], path: str | Path) -> int:
     Returns:
         How many rows there were.
     """
+    from datasets import Dataset
+
     count = 0
     with whole_file(path) as file:
-        for row in each(rows) if hasattr(rows, "with_format") and hasattr(rows, "__len__") else rows:
+        for row in each(rows) if isinstance(rows, Dataset) else rows:
             file.write(json.dumps(plain(row), ensure_ascii=False) + "\n")
             count += 1
     return count

@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -231,7 +230,7 @@ def _skip(text: str, place: int) -> int:
 
 # ---------------------------------------------------------------------------------------------------- the other files
 def _csv(path: Path) -> Iterator[Record | Problem]:
-    csv.field_size_limit(min(LONGEST_CELL, sys.maxsize))
+    csv.field_size_limit(LONGEST_CELL)
     with path.open(newline="", **UTF8) as file:
         reader = csv.reader(file, strict=True)
         try:
