@@ -34,11 +34,11 @@ def main() -> None:
     if not (3, 11) <= sys.version_info[:2] <= (3, 12):
         sys.exit(f"The course needs Python 3.11 or 3.12; this is {sys.version.split()[0]} at {sys.executable}.")
     pins = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    course = f"{ROOT}[lab,serve,test]"
+    course = f"{ROOT}[trackers,lab,serve,test]"
     pip_install("--upgrade", "pip")
     if has_card():
         print("Found an NVIDIA card: installing the CUDA packages (several GB).", flush=True)
-        pip_install("--editable", f"{ROOT}[gpu,lab,serve,test]")
+        pip_install("--editable", f"{ROOT}[gpu,trackers,lab,serve,test]")
         return
     print("No NVIDIA card: installing the CPU packages (about 2 GB on disk, 1 to 3 minutes).", flush=True)
     torch = f"torch=={pins['tool']['course']['cpu_torch']}"

@@ -9,13 +9,15 @@ import json
 import shlex
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from course_utils import profiles, show
+from course_utils import profiles, settings, show
 from course_utils.errors import CourseError
+from course_utils.settings import SettingsError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__.splitlines()[0])
 
@@ -111,15 +113,41 @@ def build_data(profile: ProfileName = None) -> None:
 @app.command()
 def train(
     profile: ProfileName = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="A JSON file: settings by name (see lesson 04), `profile` and `data` among them.", dir_okay=False
+        ),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Rows of your own; they are checked first.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
 ) -> None:
-    """Train the adapter (lesson 04)."""
+    """Train the adapter (lesson 04); several processes: `accelerate launch -m course_utils train --config FILE`."""
     from course_utils import lessons
 
-    ready = lessons.setup(["model", "data"], profile)
-    result = lessons.train_adapter(ready.profile, resume=resume)
-    print(show.table(list(result.metrics.items()), columns=("what", "value")))
-    print(f"The adapter lies in {result.adapter_dir}.")
+    asked = _read_config(config)
+    profile, data = profile or asked.pop("profile", None), data or asked.pop("data", None)
+    with lessons.in_turn():
+        ready = lessons.setup(["model"] if data else ["model", "data"], profile)
+    own = {"output_dir": f"runs/{Path(data).stem}"} if data else {}
+    chosen = replace(ready.profile, train=settings.change(ready.profile.train, own | asked))
+    result = lessons.train_adapter(chosen, file=data, resume=resume)
+    if lessons.is_first_process():
+        print(show.table(list(result.metrics.items()), columns=("what", "value")))
+        print(f"The adapter lies in {result.adapter_dir}.")
+
+
+def _read_config(path: Path | None) -> dict[str, Any]:
+    """What a configuration file says; nothing where there is none."""
+    if path is None:
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} is no JSON file: {error}.") from error
+    if not isinstance(found, dict):
+        raise SettingsError(f'{path} holds a {type(found).__name__}; expected {{"setting": value, …}}.')
+    return found
 
 
 @app.command()
@@ -164,17 +192,22 @@ def serve(
 def chat(
     profile: ProfileName = None,
     base: Annotated[bool, typer.Option("--base", help="Talk to the base model, not to the merged one.")] = False,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Talk to the base with this adapter on it.", file_okay=False)
+    ] = None,
 ) -> None:
     """Talk to the tuned model; an empty line or Ctrl-D ends it."""
     from course_utils import lessons
 
-    ready = lessons.setup(["model"] if base else ["merged"], profile)
+    ready = lessons.setup(["model"] if base or adapter else ["merged"], profile)
 
     from transformers import TextStreamer
 
-    from course_utils import chat, export
+    from course_utils import chat, export, modeling
 
-    model, tokenizer = export.load_base(ready.model_dir if base else ready.run_dir / "merged")
+    model, tokenizer = export.load_base(ready.model_dir if base or adapter else ready.run_dir / "merged")
+    if adapter:
+        model = modeling.load_adapter(model, adapter)
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     messages: list[chat.Message] = []
     while line := _ask("you> "):

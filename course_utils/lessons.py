@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,7 @@ from course_utils.errors import CourseError
 from course_utils.files import write_json, write_text
 from course_utils.profiles import ROOT, Hardware, Profile
 
+FEWEST_ROWS = 10  # of one's own, to train on nine of them and to be judged by one
 TOKENIZERS = ("qwen3-tokenizer", "qwen3-instruct-2507-tokenizer")
 
 
@@ -193,20 +195,63 @@ def _provide(name: str, profile: Profile, made: list[str]) -> None:
     made.append(f"{need.what.split(' (')[0]}, {time.monotonic() - started:.0f} s")
 
 
-def train_adapter(profile: Profile, *, resume: bool = False) -> training.TrainResult:
+def train_adapter(profile: Profile, *, file: str | Path | None = None, resume: bool = False) -> training.TrainResult:
     """Lesson 04 in one call: masked rows, LoRA, training; the adapter lands in `run_dir(profile)`.
 
     Args:
         profile: model, rows and settings.
+        file: rows of one's own in place of the course's; see `own_rows`.
         resume: go on from the last checkpoint, where there is one.
     """
     model, tokenizer = modeling.load_model(hub.download(profile.model), profile)
+    if file is None:
+        rows = [data.load_built(profile, part) for part in ("train", "valid")]
+    else:
+        rows = own_rows(file, profile, tokenizer)
     model = modeling.attach_lora(model, profile)
-    train, valid = (
-        masking.build_dataset(data.load_built(profile, part), tokenizer, max_length=profile.train.max_length)
-        for part in ("train", "valid")
-    )
-    return training.train(model, tokenizer, train, valid, profile.train, resume=resume)
+    train, valid = (masking.build_dataset(part, tokenizer, max_length=profile.train.max_length) for part in rows)
+    return training.train(model, tokenizer, train, valid, profile.train, resume=resume, profile=profile)
+
+
+def own_rows(file: str | Path, profile: Profile, tokenizer: Any) -> tuple[Any, Any]:
+    """Rows that a learner brings, checked and split: a tenth of them, in whole groups, is held back to judge the run.
+
+    Args:
+        file: whatever `data.check` opens.
+        profile: gives the longest row in tokens, and the seed.
+        tokenizer: of the model that they will be trained on.
+
+    Returns:
+        The rows to train on and those held back, as datasets.
+
+    Raises:
+        LessonError: a row that cannot be used (the first is named, and the command that lists all), or too few.
+    """
+    limit = profile.train.max_length
+    report = data.check(file, tokenizer, limit)
+    if report.problems:
+        every = f"`python -m course_utils check-data {file} --tokenizer {profile.model} --max-length {limit}`"
+        raise LessonError(f"{report.problems[0]} {every} lists all {len(report.problems)} problems.")
+    if len(report.rows) < FEWEST_ROWS:
+        raise LessonError(f"{file} holds {len(report.rows)} rows; {FEWEST_ROWS} are the least, and 200 a good start.")
+    return data.split(report.rows, valid_ratio=0.1, min_valid=2, seed=profile.train.seed)
+
+
+def is_first_process() -> bool:
+    """True in a run of one process, and in the first of several (`accelerate launch`)."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """Let the first of several processes make what is missing; the others then find it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    from accelerate import PartialState
+
+    with PartialState().main_process_first():
+        yield
 
 
 def evaluate_adapter(profile: Profile) -> evaluation.Comparison:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from course_utils import budget
 from course_utils.budget import Budget
 from course_utils.errors import CourseError
+from course_utils.settings import TrainSettings, why
 
 ROOT = Path(__file__).resolve().parent.parent
 """The clone's folder: `data/`, `models/` and `runs/` lie in it."""
@@ -31,75 +32,26 @@ class ProfileError(CourseError):
     """A profile was asked for that does not exist."""
 
 
-def _why(text: str) -> dict[str, str]:
-    """Metadata of a field: its meaning and unit, shown by `Profile.table`."""
-    return {"why": text}
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """How an adapter is trained; each field's meaning and unit stand beside it."""
-
-    learning_rate: float = field(
-        metadata=_why("peak step size of the optimiser; LoRA bears about ten times that of full training")
-    )
-    epochs: float = field(metadata=_why("how often every training row is seen"))
-    batch_size: int = field(metadata=_why("rows per forward pass"))
-    grad_accum: int = field(
-        metadata=_why("forward passes per step: batch_size x grad_accum rows move the weights once")
-    )
-    max_length: int = field(metadata=_why("longest row in tokens; longer ones are reported, never cut"))
-    optimizer: Literal["adamw_torch", "adamw_8bit"] = field(
-        metadata=_why("AdamW; the 8-bit one keeps its state in a quarter of it")
-    )
-    gradient_checkpointing: bool = field(
-        metadata=_why("recompute activations in the backward pass: half the memory, 25 % slower")
-    )
-    eval_steps: int = field(metadata=_why("steps between two looks at the validation rows"))
-    output_dir: str = field(metadata=_why("where adapter, log and report go, seen from the clone's folder"))
-    max_steps: int = field(default=-1, metadata=_why("stop after this many steps; -1 means: as many as epochs gives"))
-    warmup_steps: float = field(
-        default=0.05, metadata=_why("steps of rising learning rate; below 1 it is a share of all steps")
-    )
-    scheduler: str = field(default="cosine", metadata=_why("shape of the learning rate after the warmup"))
-    weight_decay: float = field(
-        default=0.01, metadata=_why("pull of the adapter's weights to zero, per step and unit of learning rate")
-    )
-    r: int = field(default=16, metadata=_why("LoRA rank; vLLM serves up to 16 unless told otherwise"))
-    alpha: int = field(default=32, metadata=_why("LoRA scale: the adapter's output is multiplied by alpha / r"))
-    dropout: float = field(
-        default=0.0, metadata=_why("share of the adapter's inputs dropped; Unsloth's fast path wants 0")
-    )
-    target_modules: tuple[str, ...] = field(
-        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        metadata=_why(
-            "layers that get an adapter: all projections, never lm_head or embed_tokens (tied; the merge would break)"
-        ),
-    )
-    logging_steps: int = field(default=1, metadata=_why("steps between two lines of the log"))
-    seed: int = field(default=42, metadata=_why("one seed for LoRA's start, row order and splits"))
-
-
 @dataclass(frozen=True)
 class Profile:
     """All that differs between machines; each field's meaning and unit stand beside it."""
 
-    name: str = field(metadata=_why("cpu, t4, 16gb or 24gb"))
-    model: str = field(metadata=_why("base model, a name for hub.download"))
-    load_in_4bit: bool = field(metadata=_why("hold the frozen base in NF4: a quarter of the memory of bfloat16"))
-    dtype: Literal["bfloat16", "float16", "float32"] = field(metadata=_why("number format of the arithmetic"))
-    languages: tuple[str, ...] = field(metadata=_why("language tags of the rows trained on"))
-    kinds: tuple[str, ...] = field(metadata=_why("kind tags of the rows trained on"))
-    train: TrainSettings = field(metadata=_why("the training settings"))
-    eval_batch_size: int = field(metadata=_why("prompts answered at once in the evaluation"))
-    max_new_tokens: int = field(metadata=_why("longest reply of the evaluation, in tokens"))
+    name: str = field(metadata=why("cpu, t4, 16gb or 24gb"))
+    model: str = field(metadata=why("base model, a name for hub.download"))
+    load_in_4bit: bool = field(metadata=why("hold the frozen base in NF4: a quarter of the memory of bfloat16"))
+    dtype: Literal["bfloat16", "float16", "float32"] = field(metadata=why("number format of the arithmetic"))
+    languages: tuple[str, ...] = field(metadata=why("language tags of the rows trained on"))
+    kinds: tuple[str, ...] = field(metadata=why("kind tags of the rows trained on"))
+    train: TrainSettings = field(metadata=why("the training settings"))
+    eval_batch_size: int = field(metadata=why("prompts answered at once in the evaluation"))
+    max_new_tokens: int = field(metadata=why("longest reply of the evaluation, in tokens"))
     weights: tuple[tuple[str, float], ...] = field(
-        default=(), metadata=_why("(source, weight) of the training mixture; empty: every row once")
+        default=(), metadata=why("(source, weight) of the training mixture; empty: every row once")
     )
     notes: tuple[tuple[str, str], ...] = field(
-        default=(), metadata=_why("(setting, why) where this profile has a reason of its own")
+        default=(), metadata=why("(setting, why) where this profile has a reason of its own")
     )
-    reason: str = field(default="", metadata=_why("why this profile was chosen"))
+    reason: str = field(default="", metadata=why("why this profile was chosen"))
 
     @property
     def bits(self) -> Literal[4, 16, 32]:

@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import resource
 import shutil
-import sys
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from course_utils import masking
+from course_utils import masking, profiles
 from course_utils.errors import CourseError
-from course_utils.files import whole_folder, write_json, write_text
+from course_utils.files import whole_folder, write_json
 from course_utils.modeling import import_unsloth
-from course_utils.profiles import TrainSettings
+from course_utils.settings import TrainSettings
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase, TrainerCallback
 
+    from course_utils.profiles import Profile
+
+EAGER_UP_TO = 512
+"""Tokens of the longest row up to which plain matrix products are the faster attention on a CPU (docs/training.md)."""
+
+_WINDOW = 50  # steps whose rows are sorted by length together, as in transformers' LengthGroupedSampler
+
 
 class TrainingError(CourseError):
     """A run that would teach nothing, or that failed."""
+
+
+class OutOfMemory(TrainingError):
+    """A run that needed more memory than there is; the message says what to change next."""
+
+
+class Interrupted(TrainingError):
+    """A run that was stopped by Ctrl-C after a whole step; its checkpoint is whole."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +52,8 @@ class TrainResult:
     Attributes:
         adapter_dir: the folder with the LoRA weights and the tokenizer.
         metrics: steps, rows, seconds, tokens per second, first and last losses, peak memory in GiB.
-        log: one dict per logged step, as the Trainer reports them (step, loss, eval_loss, learning_rate, …).
+        log: one dict per logged step, as the Trainer reports them (step, loss, eval_loss, learning_rate, …) and with
+            what `watching.RunLog` adds (seconds, tokens_per_second, memory_gib, seconds_left).
     """
 
     adapter_dir: Path
@@ -55,8 +71,13 @@ def train(
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     audit: bool = True,
+    profile: Profile | None = None,
 ) -> TrainResult:
     """Train the adapter of `model` on masked examples.
+
+    A checkpoint is kept at every look at the validation rows. Killed at any moment, the run goes on with `resume=True`
+    from the last whole one and ends with the adapter that it would have had anyway. Ctrl-C keeps a checkpoint of its
+    own at the end of the step. Several processes (`accelerate launch`) share each step's rows.
 
     Args:
         model: what `modeling.attach_lora` returned.
@@ -64,49 +85,68 @@ def train(
         train: examples with `input_ids` and `labels`, from `masking`.
         valid: examples of the same kind, never trained on; their loss is measured every `eval_steps`.
         settings: see `TrainSettings`; everything is written below its `output_dir`.
-        resume: go on from the last checkpoint in `output_dir`, where there is one.
-        callbacks: further callbacks for the Trainer.
+        resume: go on from the last whole checkpoint in `output_dir`, where there is one; a finished run is returned
+            as it is.
+        callbacks: further callbacks for the Trainer; the logs that they get hold what `watching.RunLog` adds.
         audit: refuse a set that cannot teach (`masking.MaskAudit.problems`).
+        profile: what the model was loaded with; where memory runs out, its budget and its next remedy are named.
 
     Returns:
-        The adapter's folder, metrics and log. The log also stands in `train_log.jsonl`, one step a line.
+        The adapter's folder, metrics and log. The log also grows in `train_log.jsonl` while the run goes on.
 
     Raises:
-        TrainingError: the set cannot teach, or the loss is no longer a number.
+        TrainingError: the set cannot teach, the folder or the disk cannot be written to, the loss is no number, or
+            `resume` finds a run of other rows or settings.
+        OutOfMemory: with what to change.
+        Interrupted: by Ctrl-C, with how to go on.
+        TrackerError: the tracker is not installed.
     """
     unsloth = import_unsloth()
-    from trl import SFTTrainer
+    from course_utils import tracking, watching
 
-    train, valid = (_dataset(examples) for examples in (train, valid))
     if audit:
         for name, examples in (("train", train), ("valid", valid)):
             problems = masking.audit(examples, tokenizer).problems
             if problems:
                 raise TrainingError(f"The {name} set cannot teach: {'; '.join(problems)}. See masking.audit.")
+    train, valid = (_dataset(examples) for examples in (train, valid))
     out = Path(settings.output_dir)
+    run = {"settings": asdict(settings), "base": Path(model.config.name_or_path).name} | {
+        f"{name} rows": _digest(rows) for name, rows in (("train", train), ("valid", valid))
+    }
+    if resume and _continues(out, run):
+        if (out / "train_metrics.json").is_file():
+            return load_result(out)
+        checkpoint = _last_whole_checkpoint(out)
+    else:
+        checkpoint = None
+        _begin(out, run)
     unsloth.FastLanguageModel.for_training(model)
-    trainer = SFTTrainer(
-        model=model,
-        processing_class=tokenizer,
-        train_dataset=train,
-        eval_dataset=valid,
-        args=_config(settings, bf16=unsloth.is_bfloat16_supported(), out=out),
-    )
-    _replace_printers(trainer, [_progress_bar(), *callbacks])
-    started = time.monotonic()
-    trainer.train(resume_from_checkpoint=_last_checkpoint(out) if resume else None)
-    seconds = time.monotonic() - started
-    log = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
-    if any(entry.get("loss") != entry.get("loss") for entry in log):  # only NaN differs from itself
-        raise TrainingError("The loss became NaN; lower learning_rate. No adapter was written.")
-    metrics = _metrics(log, seconds, rows=len(train), steps=trainer.state.global_step)
-    with whole_folder(out / "adapter") as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    write_text(out / "train_log.jsonl", "".join(json.dumps(entry) + "\n" for entry in log))
-    write_json(out / "train_metrics.json", {"metrics": metrics, "settings": asdict(settings)})
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)  # only an unfinished run needs them
-    return TrainResult(out / "adapter", metrics, log)
+    bf16 = unsloth.is_bfloat16_supported()
+    first_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    log, interrupt = watching.RunLog(out / "train_log.jsonl", settings.epochs), watching.StopAtInterrupt()
+    with _explained(out, settings, model, profile), tracking.tracker(settings.tracker, out, first_step) as trackers:
+        trainer = _trainer(model, tokenizer, train, valid, settings, bf16=bf16, fresh=checkpoint is None)
+        watchers = [log, watching.NumbersOnly(), watching.WholeCheckpoints(), interrupt, watching.ProgressBar()]
+        for callback in (*watchers, *(trackers if trainer.is_world_process_zero() else ()), *callbacks):
+            trainer.add_callback(callback)
+        with interrupt, _cpu_shortcuts(model, max(map(len, train["input_ids"])), bf16=bf16):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        state = trainer.state
+        if interrupt.asked and state.global_step < state.max_steps:
+            raise Interrupted(
+                f"Stopped after step {state.global_step} of {state.max_steps}. The checkpoint lies in "
+                f"{out / 'checkpoints'}; the same call with resume=True (`train --resume`) goes on from there."
+            )
+        metrics = _metrics(log.entries, rows=len(train), state=state)
+        if trainer.is_world_process_zero():
+            with whole_folder(out / "adapter") as folder:
+                model.save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
+            write_json(out / "train_metrics.json", {"metrics": metrics, "settings": asdict(settings)})
+            shutil.rmtree(out / "checkpoints", ignore_errors=True)  # only an unfinished run needs them
+        trainer.accelerator.wait_for_everyone()
+    return TrainResult(out / "adapter", metrics, log.entries)
 
 
 def load_result(output_dir: str | Path) -> TrainResult:
@@ -127,6 +167,52 @@ def load_result(output_dir: str | Path) -> TrainResult:
     return TrainResult(out / "adapter", metrics, [json.loads(line) for line in lines])
 
 
+def row_order(lengths: Sequence[int], rows_per_step: int, epochs: float, seed: int) -> list[int]:
+    """The order in which rows are trained on: rows of like length share a step, and the steps come at random.
+
+    The order hangs on nothing but the arguments, so a run that goes on, or one with more processes, has the same. It
+    is made for all epochs at once: within an epoch every row comes once.
+
+    Args:
+        lengths: tokens of each row.
+        rows_per_step: rows that move the weights once.
+        epochs: how often every row comes; of the last, broken one some rows do not.
+        seed: of the order.
+
+    Returns:
+        Numbers of rows. The first step holds the longest row, so that memory runs out at once or never.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    total = max(1, round(len(lengths) * epochs))
+    rows: list[int] = []
+    while len(rows) < total:
+        rows += torch.randperm(len(lengths), generator=draw).tolist()
+    rows, window = rows[:total], _WINDOW * rows_per_step
+    steps: list[list[int]] = []
+    for start in range(0, total, window):
+        alike = sorted(rows[start : start + window], key=lambda row: lengths[row], reverse=True)
+        cut = [alike[place : place + rows_per_step] for place in range(0, len(alike), rows_per_step)]
+        steps += [cut[place] for place in torch.randperm(len(cut), generator=draw).tolist()]
+    steps.sort(key=lambda step: len(step) < rows_per_step)  # a broken step would shift the rows of all after it
+    whole = [place for place, step in enumerate(steps) if len(step) == rows_per_step]
+    if whole:
+        longest = max(whole, key=lambda place: max(lengths[row] for row in steps[place]))
+        steps[0], steps[longest] = steps[longest], steps[0]
+    return [row for step in steps for row in step]
+
+
+def precision(bf16_supported: bool, *, cuda: bool) -> dict[str, bool]:
+    """The Trainer's two switches for 16-bit arithmetic: bfloat16 where it is there, float16 on an older card (a T4).
+
+    SFTConfig turns bf16 on unless told otherwise (trap 22). A CPU without bfloat16 has neither.
+
+    Args:
+        bf16_supported: what Unsloth's `is_bfloat16_supported()` says.
+        cuda: True where there is a card.
+    """
+    return {"bf16": bf16_supported, "fp16": cuda and not bf16_supported}
+
+
 def _dataset(examples: Dataset | Sequence[masking.Example]) -> Dataset:
     """The two columns that the Trainer wants, as a dataset."""
     from datasets import Dataset
@@ -136,16 +222,92 @@ def _dataset(examples: Dataset | Sequence[masking.Example]) -> Dataset:
     return examples.select_columns(["input_ids", "labels"])
 
 
-def _config(settings: TrainSettings, *, bf16: bool, out: Path) -> Any:
-    """TRL's SFTConfig for these settings."""
-    from trl import SFTConfig
+def _digest(rows: Dataset) -> str:
+    """A hash of all ids and labels."""
+    digest = hashlib.sha256()
+    for batch in rows.iter(1000):
+        digest.update(json.dumps([batch["input_ids"], batch["labels"]]).encode())
+    return digest.hexdigest()
 
-    return SFTConfig(
-        output_dir=str(out / "checkpoints"),
+
+def _continues(out: Path, run: dict[str, Any]) -> bool:
+    """True where `out` holds a run of these rows and settings; False where it holds none.
+
+    Raises:
+        TrainingError: it holds another run.
+    """
+    record = out / "run.json"
+    if not record.is_file():
+        return False
+    before = json.loads(record.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(run))  # tuples become lists
+    differing = [name for name in now["settings"] if before["settings"].get(name) != now["settings"][name]]
+    differing = [name for name in differing if name not in ("tracker", "output_dir")]
+    differing += [name for name in now if name != "settings" and before.get(name) != now[name]]
+    if differing:
+        raise TrainingError(
+            f"The run in {out} cannot go on: {', '.join(differing)} differ from when it began ({record.name} there "
+            "says how). Give it what it had, or begin anew without resume."
+        )
+    return True
+
+
+def _begin(out: Path, run: dict[str, Any]) -> None:
+    """Make room for a new run; an adapter that lies there stays until the new one is whole.
+
+    Raises:
+        TrainingError: the folder cannot be written to. Nothing of an earlier run is then touched.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+        for file in ("train_metrics.json", "train_log.jsonl", "run.json"):
+            (out / file).unlink(missing_ok=True)
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        write_json(out / "run.json", run)
+    except OSError as error:
+        raise TrainingError(
+            f"{out} cannot be written to ({error.strerror}); set output_dir to a folder of your own."
+        ) from error
+
+
+def _last_whole_checkpoint(out: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; the others are removed."""
+    from course_utils.watching import WHOLE
+
+    found = sorted((out / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    for path in found:
+        if not (path / WHOLE).is_file():
+            shutil.rmtree(path, ignore_errors=True)
+    return next((path for path in reversed(found) if (path / WHOLE).is_file()), None)
+
+
+def _trainer(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Dataset,
+    valid: Dataset,
+    settings: TrainSettings,
+    *,
+    bf16: bool,
+    fresh: bool,
+) -> Any:
+    """TRL's SFTTrainer for these settings, without its own printers."""
+    from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
+    from transformers.utils.notebook import NotebookProgressCallback
+    from trl import SFTConfig, SFTTrainer
+
+    rows_per_step = settings.batch_size * settings.grad_accum
+    lengths = [len(ids) for ids in train["input_ids"]]
+    epochs = settings.max_steps * rows_per_step / len(lengths) if settings.max_steps > 0 else settings.epochs
+    longest_first = sorted(range(len(valid)), key=lambda row: -len(valid[row]["input_ids"]))
+    config = SFTConfig(
+        output_dir=str(Path(settings.output_dir) / "checkpoints"),
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.grad_accum,
-        num_train_epochs=settings.epochs,
+        num_train_epochs=1,  # `row_order` holds all of them
         max_steps=settings.max_steps,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.scheduler,
@@ -154,83 +316,129 @@ def _config(settings: TrainSettings, *, bf16: bool, out: Path) -> Any:
         optim=settings.optimizer,
         gradient_checkpointing=settings.gradient_checkpointing,  # SFTConfig turns this on unless told otherwise, too
         max_length=settings.max_length,
-        # SFTConfig turns bf16 on unless told otherwise, and a T4 has none (trap 22). An old CPU has neither.
-        bf16=bf16,
-        fp16=torch.cuda.is_available() and not bf16,
-        # 39 % of a random batch was padding; rows of like length together make the same steps faster.
-        train_sampling_strategy="group_by_length",
+        **precision(bf16, cuda=torch.cuda.is_available()),
+        train_sampling_strategy="sequential",
         logging_steps=settings.logging_steps,
+        logging_nan_inf_filter=False,  # else a loss that is no number is logged as the one before it
+        include_num_input_tokens_seen="non_padding",
         eval_strategy="steps",
-        eval_on_start=True,  # the curve then begins at the untrained model
+        eval_on_start=fresh,  # the curve then begins at the untrained model
         eval_steps=settings.eval_steps,
         save_strategy="steps",
         save_steps=settings.eval_steps,
-        save_total_limit=1,
+        save_total_limit=2,  # the one before stays until this one is whole
+        load_best_model_at_end=settings.early_stop > 0,
+        metric_for_best_model="eval_loss" if settings.early_stop else None,
         seed=settings.seed,
         data_seed=settings.seed,
         dataset_kwargs={"skip_prepare_dataset": True},  # the rows are masked already
         dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
         report_to="none",
+    )
+    trainer = SFTTrainer(
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=train.select(row_order(lengths, rows_per_step, epochs, settings.seed)),
+        eval_dataset=valid.select(longest_first),
+        args=config,
+    )
+    for printer in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
+        trainer.remove_callback(printer)
+    if settings.early_stop:
+        trainer.add_callback(EarlyStoppingCallback(settings.early_stop))
+    return trainer
+
+
+@contextmanager
+def _cpu_shortcuts(model: PeftModel, longest: int, *, bf16: bool) -> Iterator[None]:
+    """What makes a step faster on a CPU and changes no result beyond rounding; on a card Unsloth's kernels stand there.
+
+    Two switches of the libraries. PEFT copies each LoRA layer's input to float32, and autocast copies it back: left
+    out, every loss is the same to the last bit. And torch's fused attention for CPUs takes three times as long on the
+    way back as plain matrix products, where rows are short (docs/training.md).
+    """
+    if torch.cuda.is_available():
+        yield
+        return
+    from peft.helpers import disable_input_dtype_casting
+
+    base = model.get_base_model()
+    before = base.config._attn_implementation
+    if longest <= EAGER_UP_TO:
+        base.set_attn_implementation("eager")
+    try:
+        with disable_input_dtype_casting(model) if bf16 else nullcontext():
+            yield
+    finally:
+        base.set_attn_implementation(before)
+
+
+@contextmanager
+def _explained(out: Path, settings: TrainSettings, model: PeftModel, profile: Profile | None) -> Iterator[None]:
+    """Turn what stops a run from outside into errors that say what to do."""
+    try:
+        yield
+    except CourseError:
+        raise
+    except FloatingPointError as error:
+        raise TrainingError(
+            f"{error}: the run was ended. Lower learning_rate ({settings.learning_rate:g}) to a third, or raise "
+            "warmup_steps. No adapter was written."
+        ) from error
+    except Exception as error:
+        if _is_out_of_memory(error):
+            raise OutOfMemory(_memory_advice(settings, model, profile)) from error
+        if _is_write_failure(error):
+            raise TrainingError(
+                f"A file below {out} could not be written ({str(error).splitlines()[0]}). Free some space and call "
+                "again with resume=True: the last whole checkpoint is still there."
+            ) from error
+        raise
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    words = str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in words or "out of memory" in words)
     )
 
 
-def _last_checkpoint(out: Path) -> str | None:
-    from transformers.trainer_utils import get_last_checkpoint
-
-    return get_last_checkpoint(str(out / "checkpoints")) if (out / "checkpoints").is_dir() else None
-
-
-def _replace_printers(trainer: Any, callbacks: Sequence[TrainerCallback]) -> None:
-    """Take the Trainer's own printers off and put `callbacks` on: one bar instead of a line for every step."""
-    from transformers import PrinterCallback, ProgressCallback
-    from transformers.utils.notebook import NotebookProgressCallback
-
-    for printer in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
-        trainer.remove_callback(printer)
-    for callback in callbacks:
-        trainer.add_callback(callback)
+def _is_write_failure(error: Exception) -> bool:
+    """True for Python's own error and for those of torch and safetensors, which have no common class."""
+    return isinstance(error, OSError) or any(
+        words in str(error) for words in ("file write failed", "Error while serializing", "unexpected pos")
+    )
 
 
-def _progress_bar() -> TrainerCallback:
-    """A callback that shows one bar with the latest losses; it takes itself off the screen at the end."""
-    from tqdm.auto import tqdm
-    from transformers import TrainerCallback
-
-    class ProgressBar(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", leave=False)
-            self.shown: dict[str, str] = {}
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.bar.update(state.global_step - self.bar.n)
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-            self.shown |= {key: f"{logs[key]:.3f}" for key in ("loss", "eval_loss") if key in (logs or {})}
-            self.bar.set_postfix(self.shown)
-
-        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.bar.close()
-
-    return ProgressBar()
+def _memory_advice(settings: TrainSettings, model: PeftModel, profile: Profile | None) -> str:
+    """What was needed, and the next thing to change (C37)."""
+    if profile is None:
+        return "Memory ran out. Halve batch_size and double grad_accum, then gradient_checkpointing=True (lesson 04)."
+    profile = replace(profile, train=settings)
+    need = profiles.memory_budget(model.config.to_dict(), profile)
+    terms = ", ".join(f"{term.name} {term.bytes / 2**30:.1f}" for term in need.terms)
+    words = f"Memory ran out; predicted was {need.gib:.1f} GiB ({terms})."
+    remedy = profile.smaller()
+    if remedy is None:
+        return f"{words} Nothing is left to make smaller: take a smaller model."
+    return f"{words} Next: {remedy.change} ({remedy.cost})."
 
 
-def _metrics(log: list[dict[str, float]], seconds: float, *, rows: int, steps: int) -> dict[str, float]:
-    """The run in numbers, from the Trainer's log."""
-    losses = [entry["loss"] for entry in log if "loss" in entry]
+def _metrics(log: list[dict[str, float]], *, rows: int, state: Any) -> dict[str, float]:
+    """The run in numbers, from its log; a figure that no line has is left out."""
+    from course_utils.watching import peak_memory_gib
+
+    steps = [entry for entry in log if "loss" in entry]
+    losses = [entry["loss"] for entry in steps]
     eval_losses = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
-    tokens = max((entry["num_tokens"] for entry in log if "num_tokens" in entry), default=0.0)
-    eval_seconds = sum(entry.get("eval_runtime", 0.0) for entry in log)
-    if torch.cuda.is_available():
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        unit = 1 if sys.platform == "darwin" else 1024  # bytes on a Mac, kilobytes on Linux
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     metrics = {
         "rows": rows,
-        "steps": steps,
-        "seconds": seconds,
-        "tokens_per_second": tokens / max(seconds - eval_seconds, 1e-9),
-        "peak_memory_gib": peak / 2**30,
+        "steps": state.global_step,
+        "seconds": log[-1]["seconds"] if log else None,
+        "tokens": state.num_input_tokens_seen,
+        "tokens_per_second": steps[-1]["tokens_per_second"] if steps else None,
+        "peak_memory_gib": peak_memory_gib(),
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
         "first_eval_loss": eval_losses[0] if eval_losses else None,

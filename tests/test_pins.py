@@ -32,7 +32,7 @@ def test_the_cpu_torch_is_in_the_range():
 def test_conda_takes_its_pins_from_the_package():
     text = (ROOT / "environment.yml").read_text(encoding="utf-8")
     lines = [line.strip().removeprefix("- ") for line in text.splitlines() if line.strip().startswith("- ")]
-    assert lines == ["conda-forge", "python=3.12", "pip", "make", "pip:", "--editable .[gpu,lab,serve,test]"]
+    assert lines == ["conda-forge", "python=3.12", "pip", "make", "pip:", "--editable .[gpu,trackers,lab,serve,test]"]
     from packaging.specifiers import SpecifierSet
 
     assert SpecifierSet(PROJECT["requires-python"]).contains("3.12")

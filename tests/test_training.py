@@ -28,6 +28,8 @@ def test_the_run_learns_and_leaves_whole_files(trained):
     assert result.metrics["steps"] == 6
     assert sorted(path.name for path in Path(settings.output_dir).iterdir()) == [
         "adapter",
+        "run.json",
+        "tensorboard",
         "train_log.jsonl",
         "train_metrics.json",
     ]
