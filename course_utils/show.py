@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import time
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from course_utils.masking import MaskAudit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 DARK, LIGHT, ACCENT = "#1b4f72", "#a9cce3", "#b9770e"
 CELL = "text-align:left;vertical-align:top;padding:2px 10px;white-space:pre-wrap"
@@ -289,6 +290,60 @@ def curve(log: Sequence[Mapping[str, float]], title: str = "Loss during training
     axes.set(title=title, xlabel="step", ylabel="loss (nats per learned token)", ylim=(0, None))
     axes.legend(frameon=False)
     return figure
+
+
+def live(predicted_gib: float | None = None, every: float = 5.0) -> TrainerCallback:
+    """A callback for `training.train` that keeps the loss curves in the notebook up to date while a run goes on.
+
+    Below the curves stand the step, the learning rate, tokens per second, the peak of memory and the time left. The
+    last picture stays. Outside a notebook nothing is shown.
+
+    Args:
+        predicted_gib: the budget (`profiles.memory_budget(…).gib`) to set the measured peak against.
+        every: seconds between two pictures; drawing takes time from the run.
+    """
+    from IPython.display import display
+    from matplotlib import pyplot
+    from transformers import TrainerCallback
+
+    class Live(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.log: list[dict[str, float]] = []
+            self.handle: Any = None
+            self.drawn = 0.0
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+            self.log.append({"step": state.global_step, **logs})
+            if time.monotonic() - self.drawn > every or "eval_loss" in logs:
+                self.draw(state)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.draw(state)
+
+        def draw(self, state: Any) -> None:
+            figure = curve(self.log, f"Loss after {state.global_step} of {state.max_steps} steps")
+            figure.supxlabel(_status(self.log, predicted_gib), fontsize=9)
+            if self.handle is None:
+                self.handle = display(figure, display_id=True)
+            elif self.handle:
+                self.handle.update(figure)
+            pyplot.close(figure)
+            self.drawn = time.monotonic()
+
+    return Live()
+
+
+def _status(log: Sequence[Mapping[str, float]], predicted_gib: float | None) -> str:
+    """The latest figures of a run as one line."""
+    latest = {key: value for entry in log if "train_runtime" not in entry for key, value in entry.items()}
+    against = f" of {predicted_gib:.1f} predicted" if predicted_gib else ""
+    forms = {
+        "learning_rate": "learning rate {:.2g}",
+        "tokens_per_second": "{:.0f} tokens/s",
+        "memory_gib": "{:.1f} GiB" + against,
+        "seconds_left": "{:.0f} s left",
+    }
+    return "   ·   ".join(form.format(latest[key]) for key, form in forms.items() if key in latest)
 
 
 def lengths(
