@@ -260,7 +260,6 @@ def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, Any]:
 
     class Picture(Figure):
         def _repr_png_(self) -> bytes:
-            """What Jupyter shows. Without pyplot, which would keep every figure in memory, it knows no other way."""
             file = io.BytesIO()
             self.savefig(file, format="png", dpi=100)
             return file.getvalue()
@@ -303,7 +302,6 @@ def live(predicted_gib: float | None = None, every: float = 5.0) -> TrainerCallb
         every: seconds between two pictures; drawing takes time from the run.
     """
     from IPython.display import display
-    from matplotlib import pyplot
     from transformers import TrainerCallback
 
     class Live(TrainerCallback):
@@ -327,7 +325,6 @@ def live(predicted_gib: float | None = None, every: float = 5.0) -> TrainerCallb
                 self.handle = display(figure, display_id=True)
             elif self.handle:
                 self.handle.update(figure)
-            pyplot.close(figure)
             self.drawn = time.monotonic()
 
     return Live()
