@@ -138,6 +138,7 @@ def _wrong_values(settings: TrainSettings) -> list[str]:
         for name, (words, fits) in bounds.items()
         if isinstance(value := getattr(settings, name), (int, float)) and not fits(value)
     ]
-    if tied := sorted({"lm_head", "embed_tokens"} & set(settings.target_modules or ())):
+    names = settings.target_modules if isinstance(settings.target_modules, tuple) else ()
+    if tied := [name for name in ("embed_tokens", "lm_head") if name in names]:
         problems.append(f"target_modules names {', '.join(tied)}, which many models share: the merge would break them")
     return problems

@@ -46,7 +46,7 @@ def tracker(name: str, folder: Path, first_step: int) -> Iterator[list[TrainerCa
         raise TrackerError(f'Tracker {name} is not installed: `pip install {name}`, or tracker="tensorboard".')
     place = (folder / name).resolve()
     place.mkdir(parents=True, exist_ok=True)
-    with _defaults(_ENVIRONMENTS.get(name, {}), place):
+    with _environment(name, place):
         if name == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
 
@@ -78,15 +78,17 @@ _ENVIRONMENTS = {
 
 
 @contextmanager
-def _defaults(variables: dict[str, str], place: Path) -> Iterator[None]:
-    """Set what the environment does not say, and take it away again."""
-    added = {key: text.format(place=place) for key, text in variables.items() if key not in os.environ}
-    os.environ.update(added)
+def _environment(name: str, place: Path) -> Iterator[None]:
+    """Set what the environment does not say; what was set here or by the tracker itself is taken away again."""
+    before = set(os.environ)
+    for key, text in _ENVIRONMENTS.get(name, {}).items():
+        os.environ.setdefault(key, text.format(place=place))
     try:
         yield
     finally:
-        for key in added:
-            del os.environ[key]
+        for key in set(os.environ) - before:
+            if key.startswith(name.upper()):
+                del os.environ[key]
 
 
 def _finish(name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -298,7 +299,8 @@ def _trainer(
     from transformers.utils.notebook import NotebookProgressCallback
     from trl import SFTConfig, SFTTrainer
 
-    rows_per_step = settings.batch_size * settings.grad_accum
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    rows_per_step = settings.batch_size * settings.grad_accum * processes
     lengths = [len(ids) for ids in train["input_ids"]]
     epochs = settings.max_steps * rows_per_step / len(lengths) if settings.max_steps > 0 else settings.epochs
     longest_first = sorted(range(len(valid)), key=lambda row: -len(valid[row]["input_ids"]))

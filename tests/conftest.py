@@ -82,3 +82,9 @@ def trained(smol, cpu, toy_rows, tmp_path_factory):
     model = modeling.attach_lora(model, cpu)
     examples = masking.build_dataset(toy_rows, tokenizer)
     return training.train(model, tokenizer, examples, examples, settings), settings
+
+
+@pytest.fixture(scope="session")
+def kills(request) -> int:
+    """How often a run is killed: 3 times, and 20 times in `make test-long`."""
+    return 20 if request.config.getoption("--hypothesis-profile") == "long" else 3

@@ -3,12 +3,24 @@
 import hashlib
 import inspect
 import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
 
-from course_utils import masking, modeling, training
+from course_utils import masking, modeling, packing, training
 
 
 def digest(folder: Path) -> str:
@@ -57,6 +69,238 @@ def test_a_run_that_was_stopped_goes_on(smol, cpu, toy_rows, trained, tmp_path):
         run(smol, cpu, toy_rows, settings, callbacks=[Stop()])
     resumed = run(smol, cpu, toy_rows, settings, resume=True)
     assert digest(resumed.adapter_dir) == digest(result.adapter_dir)
+
+
+def finished_by_a_process(smol: Path, out: Path, kill_after: float | None = None) -> bool:
+    """Begin or go on with `interrupted.py` in a process of its own; kill it so many seconds after the first step."""
+    script = str(ROOT / "tests" / "interrupted.py")
+    process = subprocess.Popen([sys.executable, script, str(smol), str(out)], stdout=subprocess.PIPE, text=True)
+    while kill_after is not None and "training" not in (process.stdout.readline() or "training"):
+        pass
+    try:
+        return process.wait(kill_after) == 0
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return False
+
+
+def test_killed_at_any_moment_a_run_goes_on_to_the_same_adapter(smol, tmp_path, kills):
+    assert finished_by_a_process(smol, tmp_path / "whole")
+    draw, finished = random.Random(), False
+    for _ in range(kills):
+        seconds = draw.uniform(0.0, 6.0)
+        finished = finished_by_a_process(smol, tmp_path / "killed", seconds)
+        for path in (tmp_path / "killed").glob("adapter/*"):  # whole or absent
+            assert path.stat().st_size == (tmp_path / "whole" / "adapter" / path.name).stat().st_size
+    assert finished or finished_by_a_process(smol, tmp_path / "killed")
+    assert digest(tmp_path / "killed" / "adapter") == digest(tmp_path / "whole" / "adapter")
+    logs = [training.load_result(tmp_path / name).log for name in ("killed", "whole")]
+    assert [(entry["step"], entry.get("loss")) for entry in logs[0]] == [
+        (entry["step"], entry.get("loss")) for entry in logs[1]
+    ]
+
+
+def test_a_checkpoint_that_was_cut_off_is_not_gone_on_from(tmp_path):
+    for step, whole in ((2, True), (4, True), (6, False), (10, False)):
+        folder = tmp_path / "checkpoints" / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        if whole:
+            (folder / "whole").touch()
+    assert training._last_whole_checkpoint(tmp_path) == tmp_path / "checkpoints" / "checkpoint-4"
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["checkpoint-2", "checkpoint-4"]
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(smol, cpu, toy_rows, trained, tmp_path):
+    from transformers import TrainerCallback
+
+    class CtrlC(TrainerCallback):
+        def on_step_begin(self, args, state, control, **_):
+            if state.global_step == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    result, settings = trained
+    settings = replace(settings, output_dir=str(tmp_path / "stopped"))
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(training.Interrupted, match=r"after step 2 of 6.*resume=True"):
+        run(smol, cpu, toy_rows, settings, callbacks=[CtrlC()])
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not (tmp_path / "stopped" / "adapter").exists()
+    resumed = run(smol, cpu, toy_rows, settings, resume=True)
+    assert digest(resumed.adapter_dir) == digest(result.adapter_dir)
+    assert [entry["step"] for entry in resumed.log] == [entry["step"] for entry in result.log]
+
+
+def test_only_the_same_run_goes_on(smol, cpu, toy_rows, trained, tmp_path):
+    settings = replace(trained[1], output_dir=str(tmp_path / "run"), max_steps=1)
+    first = run(smol, cpu, toy_rows, settings)
+    assert run(smol, cpu, toy_rows, settings, resume=True) == first, "a finished run is returned as it is"
+    with pytest.raises(training.TrainingError, match="learning_rate differ from when it began"):
+        run(smol, cpu, toy_rows, replace(settings, learning_rate=1e-5), resume=True)
+    with pytest.raises(training.TrainingError, match="train rows, valid rows differ"):
+        run(smol, cpu, toy_rows[:6], settings, resume=True)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(smol, cpu, toy_rows, trained, tmp_path):
+    model, tokenizer = modeling.load_model(smol, cpu)
+    model = modeling.attach_lora(model, cpu)
+    with torch.no_grad():
+        model.base_model.model.model.layers[3].mlp.up_proj.lora_B["default"].weight[0] = float("nan")
+    examples = masking.build_dataset(toy_rows, tokenizer)
+    settings = replace(trained[1], output_dir=str(tmp_path / "nan"))
+    with pytest.raises(training.TrainingError, match=r"loss is nan at step 0.*Lower learning_rate"):
+        training.train(model, tokenizer, examples, examples, settings)
+    assert not (tmp_path / "nan" / "adapter").exists()
+    assert model.get_base_model().config._attn_implementation == "sdpa", "the shortcuts are taken back"
+
+
+def test_a_full_disk(smol, cpu, toy_rows, trained, tmp_path):
+    """No file may grow beyond a mebibyte: what the system says then is what it says on a full disk."""
+    settings = replace(trained[1], output_dir=str(tmp_path / "run"), tracker="none")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
+    try:
+        with pytest.raises(training.TrainingError, match=r"could not be written .* Free some space"):
+            run(smol, cpu, toy_rows, settings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / "run" / "adapter").exists()
+    assert digest(run(smol, cpu, toy_rows, settings, resume=True).adapter_dir) == digest(trained[0].adapter_dir)
+
+
+def test_a_folder_that_cannot_be_written_to(smol, cpu, toy_rows, trained, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    settings = replace(trained[1], output_dir=str(tmp_path / "file" / "run"))
+    with pytest.raises(training.TrainingError, match=r"cannot be written to .* set output_dir"):
+        run(smol, cpu, toy_rows, settings)
+
+
+def test_out_of_memory_is_explained_with_budget_and_remedy(smol, cpu, toy_rows, trained, tmp_path):
+    from transformers import TrainerCallback
+
+    class Greedy(TrainerCallback):
+        def on_step_end(self, *_, **__):
+            torch.empty(10**15)
+
+    settings = replace(trained[1], output_dir=str(tmp_path / "run"))
+    with pytest.raises(training.OutOfMemory, match=r"predicted was \d\.\d GiB.*Next: gradient_checkpointing False"):
+        run(smol, cpu, toy_rows, settings, callbacks=[Greedy()], profile=cpu)
+    with pytest.raises(training.OutOfMemory, match="Halve batch_size"):
+        run(smol, cpu, toy_rows, settings, callbacks=[Greedy()])
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_early_stop_keeps_the_best(smol, cpu, toy_rows, trained, tmp_path):
+    wild = {"learning_rate": 0.05, "max_steps": 12, "eval_steps": 1, "early_stop": 1, "scheduler": "constant"}
+    settings = replace(trained[1], output_dir=str(tmp_path / "run"), **wild)
+    result = run(smol, cpu, toy_rows, settings)
+    losses = [entry["eval_loss"] for entry in result.log if "eval_loss" in entry]
+    assert result.metrics["steps"] < 12
+    assert losses[-1] > min(losses)
+
+
+class TestRowOrder:
+    @given(
+        lengths=st.lists(st.integers(1, 500), min_size=1, max_size=120),
+        rows_per_step=st.integers(1, 16),
+        epochs=st.integers(1, 3),
+        seed=st.integers(0, 99),
+    )
+    def test_every_row_comes_once_an_epoch_and_the_longest_first(self, lengths, rows_per_step, epochs, seed):
+        order = training.row_order(lengths, rows_per_step, epochs, seed)
+        assert Counter(order) == dict.fromkeys(range(len(lengths)), epochs)
+        assert order == training.row_order(lengths, rows_per_step, epochs, seed)
+        if len(order) >= rows_per_step:
+            whole = len(order) // rows_per_step * rows_per_step
+            assert max(lengths[row] for row in order[:rows_per_step]) == max(lengths[row] for row in order[:whole])
+
+    def test_rows_of_like_length_share_a_step(self):
+        lengths = [random.Random(seed).randint(20, 400) for seed in range(400)]
+        shuffled = packing.padding_share(lengths, 8)
+        grouped = packing.padding_share([lengths[row] for row in training.row_order(lengths, 8, 1, 42)], 8)
+        assert grouped < 0.06 < 0.3 < shuffled
+
+    def test_part_of_an_epoch(self):
+        assert len(training.row_order([5] * 10, 4, 1.5, 42)) == 15
+        assert len(training.row_order([5] * 10, 4, 0.01, 42)) == 1
+
+
+@pytest.mark.parametrize(
+    ("supported", "cuda", "expected"),
+    [
+        (True, True, {"bf16": True, "fp16": False}),  # Ampere
+        (False, True, {"bf16": False, "fp16": True}),  # a T4
+        (True, False, {"bf16": True, "fp16": False}),
+        (False, False, {"bf16": False, "fp16": False}),
+    ],
+)
+def test_precision(supported, cuda, expected):
+    assert training.precision(supported, cuda=cuda) == expected
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_the_trainer_asks_unsloth_for_bfloat16(smol, cpu, toy_rows, trained, tmp_path, monkeypatch, supported):
+    """Trap 22: SFTConfig's own default is bf16, whatever the machine."""
+    unsloth = modeling.import_unsloth()
+    seen = []
+    monkeypatch.setattr(unsloth, "is_bfloat16_supported", lambda: supported)
+    made = training._trainer
+    monkeypatch.setattr(training, "_trainer", lambda *a, **k: seen.append(made(*a, **k)) or seen[0])
+    profile = cpu if supported else replace(cpu, dtype="float32")
+    model, tokenizer = modeling.load_model(smol, profile)
+    examples = masking.build_dataset(toy_rows, tokenizer)
+    settings = replace(trained[1], output_dir=str(tmp_path / "run"), max_steps=1)
+    training.train(modeling.attach_lora(model, profile), tokenizer, examples, examples, settings)
+    assert (seen[0].args.bf16, seen[0].args.fp16) == (supported, False)
+
+
+def test_the_shortcuts_change_no_result_beyond_rounding(smol, cpu, toy_rows):
+    """In float32, where rounding is small: plain attention and uncopied inputs give the stock gradients."""
+    model, tokenizer = modeling.load_model(smol, replace(cpu, dtype="float32"))
+    model = modeling.attach_lora(model, cpu)
+    batch = {"input_ids": torch.tensor([masking.build_dataset(toy_rows, tokenizer)[0]["input_ids"]])}
+    found = []
+    for shortcuts in (nullcontext(), training._cpu_shortcuts(model, 60, bf16=True)):
+        with shortcuts:
+            model.zero_grad()
+            logits = model(**batch).logits
+            logits.float().logsumexp(-1).sum().backward()
+            layer = model.base_model.model.model.layers[0].self_attn.q_proj
+            found.append((logits.detach(), layer.lora_B["default"].weight.grad.clone()))
+    for stock, ours in zip(*found, strict=True):
+        assert torch.allclose(stock, ours, rtol=1e-4, atol=1e-4 * float(stock.abs().max()))
+
+
+def test_two_processes_take_the_steps_of_one_with_twice_the_accumulation(smol, tmp_path):
+    """`accelerate launch -m course_utils train --config …` under gloo: the same rows per step, so the same losses."""
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"{n} {'and ' * n}?"},
+                {"role": "assistant", "content": f"It is {n}."},
+            ]
+        }
+        for n in range(16)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = {"profile": "cpu", "batch_size": 2, "max_steps": 3, "eval_steps": 3, "tracker": "none"}
+    common |= {"data": str(tmp_path / "rows.jsonl")}
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes"]
+    losses = []
+    for processes, accumulated in ((1, 2), (2, 1)):
+        out, config = tmp_path / f"run{processes}", tmp_path / f"{processes}.json"
+        config.write_text(json.dumps(common | {"grad_accum": accumulated, "output_dir": str(out)}))
+        done = subprocess.run(
+            [*launch, str(processes), "-m", "course_utils", "train", "--config", str(config)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("The adapter lies in") == 1
+        losses.append([entry["loss"] for entry in training.load_result(out).log if "loss" in entry])
+    assert losses[0] == pytest.approx(losses[1], rel=5e-3)
 
 
 def test_a_set_that_cannot_teach_is_refused(smol, cpu, trained, tmp_path):
