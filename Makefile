@@ -8,7 +8,7 @@ BIN := .venv/bin
 # Where it is set, each process compiles the libraries' source anew: 20 seconds before a lesson's first line.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install course lab test test-long outputs format clean
+.PHONY: help install course lab test test-long bench outputs format clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,8 +33,12 @@ test: install ## run every check: style, unit tests, all notebooks
 	@$(BIN)/python -m pytest
 	@$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=1800 notebooks
 
-test-long: install ## search for a conversation that breaks a mask, fifty times as long (about an hour)
-	@$(BIN)/python -m pytest --hypothesis-profile=long tests/test_masking.py tests/test_masking_parity.py tests/test_thinking.py tests/test_chat.py tests/test_packing.py
+test-long: install ## search fifty times as long for what breaks a mask, kill a run 20 times (more than an hour)
+	@$(BIN)/python -m pytest --hypothesis-profile=long tests/test_masking.py tests/test_masking_parity.py tests/test_thinking.py tests/test_chat.py tests/test_packing.py tests/test_training.py
+
+bench: install ## train side by side with the Trainer, and write docs/training.md (about ten minutes)
+	@$(BIN)/python -m course_utils build-data --profile cpu > /dev/null
+	@$(BIN)/python tests/benchmarks/training.py
 
 outputs: install ## put the outputs of the last `make course` into notebooks/, and run the extras
 	@$(BIN)/python tests/notebooks/refresh.py

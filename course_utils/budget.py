@@ -152,6 +152,10 @@ class Budget:
 # What a process holds besides the model: measured on the machine of `docs/memory.md`.
 CPU_PROCESS = int(0.65 * GIB)  # Python with torch, transformers, TRL and Unsloth: 0.57 after the imports
 CUDA_CONTEXT = int(0.60 * GIB)  # CUDA context, libraries and the allocator's rounding; an estimate, not measured
+PLAIN_ATTENTION_UP_TO = 256
+"""Tokens of a row up to which training on a CPU takes plain matrix products for attention: the faster way there, but
+its weights are kept, tokens x tokens per head (docs/training.md)."""
+
 CPU_LOSS_ELEMENTS = 16 * 2**20  # logits in a chunk of Unsloth's cross entropy on a CPU
 CUDA_LOSS_BYTES = 4 * GIB  # the most that Unsloth's chunked cross entropy gives itself on a card
 NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256  # weights per scale; scales per scale of scales
@@ -222,8 +226,11 @@ def activations(shape: Shape, device: Device, *, rank: int, rows: int, length: i
         length: tokens of a row.
         checkpointing: keep only each layer's input, and compute one layer's activations again when they are needed.
     """
+    # A batch of shorter rows can need more than one of the longest: those that are short enough for plain attention.
+    lengths = (length, min(length, PLAIN_ATTENTION_UP_TO)) if device == "cpu" else (length,)
+    length = max(lengths, key=lambda each: each * _saved_per_token(shape, device, rank, each)[0])
     tokens = rows * length
-    layer, source = _saved_per_token(shape, device, rank)
+    layer, source = _saved_per_token(shape, device, rank, length)
     if not checkpointing:
         formula = f"{layer:,} bytes x {tokens:,} tokens x {shape.layers} layers"
         return Term("activations", layer * tokens * shape.layers, formula, source)
@@ -238,7 +245,7 @@ def activations(shape: Shape, device: Device, *, rank: int, rows: int, length: i
     )
 
 
-def _saved_per_token(shape: Shape, device: Device, rank: int) -> tuple[int, str]:
+def _saved_per_token(shape: Shape, device: Device, rank: int, length: int) -> tuple[int, str]:
     """Bytes that one layer saves per token for its backward pass in 16 bits, and the source.
 
     Both lists go through the layer in its order: norm, q k v, head norms, attention, o, norm, gate, up, down.
@@ -249,8 +256,10 @@ def _saved_per_token(shape: Shape, device: Device, rank: int) -> tuple[int, str]
         head_norms = 2 * (q + k) if shape.head_norms else 0
         saved = 2 * (2 * h) + head_norms + attention + 2 * q + 2 * (2 * h) + 2 * (2 * i)
         return saved, "save_for_backward in unsloth/kernels (fast_lora, rms_layernorm, qk_norm_rope)"
+    if length <= PLAIN_ATTENTION_UP_TO:  # keys and values repeated for all heads; weights in float32 and in 16 bits
+        attention = 2 * 3 * q + 6 * shape.heads * length
     norms = 2 * 4 * h + 8 + (4 * (q + k) if shape.head_norms else 0)  # in float32
-    lora_inputs = 2 * (3 * h + q + 2 * h + i) + 2 * 7 * rank  # each projection's own 16-bit copy
+    lora_inputs = 2 * (h + q + h + i) + 2 * 7 * rank  # q k v share theirs, and so do gate and up
     feed_forward = 3 * 2 * i  # gate, its SiLU, up
     return norms + attention + lora_inputs + feed_forward, "transformers' modeling_llama and PEFT's lora/layer, counted"
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from course_utils import masking, profiles
+from course_utils.budget import PLAIN_ATTENTION_UP_TO
 from course_utils.errors import CourseError
 from course_utils.files import whole_folder, write_json
 from course_utils.modeling import import_unsloth
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerCallback
 
     from course_utils.profiles import Profile
-
-EAGER_UP_TO = 512
-"""Tokens of the longest row up to which plain matrix products are the faster attention on a CPU (docs/training.md)."""
 
 _WINDOW = 50  # steps whose rows are sorted by length together, as in transformers' LengthGroupedSampler
 
@@ -131,7 +129,7 @@ def train(
         watchers = [log, watching.NumbersOnly(), watching.WholeCheckpoints(), interrupt, watching.ProgressBar()]
         for callback in (*watchers, *(trackers if trainer.is_world_process_zero() else ()), *callbacks):
             trainer.add_callback(callback)
-        with interrupt, _cpu_shortcuts(model, max(map(len, train["input_ids"])), bf16=bf16):
+        with interrupt, _cpu_shortcuts(model, bf16=bf16):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         state = trainer.state
         if interrupt.asked and state.global_step < state.max_steps:
@@ -353,27 +351,39 @@ def _trainer(
 
 
 @contextmanager
-def _cpu_shortcuts(model: PeftModel, longest: int, *, bf16: bool) -> Iterator[None]:
+def _cpu_shortcuts(model: PeftModel, *, bf16: bool) -> Iterator[None]:
     """What makes a step faster on a CPU and changes no result beyond rounding; on a card Unsloth's kernels stand there.
 
     Two switches of the libraries. PEFT copies each LoRA layer's input to float32, and autocast copies it back: left
-    out, every loss is the same to the last bit. And torch's fused attention for CPUs takes three times as long on the
-    way back as plain matrix products, where rows are short (docs/training.md).
+    out, every loss is the same to the last bit. And torch's fused attention for CPUs takes several times as long on
+    the way back as plain matrix products, where rows are short; for long ones these need too much memory.
     """
     if torch.cuda.is_available():
         yield
         return
     from peft.helpers import disable_input_dtype_casting
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask
 
+    AttentionInterface.register("by_length", _attention_by_length)
+    AttentionMaskInterface.register("by_length", eager_mask)
     base = model.get_base_model()
     before = base.config._attn_implementation
-    if longest <= EAGER_UP_TO:
-        base.set_attn_implementation("eager")
+    base.set_attn_implementation("by_length")
     try:
         with disable_input_dtype_casting(model) if bf16 else nullcontext():
             yield
     finally:
         base.set_attn_implementation(before)
+
+
+def _attention_by_length(module: Any, query: torch.Tensor, *rest: Any, **more: Any) -> Any:
+    """One of transformers' two ways of attention, by the tokens in a row of `query` (rows x heads x tokens x width)."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.models.llama.modeling_llama import eager_attention_forward  # the same in every Llama-like model
+
+    attend = eager_attention_forward if query.shape[2] <= PLAIN_ATTENTION_UP_TO else sdpa_attention_forward
+    return attend(module, query, *rest, **more)
 
 
 @contextmanager

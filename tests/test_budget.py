@@ -8,7 +8,7 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_utils import budget, modeling, profiles
+from course_utils import budget, modeling, profiles, training
 from course_utils.budget import CONFIGS, BudgetError, Shape
 from course_utils.profiles import PROFILES, memory_budget
 
@@ -80,12 +80,13 @@ def test_8_bit_weights_are_as_large_as_bitsandbytes_makes_them():
     assert (everything - rest) / Shape.of(TINY).projected == pytest.approx(per_weight, rel=3e-3)
 
 
+@pytest.mark.parametrize("length", [96, 512])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_training_terms_are_the_tensors_that_training_makes(tiny_folder, cpu, checkpointing):
+def test_training_terms_are_the_tensors_that_training_makes(tiny_folder, cpu, checkpointing, length):
     """One step by hand, in the order of the terms."""
     import torch
 
-    rows, length = 2, 96
+    rows = 2
     profile = replace(
         cpu,
         train=replace(cpu.train, batch_size=rows, max_length=length, gradient_checkpointing=checkpointing),
@@ -114,14 +115,16 @@ def test_training_terms_are_the_tensors_that_training_makes(tiny_folder, cpu, ch
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", dtype=torch.bfloat16),
+        training._cpu_shortcuts(model, bf16=True),
     ):
         hidden = inner(input_ids=ids).last_hidden_state
+        at_the_end = dict(kept)
+        hidden.float().mean().backward()
     if checkpointing:  # recomputing happens in the backward pass: here only what is kept until then
         inputs, last_norm = 2 * TINY["hidden_size"] * TINY["num_hidden_layers"], 4 * TINY["hidden_size"]
-        assert nbytes(kept.values()) == pytest.approx((inputs + last_norm) * rows * length, rel=0.01)
+        assert nbytes(at_the_end.values()) == pytest.approx((inputs + last_norm) * rows * length, rel=0.01)
     else:
-        assert nbytes(kept.values()) == pytest.approx(term(predicted, "activations"), rel=0.05)
-    hidden.float().mean().backward()
+        assert nbytes(at_the_end.values()) == pytest.approx(term(predicted, "activations"), rel=0.05)
     assert term(predicted, "gradients") == nbytes(parameter.grad for parameter in trained)
     optimizer = torch.optim.AdamW(trained)
     optimizer.step()

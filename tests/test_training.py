@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from course_utils import masking, modeling, packing, training
+from course_utils.budget import PLAIN_ATTENTION_UP_TO
 
 
 def digest(folder: Path) -> str:
@@ -254,21 +255,38 @@ def test_the_trainer_asks_unsloth_for_bfloat16(smol, cpu, toy_rows, trained, tmp
     assert (seen[0].args.bf16, seen[0].args.fp16) == (supported, False)
 
 
-def test_the_shortcuts_change_no_result_beyond_rounding(smol, cpu, toy_rows):
-    """In float32, where rounding is small: plain attention and uncopied inputs give the stock gradients."""
-    model, tokenizer = modeling.load_model(smol, replace(cpu, dtype="float32"))
+@pytest.mark.parametrize("tokens", [PLAIN_ATTENTION_UP_TO, PLAIN_ATTENTION_UP_TO + 1])
+def test_the_shortcuts_change_no_result_beyond_rounding(smol, cpu, tokens):
+    """In float32, where rounding is small: the loss and the gradients are those of the stock model, padding and all."""
+    model, _ = modeling.load_model(smol, replace(cpu, dtype="float32"))
     model = modeling.attach_lora(model, cpu)
-    batch = {"input_ids": torch.tensor([masking.build_dataset(toy_rows, tokenizer)[0]["input_ids"]])}
+    ids = torch.randint(100, 40_000, (2, tokens), generator=torch.Generator().manual_seed(0))
+    seen = torch.ones_like(ids)
+    seen[1, tokens // 2 :] = 0
+    batch = {"input_ids": ids, "attention_mask": seen, "labels": ids.masked_fill(seen == 0, masking.IGNORED)}
     found = []
-    for shortcuts in (nullcontext(), training._cpu_shortcuts(model, 60, bf16=True)):
+    for shortcuts in (nullcontext(), training._cpu_shortcuts(model, bf16=False)):
         with shortcuts:
             model.zero_grad()
-            logits = model(**batch).logits
-            logits.float().logsumexp(-1).sum().backward()
+            loss = model(**batch).loss
+            loss.backward()
             layer = model.base_model.model.model.layers[0].self_attn.q_proj
-            found.append((logits.detach(), layer.lora_B["default"].weight.grad.clone()))
+            found.append((loss.detach(), layer.lora_B["default"].weight.grad.clone()))
     for stock, ours in zip(*found, strict=True):
         assert torch.allclose(stock, ours, rtol=1e-4, atol=1e-4 * float(stock.abs().max()))
+
+
+def test_inputs_that_are_not_copied_give_the_same_bits(smol, cpu, toy_rows):
+    from peft.helpers import disable_input_dtype_casting
+
+    model, tokenizer = modeling.load_model(smol, cpu)
+    model = modeling.attach_lora(model, cpu)
+    ids = torch.tensor([masking.build_dataset(toy_rows, tokenizer)[0]["input_ids"]])
+    found = []
+    for way in (nullcontext(), disable_input_dtype_casting(model)):
+        with way, torch.autocast("cpu", dtype=torch.bfloat16):
+            found.append(model(input_ids=ids).logits.detach())
+    assert torch.equal(*found)
 
 
 def test_two_processes_take_the_steps_of_one_with_twice_the_accumulation(smol, tmp_path):
