@@ -332,7 +332,7 @@ def live(predicted_gib: float | None = None, every: float = 5.0) -> TrainerCallb
 
 def _status(log: Sequence[Mapping[str, float]], predicted_gib: float | None) -> str:
     """The latest figures of a run as one line."""
-    latest = {key: value for entry in log if "train_runtime" not in entry for key, value in entry.items()}
+    latest = {key: value for entry in log if "train_loss" not in entry for key, value in entry.items()}
     against = f" of {predicted_gib:.1f} predicted" if predicted_gib else ""
     forms = {
         "learning_rate": "learning rate {:.2g}",

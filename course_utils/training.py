@@ -138,9 +138,13 @@ def train(
                 f"{out / 'checkpoints'}; the same call with resume=True (`train --resume`) goes on from there."
             )
         metrics = _metrics(log.entries, rows=len(train), state=state)
+        final = out / "checkpoints" / "final"
+        trainer.save_model(str(final))  # by all processes: where the model is shared out, none of them holds it whole
+        trainer.accelerator.wait_for_everyone()
         if trainer.is_world_process_zero():
             with whole_folder(out / "adapter") as folder:
-                model.save_pretrained(folder)
+                for name in ("adapter_config.json", "adapter_model.safetensors"):
+                    shutil.copy2(final / name, folder / name)
                 tokenizer.save_pretrained(folder)
             write_json(out / "train_metrics.json", {"metrics": metrics, "settings": asdict(settings)})
             shutil.rmtree(out / "checkpoints", ignore_errors=True)  # only an unfinished run needs them
@@ -333,6 +337,7 @@ def _trainer(
         data_seed=settings.seed,
         dataset_kwargs={"skip_prepare_dataset": True},  # the rows are masked already
         dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available(),
         disable_tqdm=True,
         report_to="none",
     )

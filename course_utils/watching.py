@@ -62,8 +62,10 @@ class RunLog(TrainerCallback):
             write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in self.entries))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        if "train_runtime" in logs:  # the Trainer's summary of the run
+        if "train_loss" in logs:  # the Trainer's summary of the run
             return
+        for name in ("train_runtime", "train_tokens_per_second", "num_tokens"):  # of this process alone
+            logs.pop(name, None)
         elapsed = time.monotonic() - self.started
         logs["seconds"] = self.seconds_before + elapsed
         if "epoch" in logs:

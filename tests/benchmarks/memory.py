@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def measure(model_name: str, profile: Profile, folder: Path, before: int) -> dic
     import torch
     import trl  # noqa: F401  (all libraries are in before the process is weighed)
 
-    vocabulary = _make_model(model_name, folder)
+    vocabulary = make_model(budget.CONFIGS[model_name], folder)
     cuda = torch.cuda.is_available()
     process = 0 if cuda else _resident("VmRSS")
     model, tokenizer = modeling.load_model(folder, profile)
@@ -80,15 +81,15 @@ def measure(model_name: str, profile: Profile, folder: Path, before: int) -> dic
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew here
     training.train(model, tokenizer, rows, rows[: profile.train.batch_size], settings, audit=False)
     # A card's allocator keeps what it once had, so what is in use at the end is the peak, context included.
-    return {"measured": _card_in_use() - before if cuda else _resident("VmHWM"), "process": process}
+    return {"measured": card_in_use() - before if cuda else _resident("VmHWM"), "process": process}
 
 
-def _make_model(name: str, folder: Path) -> int:
-    """Write a model with random weights in the published shape; returns the size of its vocabulary."""
+def make_model(shape: Mapping[str, Any], folder: Path) -> int:
+    """Write a model with random weights in a shape out of `budget.CONFIGS`; returns the size of its vocabulary."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.for_model(**budget.CONFIGS[name])
+    config = AutoConfig.for_model(**shape)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.to_empty(device="cpu")
@@ -101,12 +102,14 @@ def _make_model(name: str, folder: Path) -> int:
     return config.vocab_size
 
 
-def _card_in_use() -> int:
-    """Bytes of the first card that are taken, by whoever; 0 without a card. CUDA is not started for it."""
+def card_in_use() -> int:
+    """Bytes of the first card that are taken, by whoever; 0 where nobody says. CUDA is not started for it."""
     if not (smi := shutil.which("nvidia-smi")):
         return 0
-    asked = [smi, "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-    return int(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()[0]) * 2**20
+    card = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    asked = [smi, f"--id={card}", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
+    return int(said[0]) * 2**20 if said and said[0].isdigit() else 0  # a slice of a card says [N/A]
 
 
 def _resident(field: str) -> int:
@@ -117,7 +120,7 @@ def _resident(field: str) -> int:
 
 def one_case(number: int) -> dict[str, Any]:
     """Run a case in this process and return its line of the results."""
-    before = _card_in_use()  # first of all: to look at the card through torch starts CUDA
+    before = card_in_use()  # first of all: to look at the card through torch starts CUDA
     machine = profiles.detect_hardware()
     cases, base = (CARD_CASES, "16gb") if machine.device == "cuda" else (CPU_CASES, "cpu")
     model, changes, settings = cases[number]
@@ -153,7 +156,8 @@ def as_table(results: list[dict[str, Any]]) -> str:
         "the rows of the machine that it runs on. On a CPU *measured* is the peak of a process that gives freed memory",
         "back at once; *as it runs* is the peak without that: glibc keeps freed blocks, so the process looks larger",
         "than what it needs. No card has been measured yet: the terms that differ there (activations, logits and loss,",
-        "overhead) are read from Unsloth's code, and the CUDA context is an estimate. Sizes are in GiB.",
+        "overhead) are read from Unsloth's code, and the CUDA context is an estimate.",
+        "`python tests/benchmarks/gpu_check.py` measures them on a card in one go. Sizes are in GiB.",
         "",
         "| machine | model | base | checkpointing | rows x tokens | predicted | measured | off by | as it runs |",
         "|---|---|---|---|---|---|---|---|---|",

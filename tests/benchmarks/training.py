@@ -43,7 +43,7 @@ def mixed_rows(seed: int = 42) -> list[dict[str, Any]]:
     ]
     draw, rows = random.Random(seed), []
     for _ in range(ROWS + HELD):
-        characters, messages = math.exp(draw.uniform(math.log(60), math.log(1000))), []
+        characters, messages = math.exp(draw.uniform(math.log(60), math.log(700))), []
         while sum(len(message["content"]) for message in messages) < characters:
             messages += draw.choice(turns)
         rows.append({"messages": messages})
@@ -179,7 +179,7 @@ def as_page(found: dict[str, Any]) -> str:
         f"In random batches {found['padding']:.0%} of the tokens are padding. Each way ran {RUNS} times in a process",
         "of its own, in turns; the faster run counts. Time is that of the steps alone. *Share of the peak* is the work",
         "on real tokens (padding is no work; `budget.training_flops`) over that of the fastest bfloat16 matrix product",
-        f"measured before and after the runs, {found['gemm_gflops']:.0f} GFLOP/s; on a shared machine that figure moves a",
+        f"measured before and after the runs, {found['gemm_gflops']:.0f} GFLOP/s; on a shared machine it moves a",
         "lot. *Loss* is that of 48 held rows, in float32. Made by `make bench`.",
         "",
         "| way | samples/s | real tokens/s | ratio | share of the peak | peak memory | loss |",
