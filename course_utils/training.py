@@ -123,7 +123,7 @@ def train(
     unsloth.FastLanguageModel.for_training(model)
     bf16 = unsloth.is_bfloat16_supported()
     first_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
-    log, interrupt = watching.RunLog(out / "train_log.jsonl", settings.epochs), watching.StopAtInterrupt()
+    interrupt, log = watching.StopAtInterrupt(), watching.RunLog(out / "train_log.jsonl", _epochs(settings, len(train)))
     with _explained(out, settings, model, profile), tracking.tracker(settings.tracker, out, first_step) as trackers:
         trainer = _trainer(model, tokenizer, train, valid, settings, bf16=bf16, fresh=checkpoint is None)
         watchers = [log, watching.NumbersOnly(), watching.WholeCheckpoints(), interrupt, watching.ProgressBar()]
@@ -174,7 +174,8 @@ def row_order(lengths: Sequence[int], rows_per_step: int, epochs: float, seed: i
     """The order in which rows are trained on: rows of like length share a step, and the steps come at random.
 
     The order hangs on nothing but the arguments, so a run that goes on, or one with more processes, has the same. It
-    is made for all epochs at once: within an epoch every row comes once.
+    is made for all epochs at once. Every row comes once an epoch, but for the few that fill no step: they come first
+    in the next one.
 
     Args:
         lengths: tokens of each row.
@@ -186,16 +187,23 @@ def row_order(lengths: Sequence[int], rows_per_step: int, epochs: float, seed: i
         Numbers of rows. The first step holds the longest row, so that memory runs out at once or never.
     """
     draw = torch.Generator().manual_seed(seed)
-    total = max(1, round(len(lengths) * epochs))
-    rows: list[int] = []
-    while len(rows) < total:
-        rows += torch.randperm(len(lengths), generator=draw).tolist()
-    rows, window = rows[:total], _WINDOW * rows_per_step
+    left = max(1, round(len(lengths) * epochs))
+    window = _WINDOW * rows_per_step
     steps: list[list[int]] = []
-    for start in range(0, total, window):
-        alike = sorted(rows[start : start + window], key=lambda row: lengths[row], reverse=True)
-        cut = [alike[place : place + rows_per_step] for place in range(0, len(alike), rows_per_step)]
-        steps += [cut[place] for place in torch.randperm(len(cut), generator=draw).tolist()]
+    over: list[int] = []  # rows that fill no step of their epoch; the next one begins with them
+    while left > 0:
+        epoch = torch.randperm(len(lengths), generator=draw).tolist()[:left]
+        left -= len(epoch)
+        if over:
+            strangers = sorted(epoch, key=lambda row: row in over)  # no row beside its own copy
+            steps.append(over + strangers[: rows_per_step - len(over)])
+            epoch = [row for row in epoch if row not in strangers[: rows_per_step - len(over)]]
+        whole = len(epoch) // rows_per_step * rows_per_step if left else len(epoch)
+        rows, over = epoch[:whole], epoch[whole:]
+        for start in range(0, len(rows), window):
+            alike = sorted(rows[start : start + window], key=lambda row: lengths[row], reverse=True)
+            cut = [alike[place : place + rows_per_step] for place in range(0, len(alike), rows_per_step)]
+            steps += [cut[place] for place in torch.randperm(len(cut), generator=draw).tolist()]
     steps.sort(key=lambda step: len(step) < rows_per_step)  # a broken step would shift the rows of all after it
     whole = [place for place, step in enumerate(steps) if len(step) == rows_per_step]
     if whole:
@@ -275,6 +283,16 @@ def _begin(out: Path, run: dict[str, Any]) -> None:
         ) from error
 
 
+def _rows_per_step(settings: TrainSettings) -> int:
+    """Rows that move the weights once, of all processes together."""
+    return settings.batch_size * settings.grad_accum * int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _epochs(settings: TrainSettings, rows: int) -> float:
+    """How often every row comes, also where `max_steps` says how long the run is."""
+    return settings.max_steps * _rows_per_step(settings) / rows if settings.max_steps > 0 else settings.epochs
+
+
 def _last_whole_checkpoint(out: Path) -> Path | None:
     """The newest checkpoint that was written to its end; the others are removed."""
     from course_utils.watching import WHOLE
@@ -301,10 +319,8 @@ def _trainer(
     from transformers.utils.notebook import NotebookProgressCallback
     from trl import SFTConfig, SFTTrainer
 
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    rows_per_step = settings.batch_size * settings.grad_accum * processes
     lengths = [len(ids) for ids in train["input_ids"]]
-    epochs = settings.max_steps * rows_per_step / len(lengths) if settings.max_steps > 0 else settings.epochs
+    order = row_order(lengths, _rows_per_step(settings), _epochs(settings, len(train)), settings.seed)
     longest_first = sorted(range(len(valid)), key=lambda row: -len(valid[row]["input_ids"]))
     config = SFTConfig(
         output_dir=str(Path(settings.output_dir) / "checkpoints"),
@@ -344,7 +360,7 @@ def _trainer(
     trainer = SFTTrainer(
         model=model,
         processing_class=tokenizer,
-        train_dataset=train.select(row_order(lengths, rows_per_step, epochs, settings.seed)),
+        train_dataset=train.select(order),
         eval_dataset=valid.select(longest_first),
         args=config,
     )

@@ -54,6 +54,7 @@ def test_the_run_learns_and_leaves_whole_files(trained):
         assert entry["tokens_per_second"] > 0 and entry["memory_gib"] > 0 and entry["learning_rate"] >= 0
     assert steps[-1]["seconds_left"] == 0 < steps[0]["seconds_left"]
     assert [entry["step"] for entry in result.log if "eval_loss" in entry] == [0, 3, 6]
+    assert steps[-1]["epoch"] == 2.0, "six steps of four are twice the twelve rows"
     assert training.load_result(settings.output_dir) == result
 
 
@@ -227,6 +228,13 @@ class TestRowOrder:
         shuffled = packing.padding_share(lengths, 8)
         grouped = packing.padding_share([lengths[row] for row in training.row_order(lengths, 8, 1, 42)], 8)
         assert grouped < 0.06 < 0.3 < shuffled
+
+    @pytest.mark.parametrize(("rows", "rows_per_step", "epochs"), [(374, 16, 2), (374, 4, 1.5), (12, 4, 8)])
+    def test_a_row_does_not_meet_itself_in_a_step(self, rows, rows_per_step, epochs):
+        lengths = [random.Random(seed).randint(20, 400) for seed in range(rows)]
+        order = training.row_order(lengths, rows_per_step, epochs, 42)
+        steps = [order[start : start + rows_per_step] for start in range(0, len(order), rows_per_step)]
+        assert all(len(set(step)) == len(step) for step in steps)
 
     def test_part_of_an_epoch(self):
         assert len(training.row_order([5] * 10, 4, 1.5, 42)) == 15
