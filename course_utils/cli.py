@@ -119,19 +119,25 @@ def train(
             help="A JSON file: settings by name (see lesson 04), `profile` and `data` among them.", dir_okay=False
         ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Rows of your own; they are checked first.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Rows of your own; they are checked first.", resolve_path=True)
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
 ) -> None:
     """Train the adapter (lesson 04); several processes: `accelerate launch -m course_utils train --config FILE`."""
     from course_utils import lessons
 
     asked = _read_config(config)
-    profile, data = profile or asked.pop("profile", None), data or asked.pop("data", None)
+    named = {name: asked.pop(name) for name in ("profile", "data") if name in asked}
+    if wrong := [name for name, value in named.items() if not isinstance(value, str)]:
+        raise SettingsError(f"{config}: {' and '.join(wrong)} must be text.")
+    profile = profile or named.get("profile")
+    data = data or (Path(named["data"]).resolve() if "data" in named else None)  # setup() goes to the clone's folder
+    own = {"output_dir": f"runs/own/{data.stem}"} if data else {}
+    changed = settings.change(profiles.choose(profile).train, own | asked)  # a slip is told before the long imports
     with lessons.in_turn():
         ready = lessons.setup(["model"] if data else ["model", "data"], profile)
-    own = {"output_dir": f"runs/{Path(data).stem}"} if data else {}
-    chosen = replace(ready.profile, train=settings.change(ready.profile.train, own | asked))
-    result = lessons.train_adapter(chosen, file=data, resume=resume)
+    result = lessons.train_adapter(replace(ready.profile, train=changed), file=data, resume=resume)
     if lessons.is_first_process():
         print(show.table(list(result.metrics.items()), columns=("what", "value")))
         print(f"The adapter lies in {result.adapter_dir}.")
@@ -193,7 +199,8 @@ def chat(
     profile: ProfileName = None,
     base: Annotated[bool, typer.Option("--base", help="Talk to the base model, not to the merged one.")] = False,
     adapter: Annotated[
-        Path | None, typer.Option(help="Talk to the base with this adapter on it.", file_okay=False)
+        Path | None,
+        typer.Option(help="Talk to the base with this adapter on it.", file_okay=False, resolve_path=True),
     ] = None,
 ) -> None:
     """Talk to the tuned model; an empty line or Ctrl-D ends it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -230,8 +231,9 @@ def own_rows(file: str | Path, profile: Profile, tokenizer: Any) -> tuple[Any, A
     limit = profile.train.max_length
     report = data.check(file, tokenizer, limit)
     if report.problems:
-        every = f"`python -m course_utils check-data {file} --tokenizer {profile.model} --max-length {limit}`"
-        raise LessonError(f"{report.problems[0]} {every} lists all {len(report.problems)} problems.")
+        name = shlex.quote(str(file))
+        every = f"`python -m course_utils check-data {name} --tokenizer {profile.model} --max-length {limit}`"
+        raise LessonError(f"{report.problems[0]} {every} lists every problem ({len(report.problems)}).")
     if len(report.rows) < FEWEST_ROWS:
         raise LessonError(f"{file} holds {len(report.rows)} rows; {FEWEST_ROWS} are the least, and 200 a good start.")
     return data.split(report.rows, valid_ratio=0.1, min_valid=2, seed=profile.train.seed)

@@ -220,8 +220,17 @@ def _faults(record: Record) -> Iterator[Fault]:
         except chat.MessageError as error:
             yield _fault(error)
             break
+    else:
+        yield from _empty_replies(row)
     if row.get("chosen") and row["chosen"] == row.get("rejected"):
         yield Fault("rejected", "is equal to chosen, so there is nothing to prefer. Mend one, or leave the row out.")
+
+
+def _empty_replies(row: Row) -> Iterator[Fault]:
+    """Turns that would teach the model to say nothing; of a KTO row that may well be the bad reply."""
+    for index, turn in enumerate(row["messages"] if row.get("label", True) else ()):
+        if turn["role"] == "assistant" and not (turn.get("content") or "").strip() and not turn.get("tool_calls"):
+            yield Fault(f"messages[{index}].content", "is empty: that would teach silence. Write it, or leave it out.")
 
 
 def _masked(
