@@ -86,7 +86,7 @@ NEEDS: dict[str, Need] = {
         lambda profile: data.build(profile),
     ),
     "adapter": Need(
-        "the trained adapter (6 minutes)",
+        "the trained adapter (3 minutes)",
         _run_file("adapter/adapter_model.safetensors"),
         _command("train"),
         after=("model", "data"),

@@ -275,7 +275,8 @@ def _begin(out: Path, run: dict[str, Any]) -> None:
             pass
         for file in ("train_metrics.json", "train_log.jsonl", "run.json"):
             (out / file).unlink(missing_ok=True)
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        for folder in ("checkpoints", "tensorboard"):
+            shutil.rmtree(out / folder, ignore_errors=True)
         write_json(out / "run.json", run)
     except OSError as error:
         raise TrainingError(
