@@ -301,6 +301,7 @@ def live(predicted_gib: float | None = None, every: float = 5.0) -> TrainerCallb
         predicted_gib: the budget (`profiles.memory_budget(…).gib`) to set the measured peak against.
         every: seconds between two pictures; drawing takes time from the run.
     """
+    from IPython import get_ipython
     from IPython.display import display
     from transformers import TrainerCallback
 
@@ -319,11 +320,13 @@ def live(predicted_gib: float | None = None, every: float = 5.0) -> TrainerCallb
             self.draw(state)
 
         def draw(self, state: Any) -> None:
+            if not hasattr(get_ipython(), "kernel"):  # no notebook
+                return
             figure = curve(self.log, f"Loss after {state.global_step} of {state.max_steps} steps")
             figure.supxlabel(_status(self.log, predicted_gib), fontsize=9)
             if self.handle is None:
                 self.handle = display(figure, display_id=True)
-            elif self.handle:
+            else:
                 self.handle.update(figure)
             self.drawn = time.monotonic()
 

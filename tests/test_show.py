@@ -1,6 +1,7 @@
 """course_utils.show: both faces of what is shown."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -266,3 +267,34 @@ def test_with_a_tokenizer_the_page_shows_what_is_learned(qwen3_2507):
     report, shown = shown_of([row(f"Q {number}", "A" * number) for number in range(1, 9)], qwen3_2507, 64)
     assert report.kept == 8 and shown.html.count("data:image/png") == 2
     assert 'alt="Length of the usable rows"' in shown.html and 'alt="What this set would teach' in shown.html
+
+
+class TestLive:
+    LOGS = (
+        {"eval_loss": 3.0, "seconds": 1.0},
+        {"loss": 2.0, "learning_rate": 1e-3, "tokens_per_second": 410.4, "memory_gib": 2.04, "seconds_left": 61.0},
+        {"eval_loss": 1.0, "seconds": 3.0},
+        {"train_loss": 1.5, "train_runtime": 9.0, "memory_gib": 99.0},  # the Trainer's summary is no step
+    )
+
+    def follow(self, callback, state):
+        callback.on_train_begin(None, state, None)
+        for step, logs in enumerate(self.LOGS):
+            state.global_step = step
+            callback.on_log(None, state, None, logs=dict(logs))
+        callback.on_train_end(None, state, None)
+
+    def test_one_picture_is_kept_up_to_date(self, monkeypatch):
+        shown = []
+        handle = SimpleNamespace(update=shown.append)
+        monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(kernel=True))
+        monkeypatch.setattr("IPython.display.display", lambda figure, display_id: shown.append(figure) or handle)
+        self.follow(show.live(4.1), SimpleNamespace(global_step=0, max_steps=3))
+        assert len(shown) == 3, "at both looks at the validation rows and at the end; the step between came too soon"
+        assert shown[-1].get_supxlabel() == (
+            "learning rate 0.001   ·   410 tokens/s   ·   2.0 GiB of 4.1 predicted   ·   61 s left"
+        )
+
+    def test_outside_of_a_notebook_nothing_is_shown(self, capsys):
+        self.follow(show.live(), SimpleNamespace(global_step=0, max_steps=3))
+        assert capsys.readouterr().out == ""

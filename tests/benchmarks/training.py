@@ -1,14 +1,16 @@
 """Training speed, ours and what a newcomer writes, side by side: `make bench` (about ten minutes on two cores).
 
 One epoch of mixed rows goes through Hugging Face's Trainer with PEFT in float32, the same in bfloat16 autocast, and
-`training.train`: same model, rows, rows per step, steps and learning rate. Each runs in a process of its own, one
-after the other, twice in turns; the faster run of each counts, since other guests of a shared machine only ever take
-time away. The table lands in `docs/training.md`, its figures in `docs/training.json`.
+`training.train`: same model, rows, rows per step, steps and learning rate. Each runs in a process of its own, and they
+take their steps in turns: one step of each, while the others wait, and then the speed of matrix products. So what other
+guests of a shared machine take away, they take from all. The table lands in `docs/training.md`, its figures in
+`docs/training.json`.
 """
 
 import json
 import math
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,7 +26,8 @@ from course_utils.profiles import ROOT
 RESULTS, TABLE = ROOT / "docs" / "training.json", ROOT / "docs" / "training.md"
 MODEL, PROFILE = ROOT / "models" / "smollm2-135m-instruct", profiles.PROFILES["cpu"]
 ROWS, HELD, TOKENS = 96, 48, 512  # to train on, to be judged by, and the longest
-BATCH, RATE, RUNS = 8, 2e-4, 2
+BATCH, RATE = 8, 2e-4
+TURN = "my turn"
 WAYS = {
     "fp32": "Trainer + PEFT, float32 (what a newcomer writes)",
     "bf16": "Trainer + PEFT, bfloat16 autocast",
@@ -65,34 +68,20 @@ def one_run(way: str) -> dict[str, float]:
     examples = masking.build_dataset(mixed_rows(), tokenizer, max_length=TOKENS).select_columns(["input_ids", "labels"])
     train, valid = examples.select(range(ROWS)), examples.select(range(ROWS, len(examples)))
     lengths = [len(ids) for ids in train["input_ids"]]
-    peak = profiles.matmul_speed(PROFILE)
     with tempfile.TemporaryDirectory() as folder:
         seconds, model = (_ours if way == "ours" else _newcomers)(way, train, valid, tokenizer, folder)
-    peak = max(peak, profiles.matmul_speed(PROFILE))  # before and after: a shared machine is not always the same
-    work = budget.training_flops(
-        budget.Shape.of(json.loads((MODEL / "config.json").read_text(encoding="utf-8"))),
-        rank=PROFILE.train.r,
-        targets=PROFILE.train.target_modules,
-        tokens=sum(lengths),
-        length=sum(lengths) // len(lengths),
-        again=False,
-    )
     memory = watching.peak_memory_gib()
     return {
         "seconds": seconds,
-        "samples_per_second": ROWS / seconds,
-        "tokens_per_second": sum(lengths) / seconds,
-        "gemm_share": work / seconds / peak,
-        "gemm_gflops": peak / 1e9,
         "peak_memory_gib": memory,
         "eval_loss": _loss(model, valid, torch),
         "padding_of_random_batches": packing.padding_share(lengths, BATCH),
-        "tokens": sum(lengths),
+        "lengths": lengths,
     }
 
 
-def _ours(way: str, train: Any, valid: Any, tokenizer: Any, folder: str) -> tuple[float, Any]:
-    """Seconds of the steps alone, and the trained model."""
+def _ours(way: str, train: Any, valid: Any, tokenizer: Any, folder: str) -> tuple[list[float], Any]:
+    """Seconds of each step, and the trained model."""
     from course_utils import modeling, training
 
     changes = {"epochs": 1, "batch_size": BATCH, "learning_rate": RATE, "max_length": TOKENS, "output_dir": folder}
@@ -105,8 +94,8 @@ def _ours(way: str, train: Any, valid: Any, tokenizer: Any, folder: str) -> tupl
     return watch.seconds, model
 
 
-def _newcomers(way: str, train: Any, valid: Any, tokenizer: Any, folder: str) -> tuple[float, Any]:
-    """Seconds of the steps alone, and the trained model."""
+def _newcomers(way: str, train: Any, valid: Any, tokenizer: Any, folder: str) -> tuple[list[float], Any]:
+    """Seconds of each step, and the trained model."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq, Trainer, TrainingArguments, set_seed
@@ -138,17 +127,20 @@ def _newcomers(way: str, train: Any, valid: Any, tokenizer: Any, folder: str) ->
 
 
 def _stopwatch() -> Any:
-    """A callback that adds up the seconds between the beginning and the end of each step."""
+    """A callback that waits for its turn before each step and notes how many seconds the step took."""
     from transformers import TrainerCallback
 
     class Stopwatch(TrainerCallback):
-        seconds = 0.0
+        def __init__(self) -> None:
+            self.seconds: list[float] = []
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
+            print(TURN, flush=True)
+            sys.stdin.readline()
             self.started = time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            self.seconds += time.perf_counter() - self.started
+            self.seconds.append(time.perf_counter() - self.started)
 
     return Stopwatch()
 
@@ -167,20 +159,93 @@ def _loss(model: Any, valid: Any, torch: Any) -> float:
     return total / count
 
 
+def side_by_side() -> tuple[dict[str, dict[str, Any]], list[float]]:
+    """Run all ways in turns.
+
+    Returns:
+        What each way's process reports, and the speed of matrix products in FLOP/s after each round.
+    """
+    command = [sys.executable, __file__]
+    started = {
+        way: subprocess.Popen([*command, way], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for way in WAYS
+    }
+    found, speeds = {}, []
+    for way, process in started.items():  # one after the other: loading is not to disturb anyone's step
+        while (line := process.stdout.readline().strip()) != TURN:
+            if not line and process.poll() is not None:
+                sys.exit(f"{way} ended before its first step")
+    while len(found) < len(WAYS):
+        for way, process in started.items():
+            if way in found:
+                continue
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+            while line and line.strip() != TURN and not line.startswith('{"seconds"'):
+                line = process.stdout.readline()
+            if not line:
+                sys.exit(f"{way} ended in the middle of its run")
+            if line.startswith('{"seconds"'):
+                found[way] = json.loads(line)
+        speeds.append(profiles.matmul_speed(PROFILE))
+        print(f"round {len(speeds)}: matrix products at {speeds[-1] / 1e9:.0f} GFLOP/s", file=sys.stderr, flush=True)
+    return found, speeds
+
+
+def figures(found: dict[str, dict[str, Any]], speeds: list[float]) -> dict[str, Any]:
+    """The figures of the page."""
+    lengths = found["ours"]["lengths"]
+    steps = len(found["ours"]["seconds"])
+    shape = budget.Shape.of(json.loads((MODEL / "config.json").read_text(encoding="utf-8")))
+    work = budget.training_flops(
+        shape,
+        rank=PROFILE.train.r,
+        targets=PROFILE.train.target_modules,
+        tokens=sum(lengths),
+        length=sum(lengths) // len(lengths),
+        again=False,
+    )
+    speed = statistics.median(speeds)
+    ways = {}
+    for way, report in found.items():
+        seconds = sum(report["seconds"])
+        ways[way] = {
+            "seconds": seconds,
+            "samples_per_second": ROWS / seconds,
+            "tokens_per_second": sum(lengths) / seconds,
+            "gemm_share": work / seconds / speed,
+            "peak_memory_gib": report["peak_memory_gib"],
+            "eval_loss": report["eval_loss"],
+            "seconds_of_steps": report["seconds"],
+        }
+    machine = profiles.detect_hardware()
+    return {
+        "machine": machine.card or f"a CPU with {machine.cores} cores",
+        "gemm_gflops": speed / 1e9,
+        "gemm_gflops_of_rounds": [round(each / 1e9) for each in speeds],
+        "padding": found["ours"]["padding_of_random_batches"],
+        "shortest": min(lengths),
+        "longest": max(lengths),
+        "mean": sum(lengths) / len(lengths),
+        "steps": steps,
+        "ways": ways,
+    }
+
+
 def as_page(found: dict[str, Any]) -> str:
     """The page that people read."""
-    ways = found["ways"]
+    ways, speeds = found["ways"], found["gemm_gflops_of_rounds"]
     lines = [
         "# Training: speed",
         "",
         f"SmolLM2-135M-Instruct, LoRA of rank {PROFILE.train.r} on seven projections, one epoch of {ROWS} rows of",
-        f"{found['shortest']} to {found['longest']} tokens ({found['tokens'] / ROWS:.0f} on average), {BATCH} rows per "
-        f"step, on {found['machine']}.",
-        f"In random batches {found['padding']:.0%} of the tokens are padding. Each way ran {RUNS} times in a process",
-        "of its own, in turns; the faster run counts. Time is that of the steps alone. *Share of the peak* is the work",
-        "on real tokens (padding is no work; `budget.training_flops`) over that of the fastest bfloat16 matrix product",
-        f"measured before and after the runs, {found['gemm_gflops']:.0f} GFLOP/s; on a shared machine it moves a",
-        "lot. *Loss* is that of 48 held rows, in float32. Made by `make bench`.",
+        f"{found['shortest']} to {found['longest']} tokens ({found['mean']:.0f} on average), {BATCH} rows per step, on "
+        f"{found['machine']}.",
+        f"In random batches {found['padding']:.0%} of the tokens are padding. The ways take their steps in turns, each",
+        "in a process of its own. *Share of the peak* is the work on real tokens (padding is no work;",
+        "`budget.training_flops`) over the speed of bfloat16 matrix products, measured after each round of steps: the",
+        f"middle of {len(speeds)} values from {min(speeds)} to {max(speeds)} GFLOP/s. *Loss* is that of {HELD} held",
+        "rows in float32. Made by `make bench`.",
         "",
         "| way | samples/s | real tokens/s | ratio | share of the peak | peak memory | loss |",
         "|---|---|---|---|---|---|---|",
@@ -193,48 +258,32 @@ def as_page(found: dict[str, Any]) -> str:
             f"{row['peak_memory_gib']:.1f} GiB | {row['eval_loss']:.3f} |"
         )
     ratio = ways["ours"]["samples_per_second"] / ways["bf16"]["samples_per_second"]
-    lines += ["", f"Against the bfloat16 Trainer that is {ratio:.1f} times as fast.", ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", f"Against the bfloat16 Trainer that is {ratio:.1f} times as fast.", "", MEANS])
+
+
+MEANS = """What makes the difference, each measured alone with single steps of 8 rows on the same machine:
+
+- Rows of like length in a step (`training.row_order`): of the course's rows at random 12 % of a batch of 4 is padding,
+  in this order 1 % (lesson 04); of the rows above nearly half.
+- Unsloth's loss in chunks, over the learned tokens only; the base in bfloat16, which autocast need not convert.
+- No copies of LoRA's inputs to float32 (`peft.helpers.disable_input_dtype_casting`): 10 % less time, the same bits.
+- Attention in plain matrix products for rows of at most 256 tokens (`AttentionInterface` of transformers): steps of
+  100, 139 and 224 tokens a row took 30, 27 and 11 % less time. At 128 tokens torch's fused kernel for CPUs takes 31 ms
+  on the way back, plain products take 7.
+
+Tried and left out: no attention mask at all (no change); `OMP_WAIT_POLICY=ACTIVE` and other spin counts (no change
+beyond the noise); larger blocks from the C library by `mallopt` (5 %, and memory that is not given back); transparent
+huge pages (slower attention); one thread (slower); plain products for longer rows (no gain at 450 tokens, and twice
+the memory for activations); `UNSLOTH_CPU_COMPILE=1` (lost to its compile time before the course was written). The
+machine is shared, and its speed moves by a third within minutes.
+"""
 
 
 def main() -> None:
     if len(sys.argv) > 1:
         print(json.dumps(one_run(sys.argv[1])))
         return
-    from transformers import AutoTokenizer
-
-    from course_utils import masking
-
-    machine = profiles.detect_hardware()
-    runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-    for _ in range(RUNS):
-        for way in WAYS:
-            done = subprocess.run([sys.executable, __file__, way], capture_output=True, text=True, check=False)
-            if done.returncode:
-                sys.exit(f"{way} failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-            runs[way].append(json.loads(done.stdout.strip().splitlines()[-1]))
-            print(f"{way}: {runs[way][-1]['samples_per_second']:.2f} samples/s", flush=True)
-    tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    lengths = [len(ids) for ids in masking.build_dataset(mixed_rows(), tokenizer, max_length=TOKENS)["input_ids"]][
-        :ROWS
-    ]
-    # The peak is the machine's: the best of all that were measured, the same for every way.
-    peak = max(run["gemm_gflops"] for several in runs.values() for run in several)
-    best = {}
-    for way, several in runs.items():
-        fastest = min(several, key=lambda run: run["seconds"])
-        best[way] = fastest | {"gemm_share": fastest["gemm_share"] * fastest["gemm_gflops"] / peak}
-    first = best["ours"]
-    found = {
-        "machine": machine.card or f"a CPU with {machine.cores} cores",
-        "gemm_gflops": peak,
-        "padding": first["padding_of_random_batches"],
-        "tokens": first["tokens"],
-        "shortest": min(lengths),
-        "longest": max(lengths),
-        "ways": best,
-        "runs": runs,
-    }
+    found = figures(*side_by_side())
     write_json(RESULTS, found)
     write_text(TABLE, as_page(found))
     print(as_page(found))
