@@ -25,6 +25,7 @@ SMALL = PROFILES["cpu"].model
 CPU_MINUTES = 16  # as README.md states it, with the machine it was timed on
 TIGHT = 0.92  # above this share of the memory any other program tips it over
 HELD_SHARE = 0.85  # of a card's memory should be free before a training
+LESSON_GIB = 4.2  # the most that a lesson held on a CPU: lesson 04, which also trains all weights for a few steps
 SYSTEM_GIB = 1.5  # memory for the system, JupyterLab and a browser's tab
 RUN_GIB = 0.5  # disk for rows, adapters, checkpoints and reports
 
@@ -406,7 +407,7 @@ def _judge_room(findings: Findings, profile: Profile) -> Iterator[Fact]:
 def ram_needed(profile: Profile, hardware: Hardware) -> float:
     """GiB of the machine's own memory that the lessons need: for training on a CPU, or for the merge of lesson 06."""
     if hardware.device == "cpu" and profile.name == "cpu":
-        return memory_budget(CONFIGS[profile.model], profile).gib + SYSTEM_GIB
+        return max(LESSON_GIB, memory_budget(CONFIGS[profile.model], profile).gib) + SYSTEM_GIB
     return _weights_gib(profile.model) + SYSTEM_GIB  # the merge adds up in 16 bits, on the CPU
 
 
