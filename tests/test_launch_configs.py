@@ -98,4 +98,4 @@ def test_the_cpu_config_starts_two_processes_that_see_each_other(tmp_path):
         check=False,
     )
     assert run.returncode == 0, run.stderr[-2000:]
-    assert run.stdout.splitlines() == ["2 gloo cpu 2"] * 2
+    assert run.stdout.count("gloo cpu 2") == 2, run.stdout  # the two may write into one line
