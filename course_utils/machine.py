@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -81,14 +81,14 @@ def look() -> Findings:
         python=platform.python_version(),
         requires_python=project["requires-python"],
         requirements=requirements,
-        installed=_versions(re.match(r"[\w.-]+", line)[0] for line in requirements),  # type: ignore[index]
+        installed=versions(re.match(r"[\w.-]+", line)[0] for line in requirements),  # type: ignore[index]
         cards=cards,
         card_on_bus=_card_on_bus(),
         driver=driver,
         driver_cuda=driver_cuda,
         smi_error=smi_error,
         visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
-        companions={name: (number, _try_import(name)) for name, number in _versions(COMPANIONS).items()},
+        companions={name: (number, _try_import(name)) for name, number in versions(COMPANIONS).items()},
         imported=_order_of_arrival(),
         late=tuple(hub.late_variables()),
         unwritable=_unwritable(ROOT / "models"),
@@ -107,7 +107,7 @@ def _system() -> tuple[Any, str]:
     return name, f"{'.'.join(release.split('.')[:2])}, {platform.machine()}"
 
 
-def _versions(names: Any) -> dict[str, str]:
+def versions(names: Iterable[str]) -> dict[str, str]:
     """The versions of those packages that are installed."""
     found = {}
     for name in names:

@@ -99,6 +99,23 @@ def change(settings: TrainSettings, changes: Mapping[str, Any]) -> TrainSettings
     return replace(settings, **{name: tuple(v) if isinstance(v, list) else v for name, v in changes.items()})
 
 
+def trainer_arguments(settings: TrainSettings) -> dict[str, Any]:
+    """What transformers' TrainingArguments has as well, under its names: keyword arguments for it and for SFTConfig."""
+    return {
+        "per_device_train_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.grad_accum,
+        "max_steps": settings.max_steps,
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": settings.scheduler,
+        "warmup_steps": settings.warmup_steps,
+        "weight_decay": settings.weight_decay,
+        "optim": settings.optimizer,
+        "gradient_checkpointing": settings.gradient_checkpointing,  # SFTConfig turns it on unless told otherwise
+        "logging_steps": settings.logging_steps,
+        "seed": settings.seed,
+    }
+
+
 def _wrong_types(settings: TrainSettings) -> list[str]:
     """What has another type than its field says; a whole number is a float as well, True is neither."""
     problems = []

@@ -20,7 +20,7 @@ from course_utils.budget import PLAIN_ATTENTION_UP_TO
 from course_utils.errors import CourseError
 from course_utils.files import whole_folder, write_json
 from course_utils.modeling import import_unsloth
-from course_utils.settings import TrainSettings
+from course_utils.settings import TrainSettings, trainer_arguments
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -325,21 +325,12 @@ def _trainer(
     longest_first = sorted(range(len(valid)), key=lambda row: -len(valid[row]["input_ids"]))
     config = SFTConfig(
         output_dir=str(Path(settings.output_dir) / "checkpoints"),
-        per_device_train_batch_size=settings.batch_size,
+        **trainer_arguments(settings),
         per_device_eval_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.grad_accum,
         num_train_epochs=1,  # `row_order` holds all of them
-        max_steps=settings.max_steps,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.scheduler,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-        optim=settings.optimizer,
-        gradient_checkpointing=settings.gradient_checkpointing,  # SFTConfig turns this on unless told otherwise, too
         max_length=settings.max_length,
         **precision(bf16, cuda=torch.cuda.is_available()),
         train_sampling_strategy="sequential",
-        logging_steps=settings.logging_steps,
         logging_nan_inf_filter=False,  # else a loss that is no number is logged as the one before it
         include_num_input_tokens_seen="non_padding",
         eval_strategy="steps",
@@ -350,7 +341,6 @@ def _trainer(
         save_total_limit=2,  # the one before stays until this one is whole
         load_best_model_at_end=settings.early_stop > 0,
         metric_for_best_model="eval_loss" if settings.early_stop else None,
-        seed=settings.seed,
         data_seed=settings.seed,
         dataset_kwargs={"skip_prepare_dataset": True},  # the rows are masked already
         dataloader_pin_memory=torch.cuda.is_available(),

@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,10 +28,11 @@ sys.path += [str(TESTS.parent), str(TESTS)]  # so that it runs where only the li
 
 from benchmarks import memory  # noqa: E402
 
-from course_utils import budget, profiles  # noqa: E402
+from course_utils import budget, machine, profiles  # noqa: E402
 from course_utils.budget import GIB  # noqa: E402
 from course_utils.files import write_json  # noqa: E402
 from course_utils.profiles import ROOT, Profile  # noqa: E402
+from course_utils.settings import trainer_arguments  # noqa: E402
 
 RESULTS = ROOT / "docs" / "gpu_check.json"
 MODELS = ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-4B-Instruct-2507", "Qwen/Qwen3-8B")
@@ -226,20 +226,10 @@ def _train_plainly(folder: Path, rows: list[dict[str, Any]], profile: Profile, m
     )
     config = SFTConfig(
         output_dir=settings.output_dir,
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.grad_accum,
-        max_steps=settings.max_steps,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.scheduler,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-        optim=settings.optimizer,
-        gradient_checkpointing=settings.gradient_checkpointing,
+        **trainer_arguments(settings),
         max_length=settings.max_length,
         bf16=profile.dtype == "bfloat16",
         fp16=profile.dtype == "float16",
-        seed=settings.seed,
-        logging_steps=1,
         save_strategy="no",
         dataset_kwargs={"skip_prepare_dataset": True},
         disable_tqdm=True,
@@ -347,21 +337,10 @@ def report(card: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, An
         "cap_gib": CAP_GIB if card["memory_gib"] > CAP_GIB else None,
         "base": "NF4",
         "steps": {"warm": WARM, "timed": TIMED},
-        "versions": _versions(),
+        "versions": machine.versions(PACKAGES),
         "cases": list(rows),
         "unsloth_against_plain": side_by_side(rows),
     }
-
-
-def _versions() -> dict[str, str]:
-    """The versions of those packages that are installed."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def main() -> int:

@@ -22,6 +22,7 @@ import course_utils  # noqa: F401  (first: it sets how torch's threads wait)
 from course_utils import budget, profiles
 from course_utils.files import write_json, write_text
 from course_utils.profiles import ROOT
+from course_utils.settings import TrainSettings, trainer_arguments
 
 RESULTS, TABLE = ROOT / "docs" / "training.json", ROOT / "docs" / "training.md"
 MODEL, PROFILE = ROOT / "models" / "smollm2-135m-instruct", profiles.PROFILES["cpu"]
@@ -80,12 +81,17 @@ def one_run(way: str) -> dict[str, float]:
     }
 
 
+def _settings(folder: str) -> TrainSettings:
+    """The same for every way."""
+    changes = {"epochs": 1, "batch_size": BATCH, "learning_rate": RATE, "max_length": TOKENS, "output_dir": folder}
+    return replace(PROFILE.train, **changes, tracker="none")
+
+
 def _ours(way: str, train: Any, valid: Any, tokenizer: Any, folder: str) -> tuple[list[float], Any]:
     """Seconds of each step, and the trained model."""
     from course_utils import modeling, training
 
-    changes = {"epochs": 1, "batch_size": BATCH, "learning_rate": RATE, "max_length": TOKENS, "output_dir": folder}
-    profile = replace(PROFILE, train=replace(PROFILE.train, **changes, tracker="none"))
+    profile = replace(PROFILE, train=_settings(folder))
     model, tokenizer = modeling.load_model(MODEL, profile)
     model = modeling.attach_lora(model, profile)
     watch = _stopwatch()
@@ -100,25 +106,20 @@ def _newcomers(way: str, train: Any, valid: Any, tokenizer: Any, folder: str) ->
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, DataCollatorForSeq2Seq, Trainer, TrainingArguments, set_seed
 
-    settings = PROFILE.train
+    settings = _settings(folder)
     set_seed(settings.seed)
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
     lora = LoraConfig(r=settings.r, lora_alpha=settings.alpha, target_modules=list(settings.target_modules))
     model = get_peft_model(model, lora)
     arguments = TrainingArguments(
         output_dir=folder,
-        num_train_epochs=1,
-        per_device_train_batch_size=BATCH,
-        learning_rate=RATE,
-        lr_scheduler_type=settings.scheduler,
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
+        num_train_epochs=settings.epochs,
+        **trainer_arguments(settings),
         bf16=way == "bf16",
         use_cpu=True,
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        seed=settings.seed,
     )
     watch = _stopwatch()
     collator = DataCollatorForSeq2Seq(tokenizer)
