@@ -8,6 +8,10 @@ BIN := .venv/bin
 # Where it is set, each process compiles the libraries' source anew: 20 seconds before a lesson's first line.
 unexport PYTHONDONTWRITEBYTECODE
 
+# They train for minutes, and what they call is tested elsewhere: `make test-long` runs them.
+LONG_NOTEBOOKS := $(addprefix notebooks/extras/,04_learning_rate_and_forgetting.ipynb 04_your_own_jsonl.ipynb)
+NBVAL := -m pytest --nbval --nbval-current-env --nbval-cell-timeout=1800
+
 .PHONY: help install course lab test test-long bench outputs format clean
 
 help: ## show the targets
@@ -28,12 +32,13 @@ course: install ## run the six lessons and print the before/after table
 lab: install ## open JupyterLab on the lessons
 	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks
 
-test: install ## run every check: style, unit tests, all notebooks
+test: install ## run every check: style, unit tests, the notebooks (less than half an hour)
 	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
 	@$(BIN)/python -m pytest
-	@$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=1800 notebooks
+	@$(BIN)/python $(NBVAL) $(addprefix --ignore=,$(LONG_NOTEBOOKS)) notebooks
 
-test-long: install ## search fifty times as long for what breaks a mask, kill a run 20 times (more than an hour)
+test-long: install ## the notebooks that train for minutes, 20 kills, fifty times the search for broken masks (over an hour)
+	@$(BIN)/python $(NBVAL) $(LONG_NOTEBOOKS)
 	@$(BIN)/python -m pytest --hypothesis-profile=long tests/test_masking.py tests/test_masking_parity.py tests/test_thinking.py tests/test_chat.py tests/test_packing.py tests/test_training.py
 
 bench: install ## train side by side with the Trainer, and write docs/training.md (about ten minutes)
