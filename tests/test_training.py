@@ -5,8 +5,8 @@ import inspect
 import json
 import os
 import random
-import shutil
 import resource
+import shutil
 import signal
 import subprocess
 import sys
