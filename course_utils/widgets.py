@@ -51,7 +51,7 @@ class Chat(VBox):
         self.send_button = Button(description="Send", button_style="primary")
         self.stop_button = Button(description="Stop", disabled=True)
         self.new_button = Button(description="Begin anew")
-        self.columns = {name: VBox(layout=Layout(max_height="28em", overflow="auto")) for name in conversations}
+        self.columns = {name: VBox() for name in conversations}
         self.field.on_submit(self._send)
         self.send_button.on_click(self._send)
         self.stop_button.on_click(self._stop)

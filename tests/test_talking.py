@@ -10,17 +10,32 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from course_utils import chat, cli, evaluation, modeling, talking
+from course_utils import chat, cli, evaluation, modeling
 from course_utils.talking import Conversation, TalkError
 
 QUESTION = "Return only JSON with the key n. The number is 7."
 
 
-@pytest.fixture(scope="module")
-def tuned(smol, cpu, trained):
-    """(model with an adapter, tokenizer)."""
-    model, tokenizer = modeling.load_model(smol, cpu, load_in_4bit=False)
-    return modeling.for_inference(modeling.load_adapter(model, trained[0].adapter_dir)), tokenizer
+class Scripted:
+    """Stands for a thinking model: `generate` writes the given text, token by token."""
+
+    class config:
+        max_position_embeddings = 10_000
+
+    class generation_config:
+        eos_token_id = None
+
+    device = "cpu"
+
+    def __init__(self, tokenizer, text):
+        self.ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+
+    def generate(self, *, input_ids, streamer, **_):
+        streamer.put(input_ids)
+        for token in self.ids[0]:
+            streamer.put(token[None])
+        streamer.end()
+        return torch.cat([input_ids, self.ids], dim=1)
 
 
 def said(conversation, text):
@@ -102,22 +117,18 @@ def test_what_the_user_types_is_no_control_token(tuned):
     assert chat.restore(talk.messages[0]["content"]) == forged
 
 
-def test_an_error_reaches_the_reader_and_nothing_is_kept(tuned, monkeypatch):
-    model, tokenizer = tuned
-    talk = Conversation(model, tokenizer, max_new_tokens=4)
+def test_an_error_reaches_the_reader_and_nothing_is_kept(qwen3):
+    class Broken(Scripted):
+        def generate(self, **_):
+            raise MemoryError("no memory")
 
-    def broken(**_):
-        raise MemoryError("no memory")
-
-    monkeypatch.setattr(talk, "_model", type("Broken", (), {"generate": staticmethod(broken), "device": "cpu"})())
-    monkeypatch.setattr(type(talk._model), "config", model.config, raising=False)
-    monkeypatch.setattr(type(talk._model), "generation_config", model.generation_config, raising=False)
+    talk = Conversation(Broken(qwen3, ""), qwen3)
     with pytest.raises(MemoryError, match="no memory"):
         said(talk, QUESTION)
     assert talk.messages == []
 
 
-def test_what_does_not_fit_is_said_before(tuned, smol, cpu):
+def test_what_does_not_fit_is_said_before(tuned):
     model, tokenizer = tuned
     with pytest.raises(TalkError, match=r"the model reads 8192. Begin anew"):
         said(Conversation(model, tokenizer, max_new_tokens=8192), "Hi")
@@ -138,28 +149,6 @@ def test_a_seed_repeats_replies_by_chance_and_leaves_chance_alone(tuned, monkeyp
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-class Scripted:
-    """Stands for a thinking model: `generate` writes the given text, token by token."""
-
-    class config:
-        max_position_embeddings = 10_000
-
-    class generation_config:
-        eos_token_id = None
-
-    device = "cpu"
-
-    def __init__(self, tokenizer, text):
-        self.ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
-
-    def generate(self, *, input_ids, streamer, **_):
-        streamer.put(input_ids)
-        for token in self.ids[0]:
-            streamer.put(token[None])
-        streamer.end()
-        return torch.cat([input_ids, self.ids], dim=1)
-
-
 def test_thinking_and_answer_apart(qwen3):
     talk = Conversation(
         Scripted(qwen3, "<think>\nA greeting.\n</think>\n\nHello </think>!<|im_end|>"), qwen3, thinking=True
@@ -175,11 +164,12 @@ def test_thinking_and_answer_apart(qwen3):
     assert opened.messages[-1]["content"] == "still thinking" and opened.ending == "cut off"
 
 
-def test_the_terminal_answers_with_both(tuned, monkeypatch, smol, cpu, trained):
+def test_the_terminal_answers_with_both(tuned, monkeypatch, trained):
     model, tokenizer = tuned
     monkeypatch.setattr(modeling, "load_model", lambda *_, **__: (model, tokenizer))
     monkeypatch.setattr(modeling, "load_adapter", lambda model, _: model)
-    monkeypatch.setattr(talking.Conversation.__init__, "__kwdefaults__", {**DEFAULTS, "max_new_tokens": 10})
+    short = Conversation.__init__.__kwdefaults__ | {"max_new_tokens": 10}
+    monkeypatch.setattr(Conversation.__init__, "__kwdefaults__", short)
     adapter = ["--adapter", str(trained[0].adapter_dir)]
     run = CliRunner().invoke(
         cli.app, ["chat", "--profile", "cpu", "--both", *adapter], input="What is the capital of France?\n/new\n\n"
@@ -187,9 +177,6 @@ def test_the_terminal_answers_with_both(tuned, monkeypatch, smol, cpu, trained):
     assert run.exit_code == 0, run.output
     assert "base> The capital of France is Paris.\n" in run.output
     assert run.output.count("tuned> ") == 1 and run.output.count("you> ") == 3
-
-
-DEFAULTS = talking.Conversation.__init__.__kwdefaults__
 
 
 def test_a_reply_cannot_steer_the_terminal(qwen3, capsys):

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from test_talking import Scripted, tuned  # noqa: F401  (a fixture)
+from test_talking import Scripted
 
 from course_utils.talking import Conversation
 from course_utils.voting import Ballot
@@ -11,7 +11,7 @@ from course_utils.widgets import Chat, Vote
 
 
 @pytest.fixture
-def shown(tuned):  # noqa: F811
+def shown(tuned):
     model, tokenizer = tuned
     return Chat(
         {
@@ -45,7 +45,7 @@ def test_enter_sends_and_white_space_does_not(shown):
         assert len(text(shown, "tuned")) == places
 
 
-def test_stop_ends_the_reply_that_is_being_written(tuned):  # noqa: F811
+def test_stop_ends_the_reply_that_is_being_written(tuned):
     chat = Chat({"base": Conversation(*tuned, base=True, max_new_tokens=400)})
     chat.field.value = "Write a long story about the sea."
     chat.send_button.click()
@@ -70,7 +70,7 @@ def test_what_was_written_is_text(qwen3):
     assert thinking.startswith("<details><summary>thinking</summary>")
 
 
-def test_an_error_stands_in_the_column(tuned):  # noqa: F811
+def test_an_error_stands_in_the_column(tuned):
     chat = Chat({"base": Conversation(*tuned, max_new_tokens=100_000)})
     chat.field.value = "Hi"
     chat.send_button.click()
