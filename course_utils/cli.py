@@ -9,15 +9,21 @@ import json
 import shlex
 import sys
 import threading
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from course_utils import profiles, settings, show
 from course_utils.errors import CourseError
 from course_utils.settings import SettingsError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from course_utils import talking
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__.splitlines()[0])
 
@@ -202,28 +208,47 @@ def chat(
         Path | None,
         typer.Option(help="Talk to the base with this adapter on it.", file_okay=False, resolve_path=True),
     ] = None,
+    both: Annotated[bool, typer.Option("--both", help="Each line is answered by the base, then by the tuned.")] = False,
+    think: Annotated[bool, typer.Option("--think", help="Let the model think first; shown dimmed.")] = False,
 ) -> None:
-    """Talk to the tuned model; an empty line or Ctrl-D ends it."""
+    """Talk to the tuned model. Ctrl-C ends a reply, /new begins anew, an empty line or Ctrl-D ends it all."""
     from course_utils import lessons
 
-    ready = lessons.setup(["model"] if base or adapter else ["merged"], profile)
+    needs = ["model", "adapter"] if both and not adapter else ["model"] if base or both or adapter else ["merged"]
+    ready = lessons.setup(needs, profile)
 
-    from transformers import TextStreamer
+    from rich.console import Console
 
-    from course_utils import chat, export, modeling
+    from course_utils import modeling, talking
 
-    model, tokenizer = export.load_base(ready.model_dir if base or adapter else ready.run_dir / "merged")
-    if adapter:
-        model = modeling.load_adapter(model, adapter)
-    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    messages: list[chat.Message] = []
+    folder = ready.run_dir / "merged" if needs == ["merged"] else ready.model_dir
+    model, tokenizer = modeling.load_model(folder, ready.profile, load_in_4bit=False)
+    if adapter or both:
+        model = modeling.load_adapter(model, adapter or ready.run_dir / "adapter")
+    model = modeling.for_inference(model)
+    conversations = {"tuned> ": talking.Conversation(model, tokenizer, thinking=think)}
+    if both:
+        conversations = {"base> ": talking.Conversation(model, tokenizer, base=True, thinking=think)} | conversations
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     while line := _ask("you> "):
-        messages.append({"role": "user", "content": chat.neutralise(line, tokenizer)})
-        prompt = chat.render(tokenizer, messages, enable_thinking=False, add_generation_prompt=True)
-        inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).to(model.device)
-        output = model.generate(**inputs, max_new_tokens=512, streamer=streamer, pad_token_id=tokenizer.pad_token_id)
-        reply = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        messages.append({"role": "assistant", "content": reply.strip()})
+        for name, conversation in conversations.items():
+            if line == "/new":
+                conversation.restart()
+                continue
+            if both:
+                console.print(name, style="bold", end="")
+            _answer(console, conversation, line)
+
+
+def _answer(console: Console, conversation: talking.Conversation, line: str) -> None:
+    """Print a reply while it is written; Ctrl-C ends the reply, and what was said so far stays said."""
+    from course_utils.talking import ENDINGS
+
+    with closing(conversation.send(line)) as pieces, suppress(KeyboardInterrupt):
+        for kind, piece in pieces:
+            # Without the escape character a reply cannot steer the terminal.
+            console.print(piece.replace("\x1b", "␛"), style="dim" if kind == "thinking" else None, end="")
+    console.print(ENDINGS[conversation.ending])
 
 
 def _ask(prompt: str) -> str:
@@ -232,6 +257,33 @@ def _ask(prompt: str) -> str:
         return input(prompt).strip()
     except (EOFError, KeyboardInterrupt):
         return ""
+
+
+@app.command()
+def vote(profile: ProfileName = None) -> None:
+    """Vote blindly on the replies of base and tuned model (lesson 05); an empty line ends it, and it goes on there."""
+    from course_utils import lessons, voting
+
+    ready = lessons.setup(["evaluation"], profile)
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    pairs = voting.read_pairs(ready.run_dir / "evaluation.json")
+    ballot = voting.Ballot(pairs, ready.run_dir / "votes.jsonl")
+    keys = {str(number): choice for number, choice in enumerate(voting.CHOICES, 1)}
+    asked = ", ".join(f"{key} {choice}" for key, choice in keys.items())
+    for question in ballot.open():
+        replies = Table("left", "right", title=Text(question.prompt), title_justify="left")
+        replies.add_row(Text(question.left), Text(question.right))
+        Console().print(replies)
+        while (answer := _ask(f"{asked}> ")) and answer not in keys:
+            print(f"{answer!r} is none of {', '.join(keys)}.")
+        if not answer:
+            break
+        ballot.vote(question, keys[answer])
+    print(ballot.tally().words)
 
 
 @app.command()

@@ -127,11 +127,27 @@ class ThinkingStream:
     Thinking is passed on as soon as it is known to be thinking (an opening tag came first, or the prompt opened it).
     Other text is held until a closing tag or `finish()` decides what it was, so that the parts joined are always what
     `parse_output` gives for the whole, edge white space aside.
+
+    Who has rendered the prompt knows more: where the prompt did not open the thinking, only an opening tag can. With
+    `prompt_known=True` a reply that begins with anything else is an answer and is passed on at once, further tags in it
+    as they are written.
+
+    Args:
+        tokenizer: one with think tokens, or without (then the tags are looked for in the text).
+        prompt_opens_thinking: True where the prompt itself ended in `<think>`.
+        prompt_known: True where `prompt_opens_thinking` was read off the prompt and is no mere default.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, prompt_opens_thinking: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        prompt_opens_thinking: bool = False,
+        prompt_known: bool = False,
+    ) -> None:
         self._tags = _Tags(tokenizer)
         self._opened = prompt_opens_thinking
+        self._known = prompt_known
         self._pending: list[int] = []  # ids whose text may still change: a character can span several
         self._text = ""
         self._sent = {"thinking": 0, "answer": 0}  # characters passed on
@@ -156,6 +172,9 @@ class ThinkingStream:
         yield from self._advance(final=True)
 
     def _advance(self, *, final: bool) -> Iterator[Piece]:
+        if self._known and not self._opened and not self._may_think():
+            yield from self._new("answer", self._tags.plain(self._text))
+            return
         head, closer, tail = self._text.partition(self._tags.closer)
         if closer or self._opened or self._tags.opener in self._text:
             thinking = self._tags.thinking(head)
@@ -165,6 +184,11 @@ class ThinkingStream:
             yield from self._new("answer", self._tags.plain(tail))
         elif final:
             yield from self._new("answer", self._text)
+
+    def _may_think(self) -> bool:
+        """True while the text so far begins with an opening tag, or with what can still become one."""
+        begin = self._text.lstrip()
+        return begin.startswith(self._tags.opener) or self._tags.opener.startswith(begin)
 
     def _new(self, kind: Kind, text: str) -> Iterator[Piece]:
         """The characters of `text` that were not passed on yet, if any."""

@@ -85,6 +85,15 @@ def trained(smol, cpu, toy_rows, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tuned(smol, cpu, trained):
+    """(the small model with that adapter on it, its tokenizer), ready to answer."""
+    from course_utils import modeling
+
+    model, tokenizer = modeling.load_model(smol, cpu, load_in_4bit=False)
+    return modeling.for_inference(modeling.load_adapter(model, trained[0].adapter_dir)), tokenizer
+
+
+@pytest.fixture(scope="session")
 def kills(request) -> int:
     """How often a run is killed: 3 times, and 20 times in `make test-long`."""
     return 20 if request.config.getoption("--hypothesis-profile") == "long" else 3

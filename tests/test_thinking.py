@@ -40,9 +40,9 @@ def test_the_published_snippet_returns_truncated_thinking_as_the_answer(qwen3):
     assert parse_output(ids, qwen3).answer is None
 
 
-def streamed(ids, tokenizer, opened, sizes):
+def streamed(ids, tokenizer, opened, sizes, known=False):
     """What a stream passes on, cut into chunks of the given sizes."""
-    stream = ThinkingStream(tokenizer, prompt_opens_thinking=opened)
+    stream = ThinkingStream(tokenizer, prompt_opens_thinking=opened, prompt_known=known)
     got = {"thinking": "", "answer": ""}
     start = 0
     for size in sizes:
@@ -141,3 +141,37 @@ def test_thinking_streams_before_it_is_closed(qwen3):
     assert "".join(piece for token in ids for kind, piece in stream.feed([token]) if kind == "thinking").startswith(
         "\nTwenty"
     )
+
+
+@given(text=hostile_text, sizes=chunks)
+def test_where_the_prompt_is_known_only_an_opener_begins_thinking(qwen3, smol_tokenizer, text, sizes):
+    for tokenizer in (qwen3, smol_tokenizer):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        plain = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
+        got = streamed(ids, tokenizer, False, sizes, known=True)
+        if not plain.startswith("<think>"):
+            assert (got["thinking"], got["answer"].strip()) == ("", plain)
+
+
+def test_an_answer_streams_at_once_where_the_prompt_is_known(qwen3, smol_tokenizer):
+    for tokenizer in (qwen3, smol_tokenizer):
+        ids = tokenizer("<b>Paris</b> is the capital. <think> is a tag, </think> too.")["input_ids"]
+        stream = ThinkingStream(tokenizer, prompt_known=True)
+        pieces = [list(stream.feed([token])) for token in ids]
+        assert all(len(piece) == 1 for piece in pieces[3:]), "nothing is held"
+        assert not list(stream.finish())
+        said = "".join(text for ((kind, text),) in filter(None, pieces) if kind == "answer")
+        assert said == "<b>Paris</b> is the capital. <think> is a tag, </think> too."
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_cut_where_the_prompt_is_known(name, qwen3, smol_tokenizer):
+    text, opened, _ = CASES[name]
+    if name == "closer only, flag forgotten":
+        return  # who knows the prompt has not forgotten the flag
+    for tokenizer in (qwen3, smol_tokenizer):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        whole = parse_output(ids, tokenizer, prompt_opens_thinking=opened)
+        for first in range(len(ids) + 1):
+            got = streamed(ids, tokenizer, opened, [first, 1], known=True)
+            assert (got["thinking"].strip(), got["answer"].strip()) == (whole.thinking, whole.answer or "")

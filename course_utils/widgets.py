@@ -1,0 +1,169 @@
+"""What JupyterLab shows with buttons: a chat in columns, and the ballot.
+
+Everything that a person or a model wrote is escaped: a reply that holds a script is text.
+"""
+
+from __future__ import annotations
+
+import html
+import threading
+import time
+from collections.abc import Mapping
+
+from ipywidgets import HTML, Button, HBox, Layout, Text, VBox
+
+from course_utils.talking import ENDINGS, Conversation
+from course_utils.voting import CHOICES, Ballot
+
+EVERY = 0.1
+"""Seconds between two looks of a reply that is being written: each look is a message to the browser."""
+
+COLUMN = {"flex": "1 1 0", "min_width": "16em", "border": "1px solid #a9cce3", "padding": "4px 10px"}
+
+
+def _text(text: str) -> str:
+    """HTML of a text as it is, line breaks and all."""
+    return f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.4">{html.escape(text)}</div>'
+
+
+class Chat(VBox):
+    """One text field, and a column for each model, which answer one after the other.
+
+    Stop ends the reply that is being written; the next model then answers. The thinking is folded away.
+
+    Attributes:
+        field: where the text is typed; Enter sends it.
+        send_button, stop_button, new_button: what they say.
+        columns: by the model's name, what was said in its column.
+    """
+
+    def __init__(self, conversations: Mapping[str, Conversation]) -> None:
+        """Show conversations side by side.
+
+        Args:
+            conversations: by the name that stands above its column, for instance
+                `{"base": Conversation(model, tokenizer, base=True), "tuned": Conversation(model, tokenizer)}`.
+        """
+        self._conversations = dict(conversations)
+        self._writing: Conversation | None = None
+        self._thread: threading.Thread | None = None
+        self.field = Text(placeholder="Say something; Enter sends it", layout=Layout(flex="1 1 auto"))
+        self.send_button = Button(description="Send", button_style="primary")
+        self.stop_button = Button(description="Stop", disabled=True)
+        self.new_button = Button(description="Begin anew")
+        self.columns = {name: VBox() for name in conversations}
+        self.field.on_submit(self._send)
+        self.send_button.on_click(self._send)
+        self.stop_button.on_click(self._stop)
+        self.new_button.on_click(self._begin_anew)
+        heads = (HTML(f"<b>{html.escape(name)}</b>") for name in conversations)
+        boxes = [
+            VBox([head, column], layout=Layout(**COLUMN))
+            for head, column in zip(heads, self.columns.values(), strict=True)
+        ]
+        super().__init__([HBox(boxes), HBox([self.field, self.send_button, self.stop_button, self.new_button])])
+
+    def wait(self) -> None:
+        """Return when the replies that are being written are there."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _send(self, _: object) -> None:
+        text = self.field.value.strip()
+        if not text or self.send_button.disabled:
+            return
+        self.field.value = ""
+        self._busy(True)
+        # A thread, because a kernel that is busy in a handler never hears of the stop button.
+        self._thread = threading.Thread(target=self._answer, args=(text,), daemon=True)
+        self._thread.start()
+
+    def _stop(self, _: object) -> None:
+        if self._writing is not None:
+            self._writing.stop()
+
+    def _begin_anew(self, _: object) -> None:
+        for name, conversation in self._conversations.items():
+            conversation.restart()
+            self.columns[name].children = ()
+
+    def _busy(self, busy: bool) -> None:
+        self.send_button.disabled = self.new_button.disabled = busy
+        self.stop_button.disabled = not busy
+
+    def _answer(self, text: str) -> None:
+        """Let every model answer, in a thread of its own."""
+        for name, conversation in self._conversations.items():
+            thinking, answer = HTML(), HTML()
+            self.columns[name].children += (HTML(f"<b>you</b>{_text(text)}"), thinking, answer)
+            self._writing = conversation
+            try:
+                self._show(conversation, text, thinking, answer)
+            except Exception as error:  # nobody reads the traceback of a thread; the column is looked at
+                answer.value = f"<i>error:</i> {_text(str(error))}"
+        self._writing = None
+        self._busy(False)
+
+    @staticmethod
+    def _show(conversation: Conversation, text: str, thinking: HTML, answer: HTML) -> None:
+        """Write a reply into its two places while it arrives."""
+        said = {"thinking": "", "answer": ""}
+        looked = 0.0
+
+        def look(last: str = "") -> None:
+            if thought := said["thinking"].strip():
+                # Set only where it has changed, so that a reader's unfolded thinking stays unfolded during the answer.
+                folded = f"<details><summary>thinking</summary>{_text(thought)}</details>"
+                if thinking.value != folded:
+                    thinking.value = folded
+            answer.value = _text(said["answer"].strip() + last)
+
+        for kind, piece in conversation.send(text):
+            said[kind] += piece
+            if time.monotonic() - looked > EVERY:
+                look()
+                looked = time.monotonic()
+        look(ENDINGS[conversation.ending])
+
+
+class Vote(VBox):
+    """The ballot's questions one by one: two replies without names, and a button for each choice.
+
+    Attributes:
+        buttons: by the choice that they file.
+        place: which question this is, or the tally when all are voted on.
+    """
+
+    def __init__(self, ballot: Ballot) -> None:
+        """Show the first question that has no vote.
+
+        Args:
+            ballot: from `voting.Ballot`.
+        """
+        self._ballot = ballot
+        self.place, self._prompt, self._left, self._right = HTML(), HTML(), HTML(), HTML()
+        self.buttons = {choice: Button(description=choice.capitalize()) for choice in CHOICES}
+        for choice, button in self.buttons.items():
+            button.on_click(lambda _, choice=choice: self._vote(choice))
+        replies = HBox([VBox([reply], layout=Layout(**COLUMN)) for reply in (self._left, self._right)])
+        super().__init__([self.place, self._prompt, replies, HBox(list(self.buttons.values()))])
+        self._next()
+
+    def _vote(self, choice: str) -> None:
+        self._ballot.vote(self._open[0], choice)
+        self._next()
+
+    def _next(self) -> None:
+        self._open = self._ballot.open()
+        every = len(self._ballot.questions)
+        if not self._open:
+            self.place.value = f"<b>All {every} voted on.</b> {_text(self._ballot.tally().words)}"
+            self.children = (self.place,)
+            return
+        question = self._open[0]
+        self.place.value = f"Question {every - len(self._open) + 1} of {every}"
+        self._prompt.value = f"<b>prompt</b>{_text(question.prompt)}"
+        self._left.value, self._right.value = (
+            f"<b>left</b>{_text(question.left)}",
+            f"<b>right</b>{_text(question.right)}",
+        )
