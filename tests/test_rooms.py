@@ -32,6 +32,7 @@ ROOMS = [  # bottom to top
     "evaluation",
     "export",
     "serving",
+    "public_tasks",
     "show",
     "machine",
     "doctor",
