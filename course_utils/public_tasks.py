@@ -432,15 +432,18 @@ def read_evalscope(out: str | Path) -> LoadFigures:
 
 def _call(line: Sequence[str]) -> None:
     """Run a command offline and in silence; raise a PublicTaskError with its last lines where it fails."""
-    done = subprocess.run(
-        line,
-        env=os.environ | OFFLINE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            line,
+            env=os.environ | OFFLINE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except FileNotFoundError:
+        raise PublicTaskError(f"{line[0]} is not there; public_tasks.environment(…) makes it.") from None
     if done.returncode:
         last = " | ".join(done.stdout.strip().splitlines()[-3:])
         raise PublicTaskError(f"`{Path(line[0]).name} {' '.join(line[1:4])} …` failed: {last}")
