@@ -8,8 +8,8 @@ BIN := .venv/bin
 # Where it is set, each process compiles the libraries' source anew: 20 seconds before a lesson's first line.
 unexport PYTHONDONTWRITEBYTECODE
 
-# They train for minutes, and what they call is tested elsewhere: `make test-long` runs them.
-LONG_NOTEBOOKS := $(addprefix notebooks/extras/,04_learning_rate_and_forgetting.ipynb 04_your_own_jsonl.ipynb)
+# They take minutes each, and what they call is tested elsewhere: `make test-long` runs them.
+LONG_NOTEBOOKS := $(addprefix notebooks/extras/,04_learning_rate_and_forgetting.ipynb 04_your_own_jsonl.ipynb 05_public_tasks.ipynb)
 NBVAL := -m pytest --nbval --nbval-current-env --nbval-cell-timeout=1800
 
 .PHONY: help install course lab test test-long bench outputs format clean
@@ -37,9 +37,9 @@ test: install ## run every check: style, unit tests, the notebooks (less than ha
 	@$(BIN)/python -m pytest
 	@$(BIN)/python $(NBVAL) $(addprefix --ignore=,$(LONG_NOTEBOOKS)) notebooks
 
-test-long: install ## the notebooks that train for minutes, 20 kills, fifty times the search for broken masks (over an hour)
+test-long: install ## what takes long: more notebooks, 20 kills, public tools, fifty times the search for broken masks (hours)
 	@$(BIN)/python $(NBVAL) $(LONG_NOTEBOOKS)
-	@$(BIN)/python -m pytest --hypothesis-profile=long tests/test_masking.py tests/test_masking_parity.py tests/test_thinking.py tests/test_chat.py tests/test_packing.py tests/test_training.py
+	@$(BIN)/python -m pytest --hypothesis-profile=long tests/test_masking.py tests/test_masking_parity.py tests/test_thinking.py tests/test_chat.py tests/test_packing.py tests/test_training.py tests/test_public_tasks.py
 
 bench: install ## train side by side with the Trainer, and write docs/training.md (about ten minutes)
 	@$(BIN)/python -m course_utils build-data --profile cpu > /dev/null

@@ -17,6 +17,16 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.register_profile("long", max_examples=5000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
 
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests marked `long` outside of the long mode."""
+    if config.getoption("--hypothesis-profile") == "long":
+        return
+    left_out = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

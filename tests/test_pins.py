@@ -10,11 +10,11 @@ from packaging.requirements import Requirement
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
-REQUIREMENTS = [
+REQUIREMENTS = [  # all but lm-eval, which gets an environment of its own (tests/test_public_tasks.py)
     Requirement(text)
     for text in [
         *PROJECT["dependencies"],
-        *(pin for extra in PROJECT["optional-dependencies"].values() for pin in extra),
+        *(pin for name, extra in PROJECT["optional-dependencies"].items() if name != "lm-eval" for pin in extra),
     ]
 ]
 

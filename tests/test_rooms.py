@@ -34,6 +34,7 @@ ROOMS = [  # bottom to top
     "serving",
     "talking",
     "voting",
+    "public_tasks",
     "show",
     "widgets",
     "machine",
