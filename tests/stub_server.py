@@ -1,12 +1,14 @@
 """A server of a few lines: what happens to processes and connections is tested without a model behind it.
 
-python stub_server.py serve stub --port=8000 [--child] [--stubborn] [--slow]
+python stub_server.py serve stub --port=8000 [--child] [--stubborn] [--slow] [--dies]
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -41,6 +43,8 @@ if "--child" in sys.argv:
     print("child", subprocess.Popen([sys.executable, "-c", deaf]).pid, flush=True)
 if "--stubborn" in sys.argv:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if "--dies" in sys.argv:
+    threading.Timer(2, os._exit, [7]).start()
 print("the stub listens", flush=True)
 port = next(int(part.split("=")[1]) for part in sys.argv if part.startswith("--port="))
 ThreadingHTTPServer(("127.0.0.1", port), Stub).serve_forever()

@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -185,6 +187,23 @@ class TestLifeOfAServer:
         line = [sys.executable, "-c", "import time; time.sleep(60)", "serve", "x", f"--port={serving.free_port()}"]
         with pytest.raises(ServingError, match="did not answer within 1 s"), serving.serve(line, timeout=1):
             pass
+
+
+def test_the_command_shows_line_log_and_how_to_ask_and_reports_the_end(cpu, monkeypatch):
+    from typer.testing import CliRunner
+
+    from course_utils import cli, lessons
+
+    line = stub("--dies")
+    monkeypatch.setattr(lessons, "setup", lambda needs, profile: SimpleNamespace(profile=cpu, run_dir=Path("runs/cpu")))
+    monkeypatch.setattr(serving, "command", lambda *args, **kwargs: line)
+    ended = CliRunner().invoke(cli.app, ["serve"])
+    shown = ended.stdout
+    assert shlex.join(line) in shown and "| the stub listens" in shown
+    curl = next(text for text in shown.splitlines() if text.startswith("curl "))
+    assert json.loads(shlex.split(curl)[-1])["model"] == "stub"
+    compile(shown[shown.index("from openai") :], "snippet", "exec")
+    assert isinstance(ended.exception, ServingError) and "exit code 7" in str(ended.exception)
 
 
 class TestErrorsOfTheClient:
