@@ -39,7 +39,7 @@ test: install ## run every check: style, unit tests, the notebooks (less than ha
 
 test-long: install ## what takes long: more notebooks, 20 kills, public tools, fifty times the search for broken masks (hours)
 	@$(BIN)/python $(NBVAL) $(LONG_NOTEBOOKS)
-	@$(BIN)/python -m pytest --hypothesis-profile=long tests/test_masking.py tests/test_masking_parity.py tests/test_thinking.py tests/test_chat.py tests/test_packing.py tests/test_training.py tests/test_public_tasks.py
+	@$(BIN)/python -m pytest --hypothesis-profile=long tests/test_masking.py tests/test_masking_parity.py tests/test_thinking.py tests/test_chat.py tests/test_packing.py tests/test_training.py tests/test_public_tasks.py tests/test_serving.py
 
 bench: install ## train side by side with the Trainer, and write docs/training.md (about ten minutes)
 	@$(BIN)/python -m course_utils build-data --profile cpu > /dev/null

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-import threading
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -185,19 +184,47 @@ def merge(profile: ProfileName = None) -> None:
 def serve(
     profile: ProfileName = None,
     port: Annotated[int, typer.Option(help="On loopback.")] = 8000,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            help="Serve the base with this adapter mounted, not the merged model; vLLM only.",
+            file_okay=False,
+            resolve_path=True,
+        ),
+    ] = None,
+    fp8_cache: Annotated[
+        bool, typer.Option("--fp8-cache", help="KV cache in 8 bits; vLLM, compute capability 8.9 or more.")
+    ] = False,
 ) -> None:
-    """Serve the merged model on loopback until Ctrl-C."""
-    from course_utils import lessons, serving
+    """Serve the merged model on loopback until Ctrl-C, and show the server's log."""
+    from course_utils import hub, lessons, serving
 
-    ready = lessons.setup(["merged"], profile)
-    line = serving.command(ready.profile, ready.run_dir / "merged", port=port)
+    ready = lessons.setup([] if adapter else ["merged"], profile)
+    model = hub.download(ready.profile.model) if adapter else ready.run_dir / "merged"
+    line = serving.command(ready.profile, model, port=port, adapter=adapter, fp8_cache=fp8_cache)
     print(shlex.join(line), flush=True)
-    with serving.serve(line) as url:
-        print(f"Answers at {url}; Ctrl-C stops it.", flush=True)
+    with serving.serve(line, timeout=600, on_line=lambda text: print(f"| {text}", flush=True)) as server:
+        print(
+            f"\nAnswers at {server.url}; Ctrl-C stops it. Ask it:\n\n{_how_to_ask(server.url, server.model)}\n",
+            flush=True,
+        )
         try:
-            threading.Event().wait()
+            server.wait()
         except KeyboardInterrupt:
             print("Stopped.")
+
+
+def _how_to_ask(url: str, model: str) -> str:
+    """The same request with curl and with OpenAI's client."""
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    body = json.dumps({"model": model, "messages": messages, "max_tokens": 64})
+    curl = shlex.join(["curl", f"{url}/chat/completions", "-H", "Content-Type: application/json", "-d", body])
+    return f"""{curl}
+
+from openai import OpenAI
+client = OpenAI(base_url="{url}", api_key="none", timeout=60)
+reply = client.chat.completions.create(model={model!r}, messages={messages!r}, max_tokens=64)
+print(reply.choices[0].message.content)"""
 
 
 @app.command()

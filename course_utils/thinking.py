@@ -51,13 +51,29 @@ def parse_output(
         Thinking, answer and status; control tokens are removed from both texts.
     """
     tags = _Tags(tokenizer)
-    whole = tags.decode(output_ids)
-    head, closer, tail = whole.partition(tags.closer)
-    if closer:
-        return ParsedOutput(tags.thinking(head).strip(), tags.plain(tail).strip(), "answered")
-    if prompt_opens_thinking or tags.opener in whole:
-        return ParsedOutput(tags.thinking(whole).strip(), None, "truncated")
-    return ParsedOutput("", whole.strip(), "no_thinking")
+    split = _split(tags.decode(output_ids), tags.opener, tags.closer, prompt_opens_thinking)
+    answer = None if split.answer is None else tags.plain(split.answer)
+    return ParsedOutput(tags.plain(split.thinking), answer, split.status)
+
+
+def parse_text(text: str, *, prompt_opens_thinking: bool = False) -> ParsedOutput:
+    """The same split where only the text is at hand, as a server sends it.
+
+    Args:
+        text: decoded output without control tokens, the think tags as they are written. (Where the ids are at hand
+            use `parse_output`: it can tell the tokens from the same letters spelled out.)
+        prompt_opens_thinking: as for `parse_output`.
+    """
+    return _split(text, OPENER, CLOSER, prompt_opens_thinking)
+
+
+def _split(text: str, opener: str, closer: str, opened: bool) -> ParsedOutput:
+    head, found, tail = text.partition(closer)
+    if found:
+        return ParsedOutput(head.replace(opener, "", 1).strip(), tail.strip(), "answered")
+    if opened or opener in text:
+        return ParsedOutput(text.replace(opener, "", 1).strip(), None, "truncated")
+    return ParsedOutput("", text.strip(), "no_thinking")
 
 
 def leading_block(text: str) -> tuple[str, str] | None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import hostile_text
 
-from course_utils.thinking import ParsedOutput, ThinkingStream, parse_output
+from course_utils.thinking import ParsedOutput, ThinkingStream, parse_output, parse_text
 
 CASES = {
     "full": ("<think>\n20 - 7\n</think>\n\n13<|im_end|>", False, ParsedOutput("20 - 7", "13", "answered")),
@@ -28,6 +28,7 @@ def test_every_state(case, qwen3, smol_tokenizer):
     for tokenizer in (qwen3, smol_tokenizer):  # think tokens, and think tags as plain text
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert parse_output(ids, tokenizer, prompt_opens_thinking=opened) == expected
+    assert parse_text(text.removesuffix("<|im_end|>"), prompt_opens_thinking=opened) == expected
 
 
 def test_the_published_snippet_returns_truncated_thinking_as_the_answer(qwen3):
