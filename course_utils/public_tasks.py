@@ -362,7 +362,7 @@ def run_evalscope(
     """Put the questions of some rows to a server, several at once, with EvalScope's `perf`, offline.
 
     Args:
-        url: what `serving.serve` yields.
+        url: `serving.Server.url`.
         model: the folder that is served; both servers use it as the model's name, too.
         rows: dicts with `messages`; all but the last are one request.
         out: folder for EvalScope's report; replaced whole.
@@ -393,7 +393,7 @@ def evalscope_command(
     bin_dir: str | Path,
 ) -> list[str]:
     """The command line that `run_evalscope` runs; `prompts` holds one JSON list of messages per line."""
-    folder = str(Path(model).resolve())
+    folder = str(Path(model).absolute())  # the name under which `serving.command` serves it
     return [
         *(str(Path(bin_dir) / "evalscope"), "perf", "--api", "openai", "--url", f"{url}/chat/completions"),
         *("--model", folder, "--tokenizer-path", folder),

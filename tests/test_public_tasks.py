@@ -186,9 +186,9 @@ def test_evalscope_asks_the_served_model(cpu, smol, tmp_path):
     """EvalScope for real, from a bare environment made for this test: ten requests from two clients, none lost."""
     tools = public_tasks.environment("evalscope", tmp_path / "tools")
     port = serving.free_port()
-    with serving.serve(serving.command(cpu, smol, port=port)) as url:
+    with serving.serve(serving.command(cpu, smol, port=port)) as server:
         figures = public_tasks.run_evalscope(
-            url, smol, ROWS[:10], tmp_path / "out", clients=2, max_new_tokens=16, bin_dir=tools
+            server.url, smol, ROWS[:10], tmp_path / "out", clients=2, max_new_tokens=16, bin_dir=tools
         )
     assert (figures.requests, figures.lost, figures.clients) == (10, 0, 2)
     assert 0 < figures.first_token_p50 <= figures.seconds_p50 <= figures.seconds_p99
