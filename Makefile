@@ -36,9 +36,10 @@ test: install ## run every check: style, unit tests, all notebooks
 test-long: install ## search fifty times as long for what breaks a mask, kill a run 20 times (more than an hour)
 	@$(BIN)/python -m pytest --hypothesis-profile=long tests/test_masking.py tests/test_masking_parity.py tests/test_thinking.py tests/test_chat.py tests/test_packing.py tests/test_training.py
 
-bench: install ## train side by side with the Trainer, and write docs/training.md (about ten minutes)
+bench: install ## measure training and evaluation side by side with what a newcomer writes, into docs/ (about fifteen minutes)
 	@$(BIN)/python -m course_utils build-data --profile cpu > /dev/null
 	@$(BIN)/python tests/benchmarks/training.py
+	@$(BIN)/python tests/benchmarks/evaluation.py
 
 outputs: install ## put the outputs of the last `make course` into notebooks/, and run the extras
 	@$(BIN)/python tests/notebooks/refresh.py

@@ -17,8 +17,8 @@ def float32_model(smol):
 
 @pytest.fixture(scope="module")
 def uneven_rows(toy_rows):
-    """Seventeen rows of 30 to 330 tokens: one more than the largest batch."""
-    talks = [("Hi", "Hello! " * times) for times in (1, 3, 9, 20, 45, 90, 130)]
+    """Seventeen rows of 30 to 150 tokens: one more than the largest batch."""
+    talks = [("Hi", "Hello! " * times) for times in (1, 2, 5, 9, 20, 30, 50)]
     long = [[{"role": "user", "content": ask}, {"role": "assistant", "content": said}] for ask, said in talks]
     return [*toy_rows[:10], *({"messages": messages} for messages in long)]
 
@@ -34,12 +34,11 @@ def test_perplexity_in_float32_is_that_of_a_plain_loop_at_any_batch_size_and_pad
             if label != masking.IGNORED:
                 total, count = total - float(logits[place, label]), count + 1
     plain = math.exp(total / count)
-    for batch_size in (1, 2, 3, 5, 8, 16):
+    for batch_size in (1, 5, 16):
         found = evaluation.perplexity(model, tokenizer, examples, batch_size=batch_size)
         assert found.learned == pytest.approx(plain, rel=1e-4), batch_size
         assert (found.learned_count, found.all_count) == (count, sum(len(e["input_ids"]) - 1 for e in examples))
-    for batch_size in (2, 16):
-        assert left_padded(model, tokenizer, examples, batch_size) == pytest.approx(plain, rel=1e-4), batch_size
+    assert left_padded(model, tokenizer, examples, 16) == pytest.approx(plain, rel=1e-4)
 
 
 def left_padded(model, tokenizer, examples, batch_size):

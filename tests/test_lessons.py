@@ -6,7 +6,7 @@ import sys
 
 import nbformat
 import pytest
-from conftest import ROOT
+from conftest import ROOT, compared
 
 from course_utils import cli, lessons, profiles, show
 
@@ -75,12 +75,12 @@ def test_a_failing_cell_is_named_and_the_notebook_kept(tmp_path, monkeypatch):
 
 
 def test_the_run_writes_the_report(tmp_path, monkeypatch):
-    row = {"source": "json", "prompts": 2, "metric": "JSON valid, strict"} | {
-        f"{key} {when}": 0.5 for key in ("perplexity", "usable", "metric") for when in ("before", "after")
-    }
+    row = compared("json")
     out = tmp_path / "runs/cpu"
     out.mkdir(parents=True)
-    (out / "evaluation.json").write_text(json.dumps({"table": [row], "perplexities": {}}), encoding="utf-8")
+    (out / "evaluation.json").write_text(
+        json.dumps({"table": [row], "worse": [{"figure": "usable"}], "perplexities": {}}), encoding="utf-8"
+    )
     (out / "train_metrics.json").write_text(json.dumps({"metrics": {"steps": 1}}), encoding="utf-8")
     path = notebook(tmp_path, "import os; os.environ['COURSE_PROFILE']")
     monkeypatch.setattr(lessons, "notebooks", lambda: [path])
@@ -88,7 +88,8 @@ def test_the_run_writes_the_report(tmp_path, monkeypatch):
     page = lessons.run(profiles.PROFILES["cpu"])
     facts = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
     assert facts["table"] == [row] and facts["seed"] == 42 and set(facts["seconds"]) == {"01_try"}
-    assert "JSON valid, strict" in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "JSON valid, strict" in text and "What got worse" in text and "usable</td>" in text
     executed = nbformat.read(out / "notebooks/01_try.ipynb", as_version=4)
     assert executed.cells[0].outputs[0].data["text/plain"] == "'cpu'"
     assert (out / "notebooks/01_try.html").is_file()
@@ -116,9 +117,4 @@ def test_the_command_line_says_what_exists(arguments, words):
 
 
 def test_the_report_table_reads_without_the_notebook():
-    row = {"source": "json", "prompts": 2, "metric": "JSON valid, strict"} | {
-        f"{key} {when}": value
-        for key in ("perplexity", "usable", "metric")
-        for when, value in (("before", 0.25), ("after", 1.0))
-    }
-    assert "0.25 → 1.00" in repr(show.comparison([row]))
+    assert "0.25 → 1.00" in repr(show.comparison([compared("json")]))
