@@ -121,8 +121,8 @@ def as_page(found: dict[str, Any]) -> str:
     lines += [
         "",
         f"Block by block the batches are {min(ratios):.1f} to {max(ratios):.1f} times as fast. {found['equal']} of the",
-        f"{found['prompts']} replies are the same, id by id; {found['near_ties']} part at a near-tie, where the two best",
-        f"logits are nearer than the error of a logit between the two ways ({found['logit_error']:.2f}); "
+        f"{found['prompts']} replies are the same, id by id; {found['near_ties']} part at a near-tie, where the two",
+        f"best logits are nearer than the error of a logit between the two ways ({found['logit_error']:.2f});",
         f"{found['different']} part elsewhere.",
         "",
     ]
