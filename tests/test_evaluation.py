@@ -102,6 +102,7 @@ def test_odd_replies_are_counted_where_the_definitions_say(float32_model, toy_ro
     assert named("stopped") == set(judged) - {"cut off while thinking", "endless"}
     assert {name: row["faults"] for name, row in judged.items() if row["faults"]} == {
         "empty": ["empty"],
+        "deep": ["loop"],
         "cut off while thinking": ["empty", "does not end"],
         "leaked": ["template token"],
         "endless": ["does not end", "loop"],

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import nbformat
 import pytest
@@ -93,6 +94,35 @@ def test_the_run_writes_the_report(tmp_path, monkeypatch):
     executed = nbformat.read(out / "notebooks/01_try.ipynb", as_version=4)
     assert executed.cells[0].outputs[0].data["text/plain"] == "'cpu'"
     assert (out / "notebooks/01_try.html").is_file()
+
+
+def test_a_stopped_evaluation_goes_on_and_writes_table_page_and_replies(monkeypatch, trained, toy_rows, cpu):
+    run = trained[0].adapter_dir.parent
+    monkeypatch.setattr(lessons, "run_dir", lambda profile: run)
+    monkeypatch.setattr(lessons.hub, "download", lambda name: ROOT / "models" / name)
+    rows = {"valid": toy_rows[:4], "general": [toy_rows[4] | {"source": "general"}]}
+    monkeypatch.setattr(lessons.data, "load_built", lambda profile, part: rows[part])
+    profile = replace(cpu, max_new_tokens=4, eval_batch_size=4)
+    judged = lessons.evaluation.evaluate
+    asked = []
+
+    def stop_after_the_first(model, *given, resume_file, **how):
+        asked.append(resume_file.is_file())
+        report = judged(model, *given, resume_file=resume_file, **how)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        return report
+
+    monkeypatch.setattr(lessons.evaluation, "evaluate", stop_after_the_first)
+    with pytest.raises(KeyboardInterrupt):
+        lessons.evaluate_adapter(profile)
+    comparison = lessons.evaluate_adapter(profile, resume=True)
+    assert asked == [False, True, False]  # the replies of the base were kept
+    saved = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    assert saved["table"] == comparison.table() and saved["table"][0]["source"] == "general"
+    text = (run / "evaluation.html").read_text(encoding="utf-8")
+    assert "What got worse" in text and "data:image/png" in text
+    assert not list(run.glob("evaluation_*.jsonl"))
 
 
 def test_errors_are_one_line(monkeypatch):
