@@ -162,12 +162,19 @@ def _read_config(path: Path | None) -> dict[str, Any]:
 
 
 @app.command()
-def evaluate(profile: ProfileName = None) -> None:
+def evaluate(
+    profile: ProfileName = None,
+    merged: Annotated[bool, typer.Option("--merged", help="Compare the base with the merged model.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+) -> None:
     """Compare base and adapter on the held-out rows (lesson 05)."""
     from course_utils import lessons
 
-    ready = lessons.setup(["model", "adapter"], profile)
-    print(show.comparison(lessons.evaluate_adapter(ready.profile).table()))
+    ready = lessons.setup(["model", "merged" if merged else "adapter", "data"], profile)
+    comparison = lessons.evaluate_adapter(ready.profile, merged=merged, resume=resume)
+    print(show.comparison(comparison.table()))
+    print(f"\nWhat got worse:\n{show.changes(comparison.worse())}")
+    print(f"\nThe page with the picture: {ready.run_dir / ('evaluation_merged' if merged else 'evaluation')}.html")
 
 
 @app.command()

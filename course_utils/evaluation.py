@@ -1,43 +1,31 @@
-"""Is it better? Perplexity, usability, JSON, exact answers and emoji, per source, before and after.
+"""Is it better? Perplexity, and what the replies are worth, per source and per tag, before and after.
 
-Every rate has all prompts of its source as the denominator. A reply that does not fit a definition counts as a miss,
-never as missing.
+Every rate has all prompts of its group as the denominator. A reply that does not fit a definition of `judging` counts
+as a miss, never as missing. Every figure has a 95 % interval, and every change a paired test (`chance`).
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
-from course_utils import chat, masking, thinking
+from course_utils import chance, chat, generation, judging, masking, thinking
 from course_utils.errors import CourseError
 from course_utils.files import write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-METRICS = {"json": "json_strict", "emoji": "emoji", "mawps": "exact", "cmath": "exact"}
+METRICS = {"json": "json_strict", "emoji": "emoji", "mawps": "exact", "cmath": "exact", "cluener": "entity_f1"}
 """The figure that says most about a source; of the others it is told whether the reply ended by itself."""
 
-METRIC_NAMES = {
-    "json_strict": "JSON valid, strict",
-    "exact": "answer right",
-    "emoji": "emoji in the reply",
-    "stopped": "ends by itself",
-}
-
-EMOJI = re.compile("[\U0001f300-\U0001faff\u2600-\u27bf\u2b50\u2b55\u231a\u231b\u23e9-\u23f3]")
-LOOP = re.compile(r"(?=\S)(.{4,80}?)\1{3,}", re.DOTALL)
-NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?")
-FENCE = re.compile(r"```(?:json)?\s*\n(.*?)\n?```", re.DOTALL)
+By = Literal["source", "tag"]
 
 
 class EvaluationError(CourseError):
@@ -64,10 +52,10 @@ class Perplexity:
 class _Nll:
     """Sums for one example, so that totals do not depend on how examples were batched (trap 25)."""
 
-    learned: float
-    learned_count: int
-    all_tokens: float
-    all_count: int
+    learned: float = 0.0
+    learned_count: int = 0
+    all_tokens: float = 0.0
+    all_count: int = 0
 
 
 def perplexity(
@@ -113,16 +101,11 @@ def _nlls(
     parts: dict[int, _Nll] = {}
     for start in range(0, len(order), batch_size):
         numbers = order[start : start + batch_size]
-        width = max(len(examples[number]["input_ids"]) for number in numbers)
-        ids = torch.full((len(numbers), width), tokenizer.pad_token_id)
-        labels = torch.full((len(numbers), width), masking.IGNORED)
-        attention = torch.zeros((len(numbers), width), dtype=torch.long)
-        for line, number in enumerate(numbers):
-            length = len(examples[number]["input_ids"])
-            ids[line, :length] = torch.tensor(examples[number]["input_ids"])
-            labels[line, :length] = torch.tensor(examples[number]["labels"])
-            attention[line, :length] = 1
-        ids, labels, attention = (tensor.to(model.device) for tensor in (ids, labels, attention))
+        rows = [torch.tensor(examples[number]["input_ids"]) for number in numbers]
+        wanted = [torch.tensor(examples[number]["labels"]) for number in numbers]
+        ids = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id).to(model.device)
+        labels = pad_sequence(wanted, batch_first=True, padding_value=masking.IGNORED).to(model.device)
+        attention = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(model.device)
         # The logits at one place predict the token at the next. They are flattened because cross_entropy over a
         # class axis that is not the last one adds up in another order, and is off by 3e-4 nats a token in float32.
         logits = model(input_ids=ids, attention_mask=attention).logits[:, :-1].float()
@@ -140,72 +123,79 @@ def _nlls(
     return [parts[number] for number in range(len(examples))]
 
 
-@torch.inference_mode()
-def generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    *,
-    batch_size: int,
-    max_new_tokens: int,
-) -> list[list[int]]:
-    """Greedy replies to rendered prompts, in batches of like length, padded on the left (trap 26).
+Row = Mapping[str, Any]
 
-    Args:
-        model: any causal language model.
-        tokenizer: the model's.
-        prompts: what `chat.render(…, add_generation_prompt=True)` returns.
-        batch_size: prompts answered at once.
-        max_new_tokens: longest reply, in tokens.
 
-    Returns:
-        The new ids of each reply, in the order of the prompts. A reply that ended by itself ends with the stop token.
+@dataclass(frozen=True)
+class Figure:
+    """One figure of a group of prompts: what it is called, and how it is read off the judged rows.
+
+    Attributes:
+        name: in words.
+        part: what a row adds to the top and to the bottom of a ratio.
+        told_of: whether a row asks for it; a group without such a row is not told of the figure, and in a group with
+            one *all* rows count.
+        higher_is_better: None where neither way is better in itself.
     """
-    from tqdm.auto import tqdm
 
-    model.eval()
-    ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
-    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
-    stops = set(stop_ids(model, tokenizer))
-    replies: dict[int, list[int]] = {}
-    with tqdm(total=len(ids), unit="reply", leave=False) as bar:
-        for start in range(0, len(order), batch_size):
-            numbers = order[start : start + batch_size]
-            width = max(len(ids[number]) for number in numbers)
-            batch = torch.full((len(numbers), width), tokenizer.pad_token_id)
-            attention = torch.zeros((len(numbers), width), dtype=torch.long)
-            for line, number in enumerate(numbers):
-                batch[line, width - len(ids[number]) :] = torch.tensor(ids[number])
-                attention[line, width - len(ids[number]) :] = 1
-            output = model.generate(
-                input_ids=batch.to(model.device),
-                attention_mask=attention.to(model.device),
-                max_new_tokens=max_new_tokens,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=sorted(stops),
-                # Greedy is said here, not in generation_config (trap 26); the None silence its sampling settings.
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-            )
-            for number, new in zip(numbers, output[:, width:].tolist(), strict=True):
-                replies[number] = _until_stop(new, stops)
-            bar.update(len(numbers))
-    return [replies[number] for number in range(len(ids))]
+    name: str
+    part: Callable[[Row], chance.Part]
+    told_of: Callable[[Row], bool] = lambda row: True
+    higher_is_better: bool | None = True
 
 
-def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every id that ends a reply: the tokenizer's stop token and those of the model's generation config."""
-    configured = model.generation_config.eos_token_id
-    listed = configured if isinstance(configured, list) else [configured]
-    return sorted({tokenizer.eos_token_id, *listed} - {None})
+def _rate(name: str, key: str, **options: Any) -> Figure:
+    return Figure(name, lambda row: (int(row[key]), 1), **options)
 
 
-def _until_stop(ids: list[int], stops: set[int]) -> list[int]:
-    """The ids up to the first stop token, which is kept; what follows it in a batch is padding."""
-    end = next((place for place, token in enumerate(ids) if token in stops), len(ids) - 1)
-    return ids[: end + 1]
+def _asks_for_json(row: Row) -> bool:
+    return isinstance(judging.parse_json(row["reference"]), dict)
+
+
+def _f1_part(row: Row) -> chance.Part:
+    counts = row["entities"]
+    return (2 * counts["right"], counts["found"] + counts["due"]) if counts else (0, 0)
+
+
+FIGURES = {
+    "perplexity": Figure(
+        "perplexity of the reference",
+        lambda row: (row["nll"]["learned"], row["nll"]["learned_count"]),
+        told_of=lambda row: row["nll"]["learned_count"] > 0,
+        higher_is_better=False,
+    ),
+    "usable": _rate("usable", "usable"),
+    "stopped": _rate("ends by itself", "stopped"),
+    "json_strict": _rate("JSON valid, strict", "json_strict", told_of=_asks_for_json),
+    "json_lenient": _rate("JSON valid, lenient", "json_lenient", told_of=_asks_for_json),
+    "json_schema": _rate("JSON with the right keys and types", "json_schema", told_of=_asks_for_json),
+    "exact": _rate(
+        "answer right",
+        "exact",
+        told_of=lambda row: _asks_for_json(row) or judging.as_number(row["reference"]) is not None,
+    ),
+    "entity_f1": Figure("entity F1", _f1_part, told_of=lambda row: row["entities"] is not None),
+    "emoji": _rate("emoji in the reply", "emoji", higher_is_better=None),
+    "emoji_fits": _rate("emoji only where the reference has one", "emoji_fits"),
+}
+"""Every figure of a report, by its key."""
+
+
+def _measured(key: str, rows: Sequence[Row]) -> chance.Interval:
+    found = chance.ratio([FIGURES[key].part(row) for row in rows])
+    if key != "perplexity":
+        return found
+    return chance.Interval(*(math.exp(nll) for nll in (found.value, found.low, found.high)))
+
+
+def _groups(rows: Sequence[Row], by: By) -> dict[str, list[int]]:
+    """The numbers of the rows of each source, or tag; "all" holds every one."""
+    names = [[row["source"]] if by == "source" else row["tags"] for row in rows]
+    found = {
+        name: [number for number, own in enumerate(names) if name in own]
+        for name in sorted({n for o in names for n in o})
+    }
+    return found | {"all": list(range(len(rows)))}
 
 
 @dataclass(frozen=True)
@@ -214,34 +204,33 @@ class EvalReport:
 
     Attributes:
         rows: one dict per prompt: `source`, `tags`, `prompt` (the last user message), `reference`, `reply`, `status`
-            (of the thinking), and the judgements `stopped`, `usable`, `json_strict`, `json_lenient`, `exact`, `emoji`.
-        perplexities: of the references, per source; "all" holds all of them together.
+            (of the thinking), `nll` (sums of the reference), and the judgements of `judging.judge`.
     """
 
     rows: list[dict[str, Any]]
-    perplexities: dict[str, Perplexity]
 
-    def table(self) -> list[dict[str, Any]]:
-        """One dict per source, and one for all: prompts, perplexity on learned tokens, usable, the source's metric."""
-        lines = []
-        for source in [*sorted({row["source"] for row in self.rows}), "all"]:
-            rows = [row for row in self.rows if source in (row["source"], "all")]
-            metric = METRICS.get(source, "stopped")
-            lines.append(
-                {
-                    "source": source,
-                    "prompts": len(rows),
-                    "perplexity": self.perplexities[source].learned,
-                    "usable": _rate(rows, "usable"),
-                    "metric": METRIC_NAMES[metric],
-                    "value": _rate(rows, metric),
-                }
-            )
-        return lines
+    @property
+    def perplexities(self) -> dict[str, Perplexity]:
+        """Of the references, per source; "all" holds all of them together. A source with nothing to learn has none."""
+        sums = {
+            source: [_Nll(**self.rows[number]["nll"]) for number in numbers]
+            for source, numbers in _groups(self.rows, "source").items()
+        }
+        return {source: _total(parts) for source, parts in sums.items() if any(part.learned_count for part in parts)}
 
+    def figures(self, by: By = "source") -> list[dict[str, Any]]:
+        """One dict per group and figure that its rows ask for: value, 95 % interval, prompts.
 
-def _rate(rows: Sequence[Mapping[str, Any]], key: str) -> float:
-    return sum(bool(row[key]) for row in rows) / len(rows)
+        Args:
+            by: groups are sources, or tags; the last group is "all".
+        """
+        return [
+            {by: group, "prompts": len(numbers), "figure": figure.name, **asdict(_measured(key, rows))}
+            for group, numbers in _groups(self.rows, by).items()
+            for rows in [[self.rows[number] for number in numbers]]
+            for key, figure in FIGURES.items()
+            if any(map(figure.told_of, rows))
+        ]
 
 
 def evaluate(
@@ -251,6 +240,7 @@ def evaluate(
     *,
     batch_size: int,
     max_new_tokens: int,
+    resume_file: str | Path | None = None,
 ) -> EvalReport:
     """Let the model answer every row, and judge the answers.
 
@@ -258,13 +248,19 @@ def evaluate(
         model: base, base with adapter, or merged.
         tokenizer: the model's.
         rows: dicts with `messages`, `source`, `tags` and perhaps `tools`; the last message is the reference answer.
+            Thinking is asked for where the reference has some, and is off elsewhere.
         batch_size: prompts answered at once.
         max_new_tokens: longest reply, in tokens.
+        resume_file: keeps the replies while they come, so that a run that was stopped goes on; see
+            `generation.generate`.
 
     Raises:
-        EvaluationError: a row does not end with an assistant's message.
+        EvaluationError: there are no rows, or one does not end with an assistant's message.
+        GenerationError: `resume_file` belongs to other work.
     """
     rows = list(rows)
+    if not rows:
+        raise EvaluationError("There are no rows to evaluate; data.load_built(profile, 'valid') gives the course's.")
     prompts = []
     for number, row in enumerate(rows):
         last = row["messages"][-1]
@@ -281,95 +277,48 @@ def evaluate(
                 add_generation_prompt=True,
             )
         )
-    outputs = generate(model, tokenizer, prompts, batch_size=batch_size, max_new_tokens=max_new_tokens)
-    stops = set(stop_ids(model, tokenizer))
-    judged = [_judge(row, output, tokenizer, stops) for row, output in zip(rows, outputs, strict=True)]
-
+    outputs = generation.generate(
+        model,
+        tokenizer,
+        prompts,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        resume_file=resume_file,
+    )
     examples = masking.build_dataset(rows, tokenizer, train_on="last")
-    parts = _nlls(model, tokenizer, list(examples), batch_size)
-    perplexities = {"all": _total(parts)}
-    for source in dict.fromkeys(examples["source"]):
-        mine = [part for part, owner in zip(parts, examples["source"], strict=True) if owner == source]
-        perplexities[source] = _total(mine)
-    return EvalReport(judged, perplexities)
+    sums = dict(zip(examples["row"], _nlls(model, tokenizer, list(examples), batch_size), strict=True))
+    stops = set(generation.stop_ids(model, tokenizer))
+    return EvalReport(
+        [
+            {**_judged(row, prompt, output, tokenizer, stops), "nll": asdict(sums.get(number, _Nll()))}
+            for number, (row, prompt, output) in enumerate(zip(rows, prompts, outputs, strict=True))
+        ]
+    )
 
 
-def _judge(
-    row: Mapping[str, Any], output: list[int], tokenizer: PreTrainedTokenizerBase, stops: set[int]
+def _judged(
+    row: Mapping[str, Any], prompt: str, output: list[int], tokenizer: PreTrainedTokenizerBase, stops: set[int]
 ) -> dict[str, Any]:
-    """One line of `EvalReport.rows`."""
+    """One line of `EvalReport.rows`, but for its `nll`."""
     stopped = bool(output) and output[-1] in stops
-    parsed = thinking.parse_output(output, tokenizer)
+    opened = prompt.rstrip().endswith(thinking.OPENER)
+    parsed = thinking.parse_output(output, tokenizer, prompt_opens_thinking=opened)
     reply = parsed.answer or ""
-    reference = row["messages"][-1]["content"] or ""
-    strict, lenient = parse_json(reply), parse_json(reply, lenient=True)
     return {
         "source": row["source"],
         "tags": list(row.get("tags") or ()),
         "prompt": next(m["content"] for m in reversed(row["messages"][:-1]) if m["role"] in ("user", "tool")),
-        "reference": reference,
+        "reference": row["messages"][-1]["content"] or "",
         "reply": reply,
         "status": parsed.status,
-        "stopped": stopped,
-        "usable": stopped and is_usable(reply, tokenizer),
-        "json_strict": isinstance(strict, dict),
-        "json_lenient": isinstance(lenient, dict),
-        "exact": same_answer(reply, reference),
-        "emoji": bool(EMOJI.search(reply)),
+        **judging.judge(
+            reply,
+            row,
+            written=tokenizer.decode(output[:-1] if stopped else output),
+            stopped=stopped,
+            template_tokens=tokenizer.get_added_vocab(),
+        ),
     }
-
-
-def is_usable(reply: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """True for a reply that says something, does not run in a loop and shows no template token.
-
-    A loop is a piece of 4 to 80 characters that stands four times in a row. Together with ending by itself this is
-    the course's definition of a usable reply.
-    """
-    leaked = any(token in reply for token in tokenizer.get_added_vocab())
-    return bool(reply.strip()) and not LOOP.search(reply) and not leaked
-
-
-def parse_json(reply: str, *, lenient: bool = False) -> Any:
-    """The value of a reply that is JSON and nothing else, or None (trap 27).
-
-    Args:
-        reply: an answer without its thinking.
-        lenient: accept one code fence around the whole of it.
-    """
-    text = reply.strip()
-    if lenient and (fence := FENCE.fullmatch(text)):
-        text = fence[1]
-    try:
-        # 1 and 1.0 are one number in JSON, and neither is true: as floats they compare so.
-        return json.loads(text, parse_int=float, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):  # JSONDecodeError is a ValueError; nesting without end is not JSON to us
-        return None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def same_answer(reply: str, reference: str) -> bool:
-    """True where the reply is the reference: as JSON, as a number, else as text.
-
-    Numbers are compared as numbers ("2/6" is "1/3", "8.0" is "8"); the last number in the reply counts.
-    """
-    expected = parse_json(reference)
-    if isinstance(expected, (dict, list)):
-        return json.dumps(parse_json(reply), sort_keys=True) == json.dumps(expected, sort_keys=True)
-    number = _number(reference)
-    if number is not None:
-        found = NUMBER.findall(reply)
-        return bool(found) and _number(found[-1]) == number
-    return reply.strip() == reference.strip()
-
-
-def _number(text: str) -> Fraction | None:
-    try:
-        return Fraction(re.sub(r"[,\s]", "", text))
-    except (ValueError, ZeroDivisionError):
-        return None
 
 
 @dataclass(frozen=True)
@@ -380,34 +329,82 @@ class Comparison:
     after: EvalReport
 
     def table(self) -> list[dict[str, Any]]:
-        """One dict per source: prompts, perplexity, usable, and the source's own metric, before and after."""
+        """One dict per source: prompts, perplexity, usable, and the source's own metric, before and after.
+
+        `intervals` holds the 95 % interval of each of these figures, `verdicts` what the paired tests say.
+        """
+        lines = []
+        for source, numbers in _groups(self.before.rows, "source").items():
+            own = METRICS.get(source, "stopped")
+            keys = {"perplexity": "perplexity", "usable": "usable", "metric": own}
+            line: dict[str, Any] = {"source": source, "prompts": len(numbers), "metric": FIGURES[own].name}
+            intervals, verdicts = {}, {}
+            for column, key in keys.items():
+                for when, report in (("before", self.before), ("after", self.after)):
+                    found = _measured(key, [report.rows[number] for number in numbers])
+                    line[f"{column} {when}"] = found.value
+                    intervals[f"{column} {when}"] = [found.low, found.high]
+                # A source whose own figure is the emoji asks for it.
+                verdicts[column] = self._verdict(key, numbers, FIGURES[key].higher_is_better is not False)
+            lines.append(line | {"intervals": intervals, "verdicts": verdicts})
+        return lines
+
+    def changes(self, by: By = "source") -> list[dict[str, Any]]:
+        """One dict per group and figure: before, after, and the paired test in words.
+
+        Args:
+            by: groups are sources, or tags; the last group is "all".
+        """
         return [
             {
-                "source": old["source"],
+                by: old[by],
                 "prompts": old["prompts"],
-                "perplexity before": old["perplexity"],
-                "perplexity after": new["perplexity"],
-                "usable before": old["usable"],
-                "usable after": new["usable"],
-                "metric": old["metric"],
-                "metric before": old["value"],
-                "metric after": new["value"],
+                "figure": old["figure"],
+                "before": old["value"],
+                "after": new["value"],
+                "verdict": verdict,
             }
-            for old, new in zip(self.before.table(), self.after.table(), strict=True)
+            for old, new, verdict in zip(
+                self.before.figures(by), self.after.figures(by), self._verdicts(by), strict=True
+            )
         ]
+
+    def worse(self) -> list[dict[str, Any]]:
+        """The changes by source of which the paired test says worse, sources that were never trained on among them."""
+        return [line for line in self.changes() if line["verdict"] == "worse" and line["source"] != "all"]
+
+    def _verdicts(self, by: By) -> list[str]:
+        return [
+            "" if figure.higher_is_better is None else self._verdict(key, numbers, figure.higher_is_better)
+            for numbers in _groups(self.before.rows, by).values()
+            for key, figure in FIGURES.items()
+            if any(figure.told_of(self.before.rows[number]) for number in numbers)
+        ]
+
+    def _verdict(self, key: str, numbers: Sequence[int], higher_is_better: bool) -> chance.Verdict:
+        before, after = (
+            [FIGURES[key].part(report.rows[number]) for number in numbers] for report in (self.before, self.after)
+        )
+        return chance.verdict(before, after, higher_is_better=higher_is_better)
 
 
 def save(comparison: Comparison, path: str | Path) -> Path:
-    """Write the table, the perplexities and every reply to a JSON file; returns its path."""
+    """Write the table, all figures with their intervals, what got worse, and every reply to a JSON file.
+
+    Returns:
+        The file's path.
+    """
     reports = {"before": comparison.before, "after": comparison.after}
     return write_json(
         path,
         {
             "table": comparison.table(),
+            "worse": comparison.worse(),
             "perplexities": {
                 when: {source: asdict(figure) for source, figure in report.perplexities.items()}
                 for when, report in reports.items()
             },
+            "figures": {when: {by: report.figures(by) for by in ("source", "tag")} for when, report in reports.items()},
             "replies": {when: report.rows for when, report in reports.items()},
         },
     )

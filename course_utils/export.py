@@ -12,11 +12,9 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-
-from course_utils import evaluation
+from course_utils import generation
 from course_utils.errors import CourseError
 from course_utils.files import whole_folder, write_json
 
@@ -57,8 +55,8 @@ class MergeCheck:
         equal_to_adapter: replies of the reloaded folder equal to those of base + adapter.
         near_ties: of the replies that differ from the adapter's, those whose first difference lies where the top two
             logits of base + adapter are nearer than `logit_error`.
-        logit_error: largest difference of a logit between base + adapter and the merged model, on the prompts and
-            the adapter's replies.
+        logit_error: largest difference of a logit between base + adapter and the merged model, at the tokens of the
+            adapter's replies.
     """
 
     prompts: int
@@ -155,38 +153,21 @@ def check_merge(
     """
     how = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
     model, tokenizer = load_with_adapter(base, adapter)
-    mounted = evaluation.generate(model, tokenizer, prompts, **how)
-    ids = [
-        tokenizer(prompt, add_special_tokens=False)["input_ids"] + reply
-        for prompt, reply in zip(prompts, mounted, strict=True)
-    ]
-    mounted_logits = [_logits(model, line) for line in ids]
+    mounted = generation.generate(model, tokenizer, prompts, **how)
+    mounted_logits = generation.reply_logits(model, tokenizer, prompts, mounted)
     in_memory = model.merge_and_unload()
-    remembered = evaluation.generate(in_memory, tokenizer, prompts, **how)
-    error = max(
-        float((old - _logits(in_memory, line)).abs().max()) for old, line in zip(mounted_logits, ids, strict=True)
-    )
+    remembered = generation.generate(in_memory, tokenizer, prompts, **how)
+    merged_logits = generation.reply_logits(in_memory, tokenizer, prompts, mounted)
+    error = generation.logit_error(mounted_logits, merged_logits)
     reloaded = replies_in_new_process(merged, prompts, **how)
-
-    ties = 0
-    for line, logits, old, new in zip(ids, mounted_logits, mounted, reloaded, strict=True):
-        if old != new:
-            place = next((k for k, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
-            top = logits[len(line) - len(old) + place - 1].topk(2).values
-            ties += float(top[0] - top[1]) <= error
+    against_adapter = generation.differences(mounted, reloaded, mounted_logits, error=error)
     return MergeCheck(
         prompts=len(prompts),
         equal_to_memory=sum(a == b for a, b in zip(remembered, reloaded, strict=True)),
-        equal_to_adapter=sum(a == b for a, b in zip(mounted, reloaded, strict=True)),
-        near_ties=ties,
+        equal_to_adapter=against_adapter.equal,
+        near_ties=against_adapter.near_ties,
         logit_error=error,
     )
-
-
-@torch.inference_mode()
-def _logits(model: Any, ids: list[int]) -> torch.Tensor:
-    """float32 logits of one sequence, (tokens, vocabulary)."""
-    return model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float()
 
 
 def replies_in_new_process(
@@ -217,7 +198,7 @@ def _answer(folder: str, asked: str, answered: str) -> None:
     """The other side of `replies_in_new_process`."""
     order = json.loads(Path(asked).read_text(encoding="utf-8"))
     model, tokenizer = load_base(folder)
-    write_json(answered, evaluation.generate(model, tokenizer, **order))
+    write_json(answered, generation.generate(model, tokenizer, **order))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -257,21 +257,61 @@ def in_turn() -> Iterator[None]:
         yield
 
 
-def evaluate_adapter(profile: Profile) -> evaluation.Comparison:
+def evaluate_adapter(profile: Profile, *, merged: bool = False, resume: bool = False) -> evaluation.Comparison:
     """Lesson 05 in one call: the held-out rows answered by the base and by the base with the adapter.
 
-    The figures land in `evaluation.json` in the run's folder.
+    The figures land in `evaluation.json` in the run's folder, and as a page in `evaluation.html`; those of the merged
+    model in `evaluation_merged.json` and `.html`.
+
+    Args:
+        profile: model, rows and settings.
+        merged: compare the base with the merged model of lesson 06 in place of the adapter.
+        resume: keep the replies of a run that was stopped, and ask only for the rest.
+
+    Raises:
+        GenerationError: `resume`, and the replies that were kept are of other rows or of another model.
     """
     # In 16 bits also where training was in 4: NF4 generates half as fast.
     model, tokenizer = modeling.load_model(hub.download(profile.model), profile, load_in_4bit=False)
-    model = modeling.for_inference(modeling.load_adapter(model, run_dir(profile) / "adapter"))
     rows = [*data.load_built(profile, "valid"), *data.load_built(profile, "general")]
-    how = {"batch_size": profile.eval_batch_size, "max_new_tokens": profile.max_new_tokens}
-    with model.disable_adapter():
-        before = evaluation.evaluate(model, tokenizer, rows, **how)
-    comparison = evaluation.compare(before, evaluation.evaluate(model, tokenizer, rows, **how))
-    evaluation.save(comparison, run_dir(profile) / "evaluation.json")
+    out, name = run_dir(profile), "evaluation_merged" if merged else "evaluation"
+    kept = {when: out / f"{name}_{when}.jsonl" for when in ("before", "after")}
+    if not resume:
+        _remove(kept.values())
+
+    def answered(model: Any, when: str) -> evaluation.EvalReport:
+        how = {"batch_size": profile.eval_batch_size, "max_new_tokens": profile.max_new_tokens}
+        return evaluation.evaluate(modeling.for_inference(model), tokenizer, rows, resume_file=kept[when], **how)
+
+    before = answered(model, "before")
+    if merged:
+        del model  # one at a time: two large models do not fit a card
+        model, _ = modeling.load_model(out / "merged", profile, load_in_4bit=False)
+    else:
+        model = modeling.load_adapter(model, out / "adapter")
+    comparison = evaluation.compare(before, answered(model, "after"))
+    evaluation.save(comparison, out / f"{name}.json")
+    page = show.page("Before and after", evaluation_body(comparison.table(), comparison.worse()))
+    write_text(out / f"{name}.html", page)
+    _remove(kept.values())
     return comparison
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
+def evaluation_body(table: Sequence[Mapping[str, Any]], worse: Sequence[Mapping[str, Any]]) -> str:
+    """The HTML of an evaluation: the table, the picture, and what got worse.
+
+    Args:
+        table: `Comparison.table()`.
+        worse: `Comparison.worse()`.
+    """
+    return f"""{show.comparison(table).html}
+{show.image(show.before_after(table))}
+<h2>What got worse</h2>{show.changes(worse).html}"""
 
 
 def merge(profile: Profile) -> export.MergeReport:
@@ -366,6 +406,7 @@ def _write_report(profile: Profile, out: Path, durations: dict[str, float]) -> P
         "versions": {name: version(name) for name in STACK},
         "seconds": durations,
         "table": figures["table"],
+        "worse": figures["worse"],
         "perplexities": figures["perplexities"],
         "training": json.loads((out / "train_metrics.json").read_text(encoding="utf-8"))["metrics"],
     }
@@ -377,7 +418,6 @@ def _write_report(profile: Profile, out: Path, durations: dict[str, float]) -> P
     versions = " · ".join(f"{name} {number}" for name, number in facts["versions"].items())
     body = f"""<h1>What fine-tuning did to {html.escape(profile.model)}</h1>
 <p>Held-out rows, greedy replies, seed {profile.train.seed}. {html.escape(profile.reason)}</p>
-{show.comparison(figures["table"]).html}
-{show.image(show.before_after(figures["table"]))}
+{evaluation_body(figures["table"], figures["worse"])}
 <h2>The lessons as they ran</h2><ol>{"".join(links)}</ol><p><small>{html.escape(versions)}</small></p>"""
     return write_text(out / "report.html", show.page("Before and after", body))

@@ -571,32 +571,47 @@ def memory(
 
 
 def comparison(rows: Sequence[Mapping[str, Any]]) -> Shown:
-    """The before/after table, one line per source.
+    """The before/after table, one line per source, with what the paired tests say.
 
     Args:
         rows: `Comparison.table()`.
     """
+
+    def said(row: Mapping[str, Any], key: str) -> str:
+        return f"{row[f'{key} before']:.2f} → {row[f'{key} after']:.2f}, {row['verdicts'][key]}"
+
     return table(
         {
             "source": row["source"],
             "prompts": row["prompts"],
-            "perplexity": f"{row['perplexity before']:.2f} → {row['perplexity after']:.2f}",
-            "usable": f"{row['usable before']:.2f} → {row['usable after']:.2f}",
+            "perplexity": said(row, "perplexity"),
+            "usable": said(row, "usable"),
             "its own figure": row["metric"],
-            "before → after": f"{row['metric before']:.2f} → {row['metric after']:.2f}",
+            "before → after": said(row, "metric"),
         }
         for row in rows
     )
 
 
+def changes(lines: Sequence[Mapping[str, Any]]) -> Shown:
+    """Figures before and after with their verdicts, one per line; a word where there is none.
+
+    Args:
+        lines: `Comparison.changes()` or `Comparison.worse()`.
+    """
+    return table(lines) if lines else table([("nothing that a test tells apart",)], columns=("figure",))
+
+
 def before_after(rows: Sequence[Mapping[str, Any]], title: str = "What fine-tuning did") -> Figure:
     """Two panels of paired bars: perplexity (lower is better) and each source's own rate (higher is better).
+
+    The lines on the bars are 95 % intervals.
 
     Args:
         rows: `Comparison.table()`.
         title: what stands above it.
     """
-    figure, (left, right) = _figure(10, 3.6, panels=2)
+    figure, (left, right) = _figure(10, 3.8, panels=2)
     figure.suptitle(title, fontweight="bold")
     rows = [row for row in rows if row["source"] != "all"]
     sources = [row["source"] for row in rows]
@@ -607,22 +622,22 @@ def before_after(rows: Sequence[Mapping[str, Any]], title: str = "What fine-tuni
     ):
         for offset, when, colour, hatch in ((-0.2, "before", LIGHT, "//"), (0.2, "after", DARK, "")):
             values = [row[f"{key} {when}"] for row in rows]
-            bars = axes.bar(
-                [place + offset for place in range(len(rows))],
-                values,
-                width=0.38,
-                label=when,
-                color=colour,
-                hatch=hatch,
-                edgecolor="white",
-            )
-            axes.bar_label(bars, fmt="%.2f" if key == "metric" else "%.1f", fontsize=8, padding=2)
+            ends = [row["intervals"][f"{key} {when}"] for row in rows]
+            places = [place + offset for place in range(len(rows))]
+            below = [max(value - low, 0) for value, (low, _) in zip(values, ends, strict=True)]
+            above = [max(high - value, 0) for value, (_, high) in zip(values, ends, strict=True)]
+            axes.bar(places, values, width=0.38, label=when, color=colour, hatch=hatch, edgecolor="white")
+            # A white line below the black one: it is seen on the dark bars, too.
+            for width, line in ((3.5, "white"), (1.3, "black")):
+                axes.errorbar(places, values, yerr=(below, above), fmt="none", ecolor=line, elinewidth=width, capsize=0)
+            for place, value, (_, high) in zip(places, values, ends, strict=True):
+                said = f"{value:.2f}" if key == "metric" else f"{value:.1f}"
+                axes.annotate(said, (place, high), (0, 3), textcoords="offset points", ha="center", fontsize=8)
         axes.set_xticks(range(len(rows)), names, fontsize=8)
         axes.set_ylabel(label, fontsize=9)
-        axes.margins(y=0.15)
-    left.legend(frameon=False)
+    left.legend(frameon=False, title="lines: 95 % intervals", title_fontsize=8)
     left.set_yscale("log")  # sources differ by factors of a hundred
-    left.set_ylim(1, 2 * max(row[f"perplexity {when}"] for row in rows for when in ("before", "after")))
+    left.set_ylim(1, 2 * max(row["intervals"][f"perplexity {when}"][1] for row in rows for when in ("before", "after")))
     right.set_ylim(0, 1.15)
     return figure
 

@@ -107,3 +107,20 @@ def tuned(smol, cpu, trained):
 def kills(request) -> int:
     """How often a run is killed: 3 times, and 20 times in `make test-long`."""
     return 20 if request.config.getoption("--hypothesis-profile") == "long" else 3
+
+
+def compared(source: str, metric: str = "JSON valid, strict", before: float = 0.25, after: float = 1.0) -> dict:
+    """One line of `Comparison.table()` with these values."""
+    values = {
+        f"{key} {when}": value
+        for key in ("perplexity", "usable", "metric")
+        for when, value in (("before", before), ("after", after))
+    }
+    return {
+        "source": source,
+        "prompts": 2,
+        "metric": metric,
+        **values,
+        "intervals": {name: [value * 0.9, value * 1.1] for name, value in values.items()},
+        "verdicts": dict.fromkeys(("perplexity", "usable", "metric"), "not told apart"),
+    }

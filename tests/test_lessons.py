@@ -3,10 +3,11 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import nbformat
 import pytest
-from conftest import ROOT
+from conftest import ROOT, compared
 
 from course_utils import cli, lessons, profiles, show
 
@@ -75,12 +76,12 @@ def test_a_failing_cell_is_named_and_the_notebook_kept(tmp_path, monkeypatch):
 
 
 def test_the_run_writes_the_report(tmp_path, monkeypatch):
-    row = {"source": "json", "prompts": 2, "metric": "JSON valid, strict"} | {
-        f"{key} {when}": 0.5 for key in ("perplexity", "usable", "metric") for when in ("before", "after")
-    }
+    row = compared("json")
     out = tmp_path / "runs/cpu"
     out.mkdir(parents=True)
-    (out / "evaluation.json").write_text(json.dumps({"table": [row], "perplexities": {}}), encoding="utf-8")
+    (out / "evaluation.json").write_text(
+        json.dumps({"table": [row], "worse": [{"figure": "usable"}], "perplexities": {}}), encoding="utf-8"
+    )
     (out / "train_metrics.json").write_text(json.dumps({"metrics": {"steps": 1}}), encoding="utf-8")
     path = notebook(tmp_path, "import os; os.environ['COURSE_PROFILE']")
     monkeypatch.setattr(lessons, "notebooks", lambda: [path])
@@ -88,10 +89,40 @@ def test_the_run_writes_the_report(tmp_path, monkeypatch):
     page = lessons.run(profiles.PROFILES["cpu"])
     facts = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
     assert facts["table"] == [row] and facts["seed"] == 42 and set(facts["seconds"]) == {"01_try"}
-    assert "JSON valid, strict" in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "JSON valid, strict" in text and "What got worse" in text and "usable</td>" in text
     executed = nbformat.read(out / "notebooks/01_try.ipynb", as_version=4)
     assert executed.cells[0].outputs[0].data["text/plain"] == "'cpu'"
     assert (out / "notebooks/01_try.html").is_file()
+
+
+def test_a_stopped_evaluation_goes_on_and_writes_table_page_and_replies(monkeypatch, trained, toy_rows, cpu):
+    run = trained[0].adapter_dir.parent
+    monkeypatch.setattr(lessons, "run_dir", lambda profile: run)
+    monkeypatch.setattr(lessons.hub, "download", lambda name: ROOT / "models" / name)
+    rows = {"valid": toy_rows[:4], "general": [toy_rows[4] | {"source": "general"}]}
+    monkeypatch.setattr(lessons.data, "load_built", lambda profile, part: rows[part])
+    profile = replace(cpu, max_new_tokens=4, eval_batch_size=4)
+    judged = lessons.evaluation.evaluate
+    asked = []
+
+    def stop_after_the_first(model, *given, resume_file, **how):
+        asked.append(resume_file.is_file())
+        report = judged(model, *given, resume_file=resume_file, **how)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        return report
+
+    monkeypatch.setattr(lessons.evaluation, "evaluate", stop_after_the_first)
+    with pytest.raises(KeyboardInterrupt):
+        lessons.evaluate_adapter(profile)
+    comparison = lessons.evaluate_adapter(profile, resume=True)
+    assert asked == [False, True, False]  # the replies of the base were kept
+    saved = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    assert saved["table"] == comparison.table() and saved["table"][0]["source"] == "general"
+    text = (run / "evaluation.html").read_text(encoding="utf-8")
+    assert "What got worse" in text and "data:image/png" in text
+    assert not list(run.glob("evaluation_*.jsonl"))
 
 
 def test_errors_are_one_line(monkeypatch):
@@ -116,9 +147,4 @@ def test_the_command_line_says_what_exists(arguments, words):
 
 
 def test_the_report_table_reads_without_the_notebook():
-    row = {"source": "json", "prompts": 2, "metric": "JSON valid, strict"} | {
-        f"{key} {when}": value
-        for key in ("perplexity", "usable", "metric")
-        for when, value in (("before", 0.25), ("after", 1.0))
-    }
-    assert "0.25 → 1.00" in repr(show.comparison([row]))
+    assert "0.25 → 1.00" in repr(show.comparison([compared("json")]))

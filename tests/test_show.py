@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import compared
 
 from course_utils import budget, chat, data, masking, profiles, show
 
@@ -36,11 +37,7 @@ def test_tokens_show_white_space_and_special_ones(qwen3):
 
 
 def test_figures_have_titles_axes_and_a_png():
-    rows = [
-        {"source": name, "metric": "emoji"}
-        | {f"{key} {when}": 0.5 for key in ("perplexity", "metric", "usable") for when in ("before", "after")}
-        for name in ("a", "all")
-    ]
+    rows = [compared(name, "emoji") for name in ("a", "all")]
     figures = [
         show.curve([{"step": 1, "loss": 2.0}, {"step": 1, "eval_loss": 1.5}]),
         show.lengths({"a": [1, 2, 3], "b": [4]}, limit=9),
