@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from course_utils import chat, evaluation
+from course_utils import chat, judging
 from course_utils.errors import CourseError
 from course_utils.files import whole_folder, write_text
 from course_utils.profiles import ROOT, Profile
@@ -245,7 +245,7 @@ def write_tasks(
                 rows=json.dumps(str(target / f"{source}.jsonl"), ensure_ascii=False),
                 max_new_tokens=max_new_tokens,
                 stop=json.dumps(tokenizer.eos_token),
-                number=json.dumps(evaluation.NUMBER.pattern),
+                number=json.dumps(judging.NUMBER.pattern),
             )
             write_text(draft / f"{source}.yaml", text)
         write_text(draft / "metrics.py", METRICS)

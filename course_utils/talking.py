@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from course_utils import chat, evaluation
+from course_utils import chat, generation
 from course_utils.errors import CourseError
 from course_utils.thinking import OPENER, Piece, ThinkingStream
 
@@ -152,7 +152,7 @@ class Conversation:
         """Generate in a thread; ids, the error if there is one, and the end go into `arriving`."""
         from transformers import StoppingCriteriaList
 
-        stops = evaluation.stop_ids(self._model, self._tokenizer)
+        stops = generation.stop_ids(self._model, self._tokenizer)
         try:
             with _ONE_REPLY_AT_A_TIME, self._switched(), self._seeded():
                 output = self._model.generate(

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_utils import chat, evaluation, export, public_tasks, serving
+from course_utils import chat, evaluation, export, judging, public_tasks, serving
 from course_utils.public_tasks import PublicTaskError
 
 
@@ -65,7 +65,7 @@ def test_the_yaml_says_how_to_ask_and_how_to_judge(tasks):
     for name in ("json", "mawps"):
         assert found[name]["generation_kwargs"] == {"do_sample": False, "max_gen_toks": 24, "until": ["<|im_end|>"]}
     (last_number,) = found["mawps"]["filter_list"]
-    assert last_number["filter"][0]["regex_pattern"] == evaluation.NUMBER.pattern
+    assert last_number["filter"][0]["regex_pattern"] == judging.NUMBER.pattern
     assert found["general"]["output_type"] == "multiple_choice" and found["general"]["target_delimiter"] == ""
 
 
@@ -91,12 +91,12 @@ REPLIES = ["", '{"a": 1}', ' {"a": 1}\n', '```json\n{"a": 1}\n```', '{"a": NaN}'
 
 @pytest.mark.parametrize("reply", REPLIES, ids=lambda reply: reply[:12])
 def test_json_is_judged_as_the_course_judges_it(judge, reply):
-    assert judge({}, [reply]) == {"json_valid": float(isinstance(evaluation.parse_json(reply), dict))}
+    assert judge({}, [reply]) == {"json_valid": float(isinstance(judging.parse_json(reply), dict))}
 
 
 @given(st.text(alphabet='{}[]":,1.eNa -\n', max_size=20))
 def test_any_text_is_judged_as_the_course_judges_it(judge, reply):
-    assert judge({}, [reply])["json_valid"] == isinstance(evaluation.parse_json(reply), dict)
+    assert judge({}, [reply])["json_valid"] == isinstance(judging.parse_json(reply), dict)
 
 
 @pytest.mark.parametrize(

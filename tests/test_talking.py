@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from course_utils import chat, cli, evaluation, modeling
+from course_utils import chat, cli, generation, modeling
 from course_utils.talking import Conversation, TalkError
 
 QUESTION = "Return only JSON with the key n. The number is 7."
@@ -45,7 +45,7 @@ def said(conversation, text):
 
 def greedy(model, tokenizer, messages, limit):
     prompt = chat.render(tokenizer, messages, enable_thinking=False, add_generation_prompt=True)
-    (ids,) = evaluation.generate(model, tokenizer, [prompt], batch_size=1, max_new_tokens=limit)
+    (ids,) = generation.generate(model, tokenizer, [prompt], batch_size=1, max_new_tokens=limit)
     return tokenizer.decode(ids, skip_special_tokens=True)
 
 
