@@ -173,6 +173,8 @@ def merge(profile: ProfileName = None) -> None:
     ready = lessons.setup(["adapter"], profile)
     report = lessons.merge(ready.profile)
     print(f"{report.layers} layers merged; the model lies in {report.path}.")
+    for remark in report.adapter.remarks:
+        print(remark)
 
 
 @app.command()

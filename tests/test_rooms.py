@@ -31,6 +31,7 @@ ROOMS = [  # bottom to top
     "training",
     "evaluation",
     "export",
+    "publishing",
     "serving",
     "show",
     "machine",
