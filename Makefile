@@ -34,11 +34,12 @@ test: install ## run every check: style, unit tests, all notebooks
 	@$(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout=1800 notebooks
 
 test-long: install ## search fifty times as long for what breaks a mask, kill a run 20 times (more than an hour)
-	@$(BIN)/python -m pytest --hypothesis-profile=long tests/test_masking.py tests/test_masking_parity.py tests/test_thinking.py tests/test_chat.py tests/test_packing.py tests/test_training.py
+	@$(BIN)/python -m pytest --hypothesis-profile=long tests/test_masking.py tests/test_masking_parity.py tests/test_thinking.py tests/test_chat.py tests/test_packing.py tests/test_training.py tests/long_export.py
 
-bench: install ## train side by side with the Trainer, and write docs/training.md (about ten minutes)
+bench: install ## train side by side with the Trainer, and prove the merge; docs/training.md and merge.md (20 minutes)
 	@$(BIN)/python -m course_utils build-data --profile cpu > /dev/null
 	@$(BIN)/python tests/benchmarks/training.py
+	@$(BIN)/python tests/benchmarks/merge.py
 
 outputs: install ## put the outputs of the last `make course` into notebooks/, and run the extras
 	@$(BIN)/python tests/notebooks/refresh.py

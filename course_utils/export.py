@@ -298,19 +298,21 @@ class MergeCheck:
 
     Attributes:
         prompts: how many prompts were answered greedily.
-        equal_to_memory: of these, how often the folder in a new process gives the same reply as the merged model in
-            memory, and the same logits to the last bit.
+        same_weights: every tensor of the folder, loaded in a new process, is that of the merged model in memory to the
+            last bit.
+        equal_to_memory: replies of the folder in the new process equal to those of the merged model in memory.
         adapter: the merged model against base + adapter.
     """
 
     prompts: int
+    same_weights: bool
     equal_to_memory: int
     adapter: Agreement
 
     @property
     def holds(self) -> bool:
         """Exact against memory, and every difference to the adapter is a near-tie of rounding."""
-        return self.equal_to_memory == self.prompts and self.adapter.holds
+        return self.same_weights and self.equal_to_memory == self.prompts and self.adapter.holds
 
 
 def check_merge(
@@ -340,13 +342,11 @@ def check_merge(
     in_memory = model.merge_and_unload()
     remembered = evaluation.generate(in_memory, tokenizer, prompts, **how)
     merged_logits = [_logits(in_memory, *line) for line in lines]
-    reloaded, hashes = _in_new_process(merged, {"prompts": list(prompts), "lines": lines, **how})
+    reloaded, digest = _in_new_process(merged, {"prompts": list(prompts), **how})
     return MergeCheck(
         prompts=len(prompts),
-        equal_to_memory=sum(
-            old == new and _hash(logits) == digest
-            for old, new, logits, digest in zip(remembered, reloaded, merged_logits, hashes, strict=True)
-        ),
+        same_weights=digest == _digest(in_memory),
+        equal_to_memory=sum(a == b for a, b in zip(remembered, reloaded, strict=True)),
         adapter=_agreement(mounted, mounted_logits, reloaded, merged_logits),
     )
 
@@ -400,8 +400,13 @@ def _logits(model: Any, ids: list[int], new: int) -> torch.Tensor:
     return model(input_ids=torch.tensor([ids], device=model.device), logits_to_keep=new + 1).logits[0].cpu()
 
 
-def _hash(logits: torch.Tensor) -> str:
-    return hashlib.sha256(logits.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+def _digest(model: PreTrainedModel) -> str:
+    """A hash of the names, types and bits of all weights."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _agreement(
@@ -434,8 +439,8 @@ def _agreement(
     )
 
 
-def _in_new_process(folder: str | Path, order: dict[str, Any]) -> tuple[list[list[int]], list[str]]:
-    """Greedy replies and hashes of logits of the model in `folder`, from a Python that knows nothing but that folder.
+def _in_new_process(folder: str | Path, order: dict[str, Any]) -> tuple[list[list[int]], str]:
+    """Greedy replies of the model in `folder` and a hash of its weights, from a Python that knows only that folder.
 
     Raises:
         ExportError: the folder does not load; the message ends with the process's last words.
@@ -448,16 +453,15 @@ def _in_new_process(folder: str | Path, order: dict[str, Any]) -> tuple[list[lis
         if run.returncode:
             raise ExportError(f"{folder} did not load in a new process: {_last_words(run.stderr)}")
         answer = json.loads(answered.read_text(encoding="utf-8"))
-        return answer["replies"], answer["hashes"]
+        return answer["replies"], answer["digest"]
 
 
 def _answer(folder: str, asked: str, answered: str) -> None:
     """The other side of `_in_new_process`."""
     order = json.loads(Path(asked).read_text(encoding="utf-8"))
-    lines = order.pop("lines")
     model, tokenizer = load_base(folder)
-    hashes = [_hash(_logits(model, *line)) for line in lines]
-    write_json(answered, {"replies": evaluation.generate(model, tokenizer, **order), "hashes": hashes})
+    replies = evaluation.generate(model, tokenizer, **order)
+    write_json(answered, {"replies": replies, "digest": _digest(model)})
 
 
 def _last_words(said: str) -> str:

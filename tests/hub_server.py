@@ -179,6 +179,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.headers.get("Cookie"),
         )
         fault = hub._record(self.request_record) or Fault()
+        known = self.headers.get("Authorization") in (None, f"Bearer {hub.secret}")
+        if hub.secret is not None and not known:
+            fault = Fault(status=401)
         if fault.redirect is not None:
             self._answer(302, b"", {"Location": fault.redirect, **fault.headers}, fault)
         elif fault.status is not None:
