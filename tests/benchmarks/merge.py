@@ -1,7 +1,7 @@
 """The merge, proved on 50 held-out prompts, and the wrong one beside it: `python tests/benchmarks/merge.py`.
 
-It needs the adapter of `python -m course_utils train` on the cpu profile. The page lands in `docs/merge.md`, its figures
-in `docs/merge.json`. Where llama.cpp's converter is at hand (LLAMA_CPP), the GGUF file is proved, too.
+It needs the adapter of `python -m course_utils train` on the cpu profile. The page lands in `docs/merge.md`, its
+figures in `docs/merge.json`. Where llama.cpp's converter is at hand (LLAMA_CPP), the GGUF file is proved, too.
 """
 
 import tempfile
@@ -19,7 +19,7 @@ RESULTS, PAGE = ROOT / "docs" / "merge.json", ROOT / "docs" / "merge.md"
 PROFILE = profiles.PROFILES["cpu"]
 BASE, ADAPTER = ROOT / "models" / PROFILE.model, ROOT / PROFILE.train.output_dir / "adapter"
 PROMPTS = 50
-HOW = {"batch_size": 16, "max_new_tokens": 64}
+HOW = {"batch_size": 16, "max_new_tokens": 32}
 
 
 def held_out() -> list[dict[str, Any]]:
@@ -125,8 +125,8 @@ def as_page(found: dict[str, Any]) -> str:
         "|---|---|",
         *(f"| {name} | {value:.2f} |" for name, value in wrong["perplexity"].items()),
         "",
-        "Unsloth's own `save_pretrained_merged` refuses a 4-bit base on a CPU, and on a card it fetches the 16-bit base",
-        "from a hub. The course merges with PEFT everywhere: one way, on every machine.",
+        "Unsloth's own `save_pretrained_merged` refuses a 4-bit base on a CPU, and on a card it fetches the 16-bit",
+        "base from a hub. The course merges with PEFT everywhere: one way, on every machine.",
     ]
     return "\n".join(lines) + "\n"
 
