@@ -78,7 +78,7 @@ def test_reloaded_alone_it_is_the_model_in_memory_and_answers_as_the_adapter(smo
 
 
 def test_a_folder_with_other_weights_is_told_from_the_model_in_memory(smol, trained, prompts):
-    check = export.check_merge(smol, trained[0].adapter_dir, smol, prompts[:2], max_new_tokens=8)
+    check = export.check_merge(smol, trained[0].adapter_dir, smol, prompts[:1], max_new_tokens=4)
     assert not check.same_weights and not check.holds
 
 
@@ -121,7 +121,11 @@ def test_no_base_there(trained, tmp_path):
     ("config", "weights", "words"),
     [
         ({"base_model_name_or_path": "Qwen/Qwen3-4B"}, None, r"was trained on Qwen/Qwen3-4B.*base_model_name_or_path"),
-        ({}, lambda all: {k: v[:, :-1] if "lora_A" in k else v for k, v in all.items()}, "was not trained on"),
+        (
+            {},
+            lambda all: {k: v[:, :-1].contiguous() if "lora_A" in k else v for k, v in all.items()},
+            "was not trained on",
+        ),
         ({}, lambda all: {k: v for k, v in all.items() if ".layers.7." not in k}, "changes 203 layers of 210"),
     ],
     ids=["by name", "by shapes", "by layers"],
