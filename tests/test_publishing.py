@@ -134,3 +134,18 @@ def test_without_a_token_it_is_told_where_to_get_one(run, monkeypatch):
 def test_requests_that_cannot_succeed(run, repo, options, words):
     with pytest.raises(PublishError, match=words):
         push_adapter(run / "adapter", repo, **options)
+
+
+def test_the_command(run, server, monkeypatch):
+    from types import SimpleNamespace
+
+    from typer.testing import CliRunner
+
+    from course_utils import cli, lessons
+
+    monkeypatch.setattr(lessons, "setup", lambda *_: SimpleNamespace(run_dir=run))
+    monkeypatch.setattr(publishing.hubs, "ENDPOINTS", publishing.hubs.ENDPOINTS | {"huggingface": server.address})
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    done = CliRunner().invoke(cli.app, ["push", "me/my-adapter"])
+    assert done.output.strip() == f"{server.address}/me/my-adapter" and SECRET not in done.output
+    assert "adapter_model.safetensors" in server.files
