@@ -52,20 +52,18 @@ def wrong_way(rows: list[dict[str, Any]], merged: Path) -> dict[str, Any]:
         for name, layer in mounted.named_modules()
         if hasattr(layer, "get_delta_weight")
     }
-    four = AutoModelForCausalLM.from_pretrained(
-        BASE,
-        quantization_config=BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
-        ),
-    )
+    in_nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    four = AutoModelForCausalLM.from_pretrained(BASE, quantization_config=in_nf4)
     before = {name: _weights(four.get_submodule(name)) for name in deltas}
+    # Merged before any forward pass: on a CPU bitsandbytes then changes the layout, and the merge makes noise of it.
+    wrong = PeftModel.from_pretrained(four, str(ADAPTER)).eval().merge_and_unload()
+    after = {name: _weights(wrong.get_submodule(name)) for name in deltas}
+    perplexity["merged into NF4"] = evaluation.perplexity(wrong, tokenizer, examples, batch_size=16).learned
+    four = AutoModelForCausalLM.from_pretrained(BASE, quantization_config=in_nf4)
     four = PeftModel.from_pretrained(four, str(ADAPTER)).eval()
     perplexity["base + adapter, NF4"] = evaluation.perplexity(four, tokenizer, examples, batch_size=16).learned
-    wrong = four.merge_and_unload()
-    perplexity["merged into NF4"] = evaluation.perplexity(wrong, tokenizer, examples, batch_size=16).learned
     start = {name: base.get_submodule(name).weight.float() for name in deltas}
     end = {name: right.get_submodule(name).weight.float() for name in deltas}
-    after = {name: _weights(wrong.get_submodule(name)) for name in deltas}
     return {
         "kept_16_bits": _kept(deltas, start, end),
         "kept_nf4": _kept(deltas, before, after),
