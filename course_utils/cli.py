@@ -185,6 +185,22 @@ def merge(profile: ProfileName = None) -> None:
     ready = lessons.setup(["adapter"], profile)
     report = lessons.merge(ready.profile)
     print(f"{report.layers} layers merged; the model lies in {report.path}.")
+    for remark in report.adapter.remarks:
+        print(remark)
+
+
+@app.command()
+def push(
+    repo: Annotated[str, typer.Argument(help="Its id on the hub, such as me/my-adapter.")],
+    hub: Annotated[str, typer.Option(help="huggingface or modelscope.")] = "huggingface",
+    public: Annotated[bool, typer.Option("--public", help="Let everyone see a new repository.")] = False,
+    profile: ProfileName = None,
+) -> None:
+    """Upload the adapter with its model card, with the token of your login."""
+    from course_utils import lessons, publishing
+
+    ready = lessons.setup(["adapter"], profile)
+    print(publishing.push_adapter(ready.run_dir / "adapter", repo, hub=hub, private=not public))
 
 
 @app.command()

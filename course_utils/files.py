@@ -79,3 +79,13 @@ def write_text(path: str | Path, text: str) -> Path:
 def write_json(path: str | Path, value: Any) -> Path:
     """Write `value` as indented JSON with Chinese readable; NaN is refused. Returns the path."""
     return write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def is_write_failure(error: BaseException) -> bool:
+    """True where a file could not be written, for Python's own error and for those of torch and safetensors.
+
+    These have no common class; their words are those of torch 2.13 and safetensors on a full disk.
+    """
+    return isinstance(error, OSError) or any(
+        words in str(error) for words in ("file write failed", "Error while serializing", "unexpected pos")
+    )

@@ -180,22 +180,34 @@ def _fingerprint(model: PreTrainedModel) -> str:
 
 
 @dataclass(frozen=True)
-class Differences:
-    """How two sets of greedy replies to the same prompts compare.
+class Agreement:
+    """How near one set of greedy replies is to another on the same prompts: of two models, or of one in other batches.
+
+    The logits are compared at every token of the first replies, after the same tokens.
 
     Attributes:
         prompts: how many there are.
         equal: pairs of replies that are equal, id by id.
         near_ties: of the others, those whose first difference lies where the two best logits are nearer to each other
-            than the error of a logit: which of them wins is rounding.
+            than `logit_error`: which of them wins is rounding.
+        widest_gap: between those two logits, the largest over all first differences; 0 where there is none.
+        places: how many tokens' logits were compared.
+        same_top: share of these places where both rank the same token first.
+        logit_error: largest difference of a logit, over all places and the whole vocabulary.
+        mean_error: mean of these differences.
     """
 
     prompts: int
     equal: int
     near_ties: int
+    widest_gap: float
+    places: int
+    same_top: float
+    logit_error: float
+    mean_error: float
 
     @property
-    def explained(self) -> bool:
+    def holds(self) -> bool:
         """True where every pair is equal or a near-tie."""
         return self.equal + self.near_ties == self.prompts
 
@@ -230,33 +242,38 @@ def reply_logits(
     return found
 
 
-def logit_error(logits: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> float:
-    """The largest difference of a logit between two results of `reply_logits` on the same replies."""
-    return max(float((a - b).abs().max()) for a, b in zip(logits, others, strict=True))
-
-
-def differences(
+def agreement(
     replies: Sequence[Sequence[int]],
-    others: Sequence[Sequence[int]],
     logits: Sequence[torch.Tensor],
-    *,
-    error: float,
-) -> Differences:
-    """Count the replies that differ, and those of them that a logit's error explains.
+    others: Sequence[Sequence[int]],
+    other_logits: Sequence[torch.Tensor],
+) -> Agreement:
+    """Compare two sets of greedy replies, and the logits behind the first.
 
     Args:
         replies: the new ids of one reply per prompt.
-        others: those of another model, or of the same one in other batches.
         logits: what `reply_logits` gives for `replies`.
-        error: how far a logit may be off, see `logit_error`.
+        others: the replies of another model, or of the same one in other batches.
+        other_logits: what `reply_logits` gives, of that model or in those batches, for `replies` as well.
     """
-    equal = ties = 0
-    for reply, other, scores in zip(replies, others, logits, strict=True):
-        if list(reply) == list(other):
-            equal += 1
-            continue
-        # Of two greedy replies under one limit neither is the beginning of the other: a stop token ends both.
-        place = next(place for place, (a, b) in enumerate(zip(reply, other, strict=False)) if a != b)
-        best, second = scores[place].topk(2).values.tolist()
-        ties += best - second <= error
-    return Differences(len(replies), equal, ties)
+    largest, total, count, same_top, gaps = 0.0, 0.0, 0, 0, []
+    for reply, mine, other, yours in zip(replies, logits, others, other_logits, strict=True):
+        errors = (mine - yours).abs()
+        largest, total, count = max(largest, float(errors.max())), total + float(errors.sum()), count + errors.numel()
+        same_top += int((mine.argmax(-1) == yours.argmax(-1)).sum())
+        if list(reply) != list(other):
+            # Of two greedy replies under one limit neither is the beginning of the other: a stop token ends both.
+            place = next(place for place, (a, b) in enumerate(zip(reply, other, strict=False)) if a != b)
+            best, second = mine[place].topk(2).values.tolist()
+            gaps.append(best - second)
+    places = sum(map(len, replies))
+    return Agreement(
+        prompts=len(replies),
+        equal=len(replies) - len(gaps),
+        near_ties=sum(gap <= largest for gap in gaps),
+        widest_gap=max(gaps, default=0.0),
+        places=places,
+        same_top=same_top / places,
+        logit_error=largest,
+        mean_error=total / count,
+    )

@@ -393,7 +393,7 @@ def _list(name: str, kind: str, address: str, send_token: bool, repo_type: RepoT
 
     ask = _list_modelscope if kind == "modelscope" else _list_huggingface
     own = ENDPOINTS["modelscope" if kind == "modelscope" else "huggingface"]
-    token = _token(kind, address) if send_token or address == own else ""
+    token = token_of(kind, address) if send_token or address == own else ""
 
     def once() -> _Listing:
         try:
@@ -413,7 +413,7 @@ def _list(name: str, kind: str, address: str, send_token: bool, repo_type: RepoT
     return _fetch.retrying(once, tries=1 if kind == "modelscope" else _fetch.TRIES)  # ModelScope's client retries
 
 
-def _token(kind: str, address: str) -> str:
+def token_of(kind: str, address: str) -> str:
     """The token of the learner's environment or login, "" where there is none."""
     try:
         if kind == "modelscope":

@@ -18,7 +18,7 @@ import torch
 from course_utils import masking, profiles
 from course_utils.budget import PLAIN_ATTENTION_UP_TO
 from course_utils.errors import CourseError
-from course_utils.files import whole_folder, write_json
+from course_utils.files import is_write_failure, whole_folder, write_json
 from course_utils.modeling import import_unsloth
 from course_utils.settings import TrainSettings, trainer_arguments
 
@@ -413,7 +413,7 @@ def _explained(out: Path, settings: TrainSettings, model: PeftModel, profile: Pr
     except Exception as error:
         if _is_out_of_memory(error):
             raise OutOfMemory(_memory_advice(settings, model, profile)) from error
-        if _is_write_failure(error):
+        if is_write_failure(error):
             raise TrainingError(
                 f"A file below {out} could not be written ({str(error).splitlines()[0]}). Free some space and call "
                 "again with resume=True: the last whole checkpoint is still there."
@@ -425,13 +425,6 @@ def _is_out_of_memory(error: Exception) -> bool:
     words = str(error)
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in words or "out of memory" in words)
-    )
-
-
-def _is_write_failure(error: Exception) -> bool:
-    """True for Python's own error and for those of torch and safetensors, which have no common class."""
-    return isinstance(error, OSError) or any(
-        words in str(error) for words in ("file write failed", "Error while serializing", "unexpected pos")
     )
 
 

@@ -1,7 +1,8 @@
 """A model hub on loopback, with faults on demand.
 
 It speaks as much of HuggingFace's and of ModelScope's HTTP API as their real clients ask for to list and download a
-model or a data set: info, tree, resolve (HEAD and GET, with ETag, Range and the X-Linked headers), file list and file.
+model or a data set: info, tree, resolve (HEAD and GET, with ETag, Range and the X-Linked headers), file list and file;
+and as much as they ask for to make a repository and to upload a folder.
 
     with HubServer({"config.json": b"{}", "model.safetensors": bytes(5000)}) as server:
         server.faults["model.safetensors"] = [Fault(cut=1000), None, Fault(status=500)]  # its 1st and its 3rd request
@@ -9,6 +10,7 @@ model or a data set: info, tree, resolve (HEAD and GET, with ETag, Range and the
         assert server.sent("model.safetensors") == 5000
 """
 
+import base64
 import hashlib
 import json
 import socket
@@ -53,6 +55,7 @@ class Request:
     authorization: str | None
     cookie: str | None
     sent: int = 0
+    body: bytes = b""  # of an upload
 
 
 class HubServer:
@@ -69,6 +72,8 @@ class HubServer:
             each GET in order, or a function that gets the GET's number from 0 and gives a Fault or None.
         stated: per file name, what the listings state in place of the truth, such as {"size": 5} or {"sha256": "…"}.
         requests: everything that was asked, in order.
+        secret: the token that an upload must bring; None refuses every upload.
+        created: what the clients said of the repositories that they made.
     """
 
     def __init__(self, files: Mapping[str, bytes] | Path, repo: str = REPO, repo_type: str = "model"):
@@ -81,6 +86,9 @@ class HubServer:
         self.faults: dict[str, Fault | list[Fault | None] | Callable[[int], Fault | None]] = {}
         self.stated: dict[str, dict[str, Any]] = {}
         self.requests: list[Request] = []
+        self.secret: str | None = None
+        self.created: list[dict[str, Any]] = []
+        self._blobs: dict[str, bytes] = {}  # uploaded, by sha256
         self.stopped = threading.Event()
         self._counted: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -171,6 +179,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.headers.get("Cookie"),
         )
         fault = hub._record(self.request_record) or Fault()
+        known = self.headers.get("Authorization") in (None, f"Bearer {hub.secret}")
+        if hub.secret is not None and not known:
+            fault = Fault(status=401)
         if fault.redirect is not None:
             self._answer(302, b"", {"Location": fault.redirect, **fault.headers}, fault)
         elif fault.status is not None:
@@ -196,6 +207,71 @@ class _Handler(BaseHTTPRequestHandler):
             self._file_answer(file, fault)
         else:
             self._answer(404, b"{}", {"X-Error-Code": "EntryNotFound"} if file else {}, fault)
+
+    def do_POST(self) -> None:
+        body = self._upload()
+        path = urlsplit(self.path).path
+        if body is None:
+            return
+        if path in ("/api/repos/create", "/api/v1/models"):
+            owner, name = self.hub.repo.split("/")
+            made = {"url": f"{self.hub.address}/{self.hub.repo}", "Data": {"Path": owner, "Name": name}}
+            if self.hub.created:  # the one repository of this server is there already
+                status, said = (409, made) if path == "/api/repos/create" else (400, {"Code": 10020101001})
+                return self._answer(status, json.dumps(said | {"Message": "already exists"}).encode(), {}, Fault())
+            self.hub.created.append(json.loads(body))
+            self._json(made, Fault())
+        elif path == "/api/validate-yaml":
+            self._json({"errors": [], "warnings": []}, Fault())
+        elif path == f"/api/{self.hub.api}/preupload/main":
+            files = [file["path"] for file in json.loads(body)["files"]]
+            modes = {path: "lfs" if path.endswith(LFS) else "regular" for path in files}
+            answer = [{"path": path, "uploadMode": mode, "shouldIgnore": False} for path, mode in modes.items()]
+            self._json({"files": answer}, Fault())
+        elif path.endswith("/info/lfs/objects/batch"):
+            wanted = [item for item in json.loads(body)["objects"] if item["oid"] not in self.hub._blobs]
+            href = f"{self.hub.address}/blobs/"
+            objects = [{**item, "actions": {"upload": {"href": href + item["oid"]}}} for item in wanted]
+            self._json({"objects": objects, "transfer": "basic"}, Fault())
+        elif path == f"/api/{self.hub.api}/commit/main":
+            for line in map(json.loads, body.splitlines()):
+                value = line["value"]
+                if line["key"] == "file":
+                    self.hub.files[value["path"]] = base64.b64decode(value["content"])
+                elif line["key"] == "lfsFile":
+                    self.hub.files[value["path"]] = self.hub._blobs[value["oid"]]
+            url = f"{self.hub.address}/{self.hub.repo}/commit/{REVISION}"
+            self._json({"success": True, "commitUrl": url, "commitOid": REVISION}, Fault())
+        elif path == f"/api/v1/repos/{self.hub.api}/commit/master":
+            for action in json.loads(body)["actions"]:
+                lfs = action["type"] == "lfs"
+                content = self.hub._blobs[action["sha256"]] if lfs else base64.b64decode(action["content"])
+                self.hub.files[action["path"]] = content
+            self._json({"Code": 200, "Success": True, "Data": {"commit_id": REVISION}}, Fault())
+        else:
+            self._answer(404, b"{}", {}, Fault())
+
+    def do_PUT(self) -> None:
+        body = self._upload()
+        if body is not None:
+            oid = self.path.rpartition("/")[2]
+            assert sha256(body) == oid
+            self.hub._blobs[oid] = body
+            self._json({}, Fault())
+
+    def _upload(self) -> bytes | None:
+        """The body of a request that changes something; None, and a refusal, where its token is not the right one."""
+        authorization = self.headers.get("Authorization")
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.request_record = Request(
+            self.command, self.path, None, None, authorization, self.headers.get("Cookie"), body=body
+        )
+        self.hub._record(self.request_record)
+        # A blob goes to the address that the batch has named, which is secret enough.
+        if self.command == "PUT" or authorization == f"Bearer {self.hub.secret}":
+            return body
+        self._answer(401, b'{"error": "Invalid credentials", "Message": "who are you"}', {}, Fault())
+        return None
 
     def _file(self, path: str, query: dict[str, list[str]]) -> str | None:
         """Which file, or which of the other requests, a path means."""
@@ -249,7 +325,7 @@ class _Handler(BaseHTTPRequestHandler):
         for key, value in ({"Content-Length": str(len(body))} | dict(headers)).items():
             self.send_header(key, value)
         self.end_headers()
-        if self.command != "GET":
+        if self.command == "HEAD":
             return
         upto = min(len(body) if limit is None else limit for limit in (fault.cut, fault.stall, None))
         step = len(body) + 1 if fault.pace is None else max(1, int(fault.pace / 20))

@@ -129,17 +129,21 @@ def test_logits_of_replies_do_not_depend_on_the_batch(float32_model, prompts, re
     together = generation.reply_logits(*float32_model, prompts, replies, batch_size=3)
     assert [len(logits) for logits in alone] == [len(reply) for reply in replies]
     assert [logits.argmax(-1).tolist() for logits in alone] == replies  # greedy: the best logit chose the token
-    assert generation.logit_error(alone, together) < 1e-3
+    found = generation.agreement(replies, alone, replies, together)
+    assert found.equal == len(replies) and found.same_top == 1 and found.logit_error < 1e-3
 
 
-def test_differences_are_counted_and_near_ties_told_apart():
-    logits = [torch.tensor([[3.0, 1.0, 0.0], [0.0, 2.0, 1.9]])] * 3
-    mine = [[0, 1]] * 3
-    others = [[0, 1], [0, 2], [2, 1]]
-    found = generation.differences(mine, others, logits, error=0.2)
-    assert (found.prompts, found.equal, found.near_ties) == (3, 1, 1) and not found.explained
-    assert generation.differences(mine[:2], others[:2], logits[:2], error=0.2).explained
-    assert generation.differences(mine, others, logits, error=0.0).near_ties == 0
+def test_replies_that_differ_are_counted_and_near_ties_told_apart():
+    """Three replies of two tokens; a vocabulary of four; by hand."""
+    sure, close = [9.0, 0, 0, 0], [5.0, 4.9, 0, 0]
+    logits = [torch.tensor([sure, close])] * 3
+    others = [scores + torch.tensor([0.2, -0.1, 0, 0]) for scores in logits]
+    found = generation.agreement([[0, 0]] * 3, logits, [[0, 0], [0, 1], [1, 0]], others)
+    assert (found.prompts, found.equal, found.near_ties) == (3, 1, 1) and not found.holds
+    assert found.widest_gap == 9 and found.places == 6 and found.same_top == 1
+    assert found.logit_error == pytest.approx(0.2) and found.mean_error == pytest.approx(0.3 / 4)
+    assert generation.agreement([[0, 0]] * 2, logits[:2], [[0, 0], [0, 1]], others[:2]).holds
+    assert generation.agreement([[0, 0]] * 2, logits[:2], [[0, 0], [0, 1]], logits[:2]).near_ties == 0
 
 
 def test_in_16_bits_every_difference_is_a_near_tie(smol, prompts):
@@ -147,6 +151,6 @@ def test_in_16_bits_every_difference_is_a_near_tie(smol, prompts):
     alone = generation.generate(model, tokenizer, prompts, batch_size=1, max_new_tokens=24)
     together = generation.generate(model, tokenizer, prompts, batch_size=5, max_new_tokens=24)
     logits = generation.reply_logits(model, tokenizer, prompts, alone)
-    error = generation.logit_error(logits, generation.reply_logits(model, tokenizer, prompts, alone, batch_size=5))
-    assert 0 < error < 2
-    assert generation.differences(alone, together, logits, error=error).explained
+    shifted = generation.reply_logits(model, tokenizer, prompts, alone, batch_size=5)
+    found = generation.agreement(alone, logits, together, shifted)
+    assert found.holds and 0 < found.logit_error < 2

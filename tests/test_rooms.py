@@ -34,6 +34,7 @@ ROOMS = [  # bottom to top
     "generation",
     "evaluation",
     "export",
+    "publishing",
     "serving",
     "talking",
     "voting",

@@ -9,6 +9,7 @@ shared machine take away, they take from both. The table lands in `docs/evaluati
 import random
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import course_utils  # noqa: F401  (first: it sets how torch's threads wait)
@@ -63,7 +64,7 @@ def side_by_side() -> dict[str, Any]:
         seconds["one by one"] = time.perf_counter() - started
         blocks.append(seconds)
         print(f"block {len(blocks)} of {BLOCKS}: {seconds}", file=sys.stderr, flush=True)
-    found, error = compared(model, tokenizer, prompts, alone, batched)
+    found = compared(model, tokenizer, prompts, alone, batched)
     machine = profiles.detect_hardware()
     total = {way: sum(block[way] for block in blocks) for way in ("one by one", "batched")}
     return {
@@ -77,12 +78,12 @@ def side_by_side() -> dict[str, Any]:
         "near_ties": found.near_ties,
         "different": found.prompts - found.equal - found.near_ties,
         "equal": found.equal,
-        "logit_error": error,
+        "logit_error": found.logit_error,
     }
 
 
-def compared(model: Any, tokenizer: Any, prompts: list[str], alone: list, batched: list) -> tuple[Any, float]:
-    """How the replies differ, and the error of a logit, measured on those that do and on 32 others."""
+def compared(model: Any, tokenizer: Any, prompts: list[str], alone: list, batched: list) -> Any:
+    """How the replies differ; the logits are compared on those that do and on 32 others."""
     from course_utils import generation
 
     differ = [number for number, pair in enumerate(zip(alone, batched, strict=True)) if pair[0] != pair[1]]
@@ -92,9 +93,8 @@ def compared(model: Any, tokenizer: Any, prompts: list[str], alone: list, batche
     asked, first, second = ([lines[number] for number in few] for lines in (prompts, alone, batched))
     scores = generation.reply_logits(model, tokenizer, asked, first)
     shifted = generation.reply_logits(model, tokenizer, asked, first, batch_size=PROFILE.eval_batch_size)
-    error = generation.logit_error(scores, shifted)
-    found = generation.differences(first, second, scores, error=error)
-    return generation.Differences(len(prompts), len(same), found.near_ties), error
+    found = generation.agreement(first, scores, second, shifted)
+    return replace(found, prompts=len(prompts), equal=len(same))
 
 
 def as_page(found: dict[str, Any]) -> str:
