@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from course_utils import hub as hubs
 from course_utils._fetch import SourceError, words
 from course_utils.errors import CourseError
-from course_utils.evaluation import METRIC_NAMES
+from course_utils.evaluation import FIGURES
 from course_utils.export import Adapter, read_adapter
 from course_utils.files import write_json, write_text
 from course_utils.profiles import ROOT
@@ -73,7 +73,7 @@ def model_card(adapter_dir: str | Path) -> str:
         f"[{base}](https://huggingface.co/{base}).",
         _USAGE.format(base=base),
         *([_training(trained)] if trained else []),
-        *([_evaluation(evaluated["table"])] if evaluated else []),
+        *([_evaluation(evaluated["table"], evaluated["worse"])] if evaluated else []),
         f"## Licence\n\nThat of the base model: {licence or 'see its page'}.",
     ]
     return f"---\n{header.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"
@@ -121,19 +121,17 @@ def _training(trained: dict[str, Any]) -> str:
     )
 
 
-def _evaluation(table: list[dict[str, Any]]) -> str:
-    worse = [
-        line["source"]
-        for line in table
-        if line["source"] != "all" and line["perplexity after"] > line["perplexity before"]
-    ]
+def _evaluation(table: list[dict[str, Any]], worse: list[dict[str, Any]]) -> str:
     lines = [
         f"| {line['source']} | {line['prompts']} | {line['perplexity before']:.2f} → {line['perplexity after']:.2f} | "
         f"{line['usable before']:.2f} → {line['usable after']:.2f} | {line['metric']} | "
         f"{line['metric before']:.2f} → {line['metric after']:.2f} |"
         for line in table
     ]
-    limits = f"\n\nWorse than before, by perplexity: {', '.join(worse)}." if worse else ""
+    losses = "; ".join(
+        f"{line['figure']} of {line['source']}, {line['before']:.2f} → {line['after']:.2f}" for line in worse
+    )
+    limits = f"\n\nWorse than before (paired test, 95 %): {losses}." if worse else ""
     return (
         "## Evaluation\n\nHeld-out prompts, greedy replies, base → adapter. Perplexity is that of the reference "
         "replies.\n\n| rows | prompts | perplexity | usable replies | figure | value |\n|---|---|---|---|---|---|\n"
@@ -146,7 +144,7 @@ def _results(table: list[dict[str, Any]]) -> list[EvalResult]:
     """The table in the form that the hub's pages show beside the model."""
     from huggingface_hub import EvalResult
 
-    keys = {words: key for key, words in METRIC_NAMES.items()}
+    keys = {figure.name: key for key, figure in FIGURES.items()}
     return [
         EvalResult(
             task_type="text-generation",

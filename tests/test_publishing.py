@@ -29,9 +29,11 @@ def run(trained, smol, tmp_path_factory):
     """The run of `trained` with an evaluation beside it, as lessons 04 and 05 leave it."""
     out = tmp_path_factory.mktemp("published") / "run"
     shutil.copytree(trained[0].adapter_dir.parent, out)
-    worse = LINE | {"source": "general", "perplexity after": 3.0, "metric": "ends by itself"}
+    general = LINE | {"source": "general", "perplexity after": 3.0, "metric": "ends by itself"}
+    worse = {"source": "general", "prompts": 3, "figure": "perplexity of the reference", "before": 2.0, "after": 3.0}
     rows = [{"source": "json", "tags": ["json", "en"]}]
-    (out / "evaluation.json").write_text(json.dumps({"table": [LINE, worse], "replies": {"after": rows}}))
+    found = {"table": [LINE, general], "worse": [worse], "replies": {"after": rows}}
+    (out / "evaluation.json").write_text(json.dumps(found))
     config = json.loads((out / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = "models/smollm2-135m-instruct"
     (out / "adapter" / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -63,7 +65,7 @@ def test_the_card_holds_base_licence_settings_losses_and_figures(run):
     assert f"{metrics['rows']} rows, {metrics['steps']} steps" in text
     assert f"validation loss {metrics['first_eval_loss']:.3f} → {metrics['last_eval_loss']:.3f}" in text
     assert "| json | 3 | 2.00 → 1.50 | 0.50 → 1.00 | JSON valid, strict | 0.25 → 0.75 |" in text
-    assert "Worse than before, by perplexity: general." in text
+    assert "Worse than before (paired test, 95 %): perplexity of the reference of general, 2.00 → 3.00." in text
     assert str(ROOT) not in text and str(run) not in text
     code = text.split("```python\n")[1].split("```")[0]
     compile(code, "card", "exec")
