@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LONG_NOTEBOOKS := $(addprefix notebooks/extras/,04_learning_rate_and_forgetting.ipynb 04_your_own_jsonl.ipynb 05_public_tasks.ipynb)
 NBVAL := -m pytest --nbval --nbval-current-env --nbval-cell-timeout=1800
 
-.PHONY: help install course lab test test-long bench outputs format clean
+.PHONY: help install course lab test test-package test-notebooks test-long bench outputs format clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +34,13 @@ lab: install ## open JupyterLab on the lessons
 
 test: install ## run every check: style, unit tests, the notebooks (less than half an hour)
 	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
+	@$(MAKE) --no-print-directory --jobs=2 test-package test-notebooks
+
+# Side by side: neither of the two keeps both cores busy.
+test-package:
 	@$(BIN)/python -m pytest
+
+test-notebooks:
 	@$(BIN)/python $(NBVAL) $(addprefix --ignore=,$(LONG_NOTEBOOKS)) notebooks
 
 test-long: install ## what takes long: more notebooks, 20 kills, public tools, fifty times the search for broken masks (hours)

@@ -93,10 +93,12 @@ def command(*arguments: str, cwd: Path = ROOT, typed: str = "") -> subprocess.Co
 
 
 def files_of_the_clone() -> set[str]:
-    """All files in the clone's folder but models and caches."""
-    found = set()
+    """All files in the clone's folder but models, caches and what the lessons write, which may run beside this test."""
+    found, lessons = set(), {str(ROOT / "runs" / "cpu"), str(ROOT / "data" / "build")}
     for folder, folders, names in os.walk(ROOT):
-        folders[:] = [name for name in folders if name not in CACHES | {".git", "models"}]
+        folders[:] = [
+            name for name in folders if name not in CACHES | {".git", "models"} and f"{folder}/{name}" not in lessons
+        ]
         found |= {f"{folder}/{name}" for name in names}
     return found
 

@@ -149,5 +149,5 @@ def test_the_command(run, server, monkeypatch):
     monkeypatch.setattr(publishing.hubs, "ENDPOINTS", publishing.hubs.ENDPOINTS | {"huggingface": server.address})
     monkeypatch.setenv("HF_TOKEN", SECRET)
     done = CliRunner().invoke(cli.app, ["push", "me/my-adapter"])
-    assert done.output.strip() == f"{server.address}/me/my-adapter" and SECRET not in done.output
+    assert done.stdout.strip() == f"{server.address}/me/my-adapter" and SECRET not in done.output
     assert "adapter_model.safetensors" in server.files
