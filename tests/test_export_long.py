@@ -1,7 +1,4 @@
-"""What the long mode adds to test_export.py: 50 prompts, and llama.cpp's real converter (`make test-long`).
-
-pytest does not collect this file by itself: its name does not begin with test_.
-"""
+"""What the long mode adds to test_export.py: 50 prompts, and llama.cpp's real converter (`make test-long`)."""
 
 import shutil
 import subprocess
@@ -11,6 +8,7 @@ import pytest
 
 from course_utils import chat, export
 
+pytestmark = pytest.mark.long
 CAPITALS = ("France", "Spain", "Italy", "Japan", "China", "Kenya", "Chile", "India", "Norway", "Egypt")
 
 
