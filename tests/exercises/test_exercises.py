@@ -3,6 +3,8 @@
 import json
 import re
 import signal
+from copy import deepcopy
+from functools import cache
 from importlib import import_module
 
 import generate
@@ -34,6 +36,14 @@ def solution(name):
 
 def wrong(name):
     return import_module(f"wrong_{name[:2]}")
+
+
+@cache
+def run_blank(name):
+    """A learner's copy as it is after all of its cells were run."""
+    notebook = nbformat.read(EXERCISES / f"{name}.ipynb", as_version=4)
+    run(notebook)
+    return notebook
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -99,9 +109,7 @@ class TestNotebook:
             assert isinstance(answer.check(answer.function(answer.source)), Solved)
 
     def test_a_blank_copy_fails_at_the_checks_and_nowhere_else(self, name):
-        notebook = nbformat.read(EXERCISES / f"{name}.ipynb", as_version=4)
-        run(notebook)
-        for cell in notebook.cells:
+        for cell in run_blank(name).cells:
             if cell.cell_type != "code":
                 continue
             errors = [output for output in cell.outputs if output.output_type == "error"]
@@ -169,7 +177,7 @@ def test_a_fresh_learners_path(tmp_path):
 
     states, text = said()
     assert {*states} == {"not run"} and "0 of 7 solved." in text
-    run(notebook)
+    notebook = deepcopy(run_blank(name))
     states, text = said()
     assert {*states} == {"not yet"} and "is not written yet" in text
     pasted = {answer.name: answer.source for answer in answers(name)}
