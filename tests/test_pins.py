@@ -41,11 +41,11 @@ def test_conda_takes_its_pins_from_the_package():
 def test_the_repositorys_address_is_everywhere_the_same():
     address = PROJECT["urls"]["Repository"]
     slug = address.removeprefix("https://github.com/")
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+    for path in sorted([*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "exercises").glob("*.ipynb")]):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         badge, bootstrap = (
             "".join(cells[0]["source"]),
             "".join(next(c for c in cells if c["cell_type"] == "code")["source"]),
         )
-        assert f"https://colab.research.google.com/github/{slug}/blob/main/notebooks/{path.name}" in badge, path.name
+        assert f"https://colab.research.google.com/github/{slug}/blob/main/{path.relative_to(ROOT)}" in badge, path.name
         assert f'address = "{address}"' in bootstrap, path.name
