@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LONG_NOTEBOOKS := $(addprefix notebooks/extras/,04_learning_rate_and_forgetting.ipynb 04_your_own_jsonl.ipynb 05_public_tasks.ipynb)
 NBVAL := -m pytest --nbval --nbval-current-env --nbval-cell-timeout=1800
 
-.PHONY: help install course lab test test-long bench outputs format clean
+.PHONY: help install course lab test test-long bench outputs exercises format clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,11 +35,11 @@ lab: install ## open JupyterLab on the lessons
 test: install ## run every check: style, unit tests, the notebooks (less than half an hour)
 	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
 	@$(BIN)/python -m pytest
-	@$(BIN)/python $(NBVAL) $(addprefix --ignore=,$(LONG_NOTEBOOKS)) notebooks
+	@$(BIN)/python $(NBVAL) $(addprefix --ignore=,$(LONG_NOTEBOOKS)) notebooks exercises/solutions
 
 test-long: install ## what takes long: more notebooks, 20 kills, public tools, fifty times the search for broken masks (hours)
 	@$(BIN)/python $(NBVAL) $(LONG_NOTEBOOKS)
-	@$(BIN)/python -m pytest --hypothesis-profile=long tests/test_masking.py tests/test_masking_parity.py tests/test_thinking.py tests/test_chat.py tests/test_packing.py tests/test_training.py tests/test_public_tasks.py tests/test_serving.py tests/long_export.py
+	@$(BIN)/python -m pytest --hypothesis-profile=long tests/test_masking.py tests/test_masking_parity.py tests/test_thinking.py tests/test_chat.py tests/test_packing.py tests/test_training.py tests/test_public_tasks.py tests/test_serving.py tests/long_export.py tests/exercises/autograde.py
 
 bench: install ## training and evaluation side by side with what a newcomer writes, and the merge's proof, into docs/ (half an hour)
 	@$(BIN)/python -m course_utils build-data --profile cpu > /dev/null
@@ -49,6 +49,9 @@ bench: install ## training and evaluation side by side with what a newcomer writ
 
 outputs: install ## put the outputs of the last `make course` into notebooks/, and run the extras
 	@$(BIN)/python tests/notebooks/refresh.py
+
+exercises: install ## write the learners' copies of the exercises from exercises/solutions/
+	@$(BIN)/python tests/exercises/generate.py
 
 format: install ## format the code
 	@$(BIN)/python -m ruff check --fix . && $(BIN)/python -m ruff format .

@@ -349,6 +349,20 @@ def run(profile: ProfileName = None) -> None:
     print(f"{sum(figures['seconds'].values()) / 60:.1f} minutes. Report: {report.relative_to(profiles.ROOT)}")
 
 
+@app.command()
+def progress(
+    folder: Annotated[Path, typer.Argument(help="Where your exercise notebooks are.", file_okay=False)] = (
+        profiles.ROOT / "exercises"
+    ),
+) -> None:
+    """Say which exercises are solved, as their notebooks were saved last."""
+    from course_utils import exercises
+
+    tasks = exercises.progress(folder)
+    print(show.table(vars(task) for task in tasks))
+    print(f"\n{sum(task.state == 'solved' for task in tasks)} of {len(tasks)} solved.")
+
+
 def main() -> None:
     """Run the command; an error that a learner can act on is one line, not a traceback."""
     try:
