@@ -339,7 +339,7 @@ def _examine_parts(
     for text in kept:
         twin = trained_keys.get(data.group_key(_asked(text)))
         expect(twin is None, f"for {given} {text!r} is held back, and {twin!r} is in the training set")
-    expect(len(held) < wanted + 3, f"for {given} {len(held)} rows are held back")
+    expect(len(held) < wanted + 3, f"for {given} {len(held)} rows are held back, more than twins can account for")
     for text, source in sources.items():
         often = 0 if text in kept else times.get(source, 1)
         expect(
