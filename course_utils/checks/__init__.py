@@ -100,8 +100,8 @@ def expect_error(function: Callable[..., Any], *arguments: Any, kind: type[Excep
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it: in full where it is short."""
-    text = repr(value)
+    """A value as a message shows it: on one line, and in full where it is short."""
+    text = " ".join(repr(value).split())
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 

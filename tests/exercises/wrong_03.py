@@ -1,0 +1,158 @@
+"""Wrong answers to exercise 03: each is the solution with one of its lines as people write it."""
+
+WRONG = {  # task: (what is wrong, what the solution says, what stands there instead)
+    "fill": [
+        ("numbers as floats write them", 'f"{Decimal(number).normalize():f}"', "str(float(number))"),
+        ("a million as 1e+06", 'f"{Decimal(number).normalize():f}"', 'f"{float(number):g}"'),
+        ("100 loses its zeros", 'f"{Decimal(number).normalize():f}"', 'number.rstrip("0").rstrip(".")'),
+        ("numbers as they came", 'f"{Decimal(number).normalize():f}"', "number"),
+        ("counted from 1", "int(match[1])]", "int(match[1]) - 1]"),
+        ("one digit only", "(\\d+)\\b", "(\\d)"),
+        ("inside of words", 'r"\\b(?:N_', 'r"(?:N_'),
+        ("before letters", "(\\d+)\\b", "(\\d+)"),
+        ("number0 is not known", "(?:N_|number)", "N_"),
+        (
+            "what has no number stays",
+            "values[int(match[1])]",
+            "dict(enumerate(values)).get(int(match[1]), match[0])",
+        ),
+    ],
+    "entities": [
+        ("the last letter is lost", "end + 1", "end"),
+        ("one letter too many", "end + 1", "end + 2"),
+        ("counted from 1", "text[start : end + 1]", "text[start - 1 : end]"),
+        ("in the order of the spans", "sorted(spans, key=lambda span: span[1])", "spans"),
+        ("in the order of their ends", "span[1]", "span[2]"),
+        (
+            "as often as they are there",
+            "if entity not in found.setdefault(label, [])",
+            "if found.setdefault(label, []) is not None",
+        ),
+        ("the end may be behind the text", "end < len(text)", "end <= len(text)"),
+        ("the start may be before the text", "0 <= start <= end", "start <= end"),
+        (
+            "what is not in the text is left out",
+            'raise ValueError("a span is not in the text")',
+            "continue",
+        ),
+        ("one entity a label", "found[label].append(entity)", "found[label] = [entity]"),
+    ],
+    "split": [
+        ("rows, not groups", 're.sub(r"\\s+", "", masked)', "place"),
+        ("numbers are not masked", '"0", question.casefold()', 'r"\\g<0>", question.casefold()'),
+        ("only ASCII digits", 'r"\\d+(?:[.,]\\d+)*"', 'r"[0-9]+(?:[.,][0-9]+)*"'),
+        ("each digit by itself", 'r"\\d+(?:[.,]\\d+)*"', 'r"\\d"'),
+        ("no decimal point", 'r"\\d+(?:[.,]\\d+)*"', 'r"\\d+"'),
+        ("capitals count", "question.casefold()", "question"),
+        ("white space counts", 're.sub(r"\\s+", "", masked)', "masked"),
+        ("numbers vanish", '"0", question', '"", question'),
+        ("one row short", "len(held) < wanted", "len(held) < wanted - 1"),
+        ("a group more", "len(held) < wanted", "len(held) <= wanted"),
+        ("the seed is not used", "random.Random(seed)", "random.Random(0)"),
+        ("no seed", "random.Random(seed)", "random.Random()"),
+        (
+            "the shared random numbers",
+            "random.Random(seed).shuffle(left)",
+            "random.seed(seed)\n    random.shuffle(left)",
+        ),
+        ("not ascending", "sorted(held)", "held"),
+        ("the sides are changed", "held += left.pop()", "held = held + left.pop()[:1]"),
+        ("nothing to train on is accepted", 'raise ValueError("nothing is left to train on")', "pass"),
+    ],
+    "counts": [
+        ("each share rounded", "math.floor(share)", "round(share)"),
+        ("the rest is lost", "rows[name] += 1", "pass"),
+        ("the rest goes to the first", "in by_remainder[", "in list(weights)["),
+        ("the rest goes to one", "rows[name] += 1", "rows[by_remainder[0]] += 1"),
+        ("the smallest remainder is rounded up", "rows[name] - exact[name]", "exact[name] - rows[name]"),
+        ("of equal ones the last", "sorted(exact,", "sorted(reversed(exact),"),
+        ("weights are not normalised", "whole = sum(positive.values())", "whole = 1"),
+        ("negative weights count", "max(weight, 0)", "weight"),
+        ("negative weights are turned round", "max(weight, 0)", "abs(weight)"),
+        (
+            "sources of weight 0 are left out",
+            "return rows",
+            "return {name: count for name, count in rows.items() if count}",
+        ),
+        ("no weight at all", "if not any(positive.values())", "if False"),
+        ("floats", "return rows", "return {name: float(count) for name, count in rows.items()}"),
+    ],
+    "arrow_safe": [
+        ("escaped", ", ensure_ascii=False", ""),
+        (
+            "Python's text, not JSON's",
+            'json.dumps(function["arguments"], ensure_ascii=False)',
+            'str(function["arguments"])',
+        ),
+        ("text is packed twice", 'if not isinstance(function["arguments"], str)', "if True"),
+        ("the caller's messages are changed", "copy.deepcopy(messages)", "messages"),
+        ("a shallow copy", "copy.deepcopy(messages)", "[dict(message) for message in messages]"),
+        ("None calls", 'message.get("tool_calls") or []', 'message.get("tool_calls", [])'),
+        ("only the first call", 'message.get("tool_calls") or []', '(message.get("tool_calls") or [])[:1]'),
+        ("keys sorted", "ensure_ascii=False", "ensure_ascii=False, sort_keys=True"),
+        (
+            "nulls dropped",
+            'json.dumps(function["arguments"], ensure_ascii=False)',
+            'json.dumps({k: v for k, v in function["arguments"].items() if v is not None}, ensure_ascii=False)',
+        ),
+        (
+            "only the first turn that calls",
+            "    return safe",
+            "        if message.get('tool_calls'):\n            break\n    return safe",
+        ),
+    ],
+    "prepare": [
+        (
+            "repeated before the split",
+            "unique, _ = data.deduplicate(data.to_dataset(rows))",
+            'unique = data.to_dataset([row for row in rows for _ in range(times.get(row["source"], 1))])',
+        ),
+        ("repeats stay", "unique, _ = data.deduplicate(data.to_dataset(rows))", "unique = data.to_dataset(rows)"),
+        (
+            "twins on both sides",
+            "data.split(unique, valid_ratio=0, min_valid=wanted, seed=seed)",
+            "unique.train_test_split(test_size=wanted, seed=seed).values()",
+        ),
+        (
+            "repeats removed at the end",
+            "return repeated,",
+            "return data.deduplicate(data.to_dataset(repeated))[0].to_list(),",
+        ),
+        ("once more", "range(times", "range(1 + times"),
+        ("what is not named is left out", 'row["source"], 1)', 'row["source"], 0)'),
+        ("0 counts as once", 'range(times.get(row["source"], 1))', 'range(times.get(row["source"]) or 1)'),
+        (
+            "held-back rows are repeated",
+            "valid.to_list()",
+            '[row for row in valid for _ in range(times.get(row["source"], 1))]',
+        ),
+        ("masked numbers as repeats", "data.to_dataset(rows))", 'data.to_dataset(rows), by="numbers")'),
+        ("the floor of 100 rows is the default", "valid_ratio=0, min_valid=wanted", "valid_ratio=0.02, min_valid=0"),
+        ("the seed is not used", "seed=seed", "seed=42"),
+    ],
+    "interleave": [
+        ("one after the other", "min(may, key=lambda i: Fraction(given[i] + 1, weights[i]))", "may[0]"),
+        (
+            "the one that is farthest behind",
+            "min(may, key=lambda i: Fraction(given[i] + 1, weights[i]))",
+            "max(may, key=lambda i: Fraction(weights[i] * n, whole) - given[i])",
+        ),
+        ("who may give is not asked", "if given[i] * whole < weight * n", ""),
+        ("the largest weight first", "Fraction(given[i] + 1, weights[i])", "-weights[i]"),
+        ("turns", "min(may, key=lambda i: Fraction(given[i] + 1, weights[i]))", "(n - 1) % len(weights)"),
+        ("the last that is due", "min(may", "max(may"),
+        ("one row too few", "range(1, total + 1)", "range(1, total)"),
+        ("nothing is counted", "given[chosen] += 1", "pass"),
+    ],
+}
+
+WORDING = "the wording of the error is the learner's"
+
+SURVIVORS = {  # task: mutant: why no check can or should notice it
+    "entities": {"7:29 'a span is not in the text' → 'a span is not in the textX'": WORDING},
+    "split": {
+        "6:44 '0' → '0X'": "whatever stands for a number, questions that have one key with 0 have one with it",
+        "13:25 'nothing is left to train on' → 'nothing is left to train onX'": WORDING,
+    },
+    "counts": {"6:42 1 → 2": "weights that are all 2 are as equal as weights that are all 1"},
+}
