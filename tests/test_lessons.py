@@ -1,6 +1,7 @@
 """course_utils.lessons and cli: what a lesson needs is there or made, errors are one line, the run leaves a report."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -96,8 +97,9 @@ def test_the_run_writes_the_report(tmp_path, monkeypatch):
     assert (out / "notebooks/01_try.html").is_file()
 
 
-def test_a_stopped_evaluation_goes_on_and_writes_table_page_and_replies(monkeypatch, trained, toy_rows, cpu):
-    run = trained[0].adapter_dir.parent
+def test_a_stopped_evaluation_goes_on_and_writes_table_page_and_replies(monkeypatch, trained, toy_rows, cpu, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained[0].adapter_dir.parent, run)
     monkeypatch.setattr(lessons, "run_dir", lambda profile: run)
     monkeypatch.setattr(lessons.hub, "download", lambda name: ROOT / "models" / name)
     rows = {"valid": toy_rows[:4], "general": [toy_rows[4] | {"source": "general"}]}
