@@ -32,7 +32,7 @@ course: install ## run the six lessons and print the before/after table
 lab: install ## open JupyterLab on the lessons
 	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks
 
-test: install ## run every check: style, unit tests, the notebooks (less than half an hour)
+test: install ## run every check: style, unit tests, nearly all notebooks (half an hour)
 	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
 	@$(MAKE) --no-print-directory --jobs=2 test-package test-notebooks
 
