@@ -7,6 +7,7 @@ An Introduction to the Bootstrap, 1993; percentile intervals).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -69,10 +70,19 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
         before: hit or miss per prompt.
         after: the same prompts in the same order.
     """
-    from scipy.stats import binomtest
-
     gained, lost = (sum(pair == way for pair in zip(before, after, strict=True)) for way in ((0, 1), (1, 0)))
-    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return sign_test(gained, lost)
+
+
+def sign_test(one: int, other: int) -> float:
+    """Probability that fair coins split `one + other` throws at least as unevenly (exact, two-sided).
+
+    Args:
+        one, other: how often each side came out on top; ties do not count (Dixon and Mood, 1946).
+    """
+    throws = one + other
+    tail = sum(math.comb(throws, heads) for heads in range(max(one, other), throws + 1))
+    return min(1.0, 2 * tail / 2**throws)
 
 
 def verdict(before: Sequence[Part], after: Sequence[Part], *, higher_is_better: bool) -> Verdict:

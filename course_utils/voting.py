@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -16,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from course_utils import chance
 from course_utils.errors import CourseError
 from course_utils.files import write_text
 
@@ -178,7 +178,7 @@ class Ballot:
             left=choices["left"],
             open=len(self.questions) - len(votes),
             equal=self._equal,
-            p=sign_test(before, after),
+            p=chance.sign_test(before, after),
         )
 
     def _votes(self) -> list[dict[str, str]]:
@@ -203,17 +203,6 @@ class Ballot:
 
 def _digest(*texts: str) -> str:
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
-
-
-def sign_test(one: int, other: int) -> float:
-    """Probability that fair coins split `one + other` throws at least as unevenly (exact, two-sided).
-
-    Args:
-        one, other: how often each side was preferred; votes without a preference do not count (Dixon and Mood, 1946).
-    """
-    throws = one + other
-    tail = sum(math.comb(throws, heads) for heads in range(max(one, other), throws + 1))
-    return min(1.0, 2 * tail / 2**throws)
 
 
 def read_pairs(path: str | Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from course_utils import cli, lessons, voting
-from course_utils.voting import CHOICES, Ballot, Tally, VoteError, read_pairs, sign_test
+from course_utils.chance import sign_test
+from course_utils.voting import CHOICES, Ballot, Tally, VoteError, read_pairs
 
 
 def pairs(number=40):
