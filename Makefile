@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LONG_NOTEBOOKS := $(addprefix notebooks/extras/,04_learning_rate_and_forgetting.ipynb 04_your_own_jsonl.ipynb 05_public_tasks.ipynb)
 NBVAL := -m pytest --nbval --nbval-current-env --nbval-cell-timeout=1800
 
-.PHONY: help install course lab test test-package test-notebooks test-long bench outputs exercises format clean
+.PHONY: help install course lab test test-package test-notebooks test-long bench outputs exercises concepts format clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ outputs: install ## put the outputs of the last `make course` into notebooks/, a
 
 exercises: install ## write the learners' copies of the exercises from exercises/solutions/
 	@$(BIN)/python tests/exercises/generate.py
+
+concepts: install ## write docs/concepts.md: which cell teaches what
+	@$(BIN)/python tests/notebooks/concepts.py
 
 format: install ## format the code
 	@$(BIN)/python -m ruff check --fix . && $(BIN)/python -m ruff format .

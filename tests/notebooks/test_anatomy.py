@@ -5,6 +5,7 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
+import concepts
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,9 +19,6 @@ NAMES = [
     "05_evaluation",
     "06_merge_and_serve",
 ]
-LATER = {  # concepts that no cell teaches yet; a lesson that begins to teach one takes it off
-    *("C19", "C50", "C51", "C52"),
-}
 
 
 def cells(path: Path) -> list[dict]:
@@ -78,9 +76,12 @@ class TestNotebook:
 
 
 def test_concepts():
-    taught = {
-        concept for path in LESSONS + EXTRAS for cell in cells(path) for concept in cell["metadata"].get("concept", ())
-    }
-    every = {f"C{number}" for number in range(1, 53)}
-    assert taught <= every
-    assert every - taught == LATER, f"missing: {sorted(every - taught - LATER)}; now taught: {sorted(LATER & taught)}"
+    found = {concept for concept, *_ in concepts.taught()}
+    every = set(concepts.CONCEPTS)
+    assert found <= every
+    missing, late = every - found - concepts.LATER, concepts.LATER & found
+    assert every - found == concepts.LATER, f"missing: {sorted(missing)}; now taught: {sorted(late)}"
+
+
+def test_the_page_of_concepts_is_as_the_cells_say():
+    assert concepts.PAGE.read_text(encoding="utf-8") == concepts.page(), "`make concepts` writes it anew"
