@@ -98,12 +98,12 @@ def read_adapter(folder: str | Path) -> Adapter:
         raise ExportError(f"The adapter in {folder} cannot be read ({error}); train or copy it again.") from None
     # "….mlp.down_proj.lora_A.weight" is a layer with LoRA, "….lm_head.weight" one that was trained whole
     changed = {name.split(".lora_")[0] if ".lora_" in name else name.rpartition(".")[0] for name in names}
-    rank = max([config["r"], *config.get("rank_pattern", {}).values()])
+    rank = max([config["r"], *(config.get("rank_pattern") or {}).values()])
     remarks = ()
     if rank > SERVED_RANK:
         remarks = (
-            f"Its rank is {rank}: to serve it mounted, vLLM needs --max-lora-rank {rank} (it takes {SERVED_RANK} "
-            "otherwise). Merged, it needs nothing.",
+            f"Its rank is {rank}: to serve it mounted, vLLM needs a --max-lora-rank of {rank} or more, as "
+            f"serving.command gives it (it takes {SERVED_RANK} otherwise). Merged, it needs nothing.",
         )
     return Adapter(
         folder=folder,

@@ -21,8 +21,6 @@ from course_utils.files import write_text
 
 Choice = Literal["left", "right", "same", "both bad"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
-CERTAIN = 0.05
-"""Below this probability of chance alone, two models count as told apart."""
 
 
 class VoteError(CourseError):
@@ -78,7 +76,7 @@ class Tally:
             f"both bad {self.both_bad}; {self.open} not voted on, {self.equal} not asked (equal replies). "
             f"The left one was chosen {self.left} times of {preferred}."
         )
-        if self.p >= CERTAIN:
+        if self.p >= 1 - chance.LEVEL:
             verdict = "not told apart: chance alone splits them so or more unevenly"
         else:
             better = self.names[self.after > self.before]

@@ -170,7 +170,7 @@ def test_a_folder_that_cannot_be_made(smol, trained, tmp_path):
 
 
 def test_a_rank_that_vllm_refuses_is_told(changed_adapter):
-    assert "--max-lora-rank 64" in export.read_adapter(changed_adapter({"rank_pattern": {"q_proj": 64}})).remarks[0]
+    assert "--max-lora-rank of 64" in export.read_adapter(changed_adapter({"rank_pattern": {"q_proj": 64}})).remarks[0]
 
 
 def test_a_broken_adapter_file(changed_adapter):

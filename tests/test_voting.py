@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from course_utils import cli, lessons, voting
-from course_utils.chance import sign_test
+from course_utils.chance import LEVEL, sign_test
 from course_utils.voting import CHOICES, Ballot, Tally, VoteError, read_pairs
 
 
@@ -125,7 +125,7 @@ def test_the_sign_test_against_scipy(one, other):
 def test_coins_are_rarely_taken_for_a_difference():
     rng = random.Random(0)
     heads = [sum(rng.random() < 0.5 for _ in range(30)) for _ in range(2000)]
-    assert sum(sign_test(count, 30 - count) < voting.CERTAIN for count in heads) / 2000 <= 0.06
+    assert sum(sign_test(count, 30 - count) < 1 - LEVEL for count in heads) / 2000 <= 0.06
 
 
 def test_five_of_five_are_not_enough():
