@@ -35,9 +35,10 @@ lab: install ## open JupyterLab on the lessons
 slides: install ## write the lessons as slides into runs/slides/ (docs/instructor.md)
 	@$(BIN)/python tests/notebooks/slides.py
 
-demo: install ## prepare what the demo shows, then open it: each lesson in under two minutes
-	@$(BIN)/python -c "from course_utils import setup; print(setup($(DEMO_NEEDS)))"
-	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks/extras/00_demo.ipynb
+demo: install ## prepare and rehearse the demo, then open it: each lesson's high point in under two minutes
+	@echo "Preparing and rehearsing the demo: a minute, or ten and more where nothing has been trained yet."
+	@$(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --output-dir=runs/demo notebooks/extras/00_demo.ipynb
+	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/extras/00_demo.ipynb
 
 test: install ## run every check: style, unit tests, nearly all notebooks (half an hour)
 	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
