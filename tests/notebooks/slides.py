@@ -28,6 +28,7 @@ def exporter(folder: Path) -> SlidesExporter:
         config=Config(TagRemovePreprocessor={"enabled": True, "remove_input_tags": {HIDE_CODE}}),
         template_name="slides_template",
         extra_template_basedirs=[str(Path(__file__).parent)],
+        reveal_theme="white",  # its fonts lie beside it; the default theme asks the network for them
         reveal_width="1280",
         reveal_height="720",
         reveal_number="c/t",
