@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LONG_NOTEBOOKS := $(addprefix notebooks/extras/,04_learning_rate_and_forgetting.ipynb 04_your_own_jsonl.ipynb 05_public_tasks.ipynb)
 NBVAL := -m pytest --nbval --nbval-current-env --nbval-cell-timeout=1800
 
-.PHONY: help install course lab test test-package test-notebooks test-long bench outputs exercises concepts format clean
+.PHONY: help install course lab slides demo test test-package test-notebooks test-long bench outputs exercises concepts format clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,14 @@ course: install ## run the six lessons and print the before/after table
 
 lab: install ## open JupyterLab on the lessons
 	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks
+
+slides: install ## write the lessons as slides into runs/slides/ (docs/instructor.md)
+	@$(BIN)/python tests/notebooks/slides.py
+
+demo: install ## prepare and rehearse the demo, then open it: each lesson's high point in under two minutes
+	@echo "Preparing and rehearsing the demo: a minute, or ten and more where nothing has been trained yet."
+	@$(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --output-dir=runs/demo notebooks/extras/00_demo.ipynb
+	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/extras/00_demo.ipynb
 
 test: install ## run every check: style, unit tests, nearly all notebooks (half an hour)
 	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .

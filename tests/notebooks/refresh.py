@@ -16,6 +16,7 @@ from course_utils import show
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDGET = "application/vnd.jupyter.widget-view+json"
+KEPT = ("concept", "slideshow", "tags")  # of a cell's metadata
 METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}} | {
     "language_info": {"name": "python"}
 }
@@ -25,7 +26,7 @@ def clean(notebook: nbformat.NotebookNode) -> None:
     """Keep what a reader looks at, and of the metadata what the course's tests read."""
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
-        cell.metadata = {key: value for key, value in cell.metadata.items() if key in ("concept", "tags")}
+        cell.metadata = {key: value for key, value in cell.metadata.items() if key in KEPT}
         if cell.cell_type == "code":
             cell.outputs = [
                 output
