@@ -1,6 +1,5 @@
 """course_utils.colab and install.py on Google's machines, with a stand-in for the module `google.colab`."""
 
-import importlib
 import json
 import os
 import shutil
@@ -21,8 +20,7 @@ from course_utils import colab, profiles
 from course_utils.colab import ColabError, Restarting
 
 sys.path.insert(0, str(ROOT))
-install = importlib.import_module("install")
-
+import install
 
 # ---- what is installed
 
@@ -191,7 +189,7 @@ def test_the_kernel_restarts_where_a_loaded_package_was_replaced(clone, monkeypa
 
     monkeypatch.setattr(colab.subprocess, "run", pip_replaces)
     if loaded and after == "2.0":
-        with pytest.raises(Restarting, match="older versions of wetpaint. Run this cell again"):
+        with pytest.raises(Restarting, match=r"older versions of wetpaint\. Run this cell again"):
             colab.prepare()
         assert clone.ended == [True]
     else:

@@ -26,7 +26,7 @@ CPU = Findings(
     system="Linux",
     release="6.8.0, x86_64",
     python="3.11.9",
-    requires_python=">=3.11,<3.13",
+    requires_python=">=3.11,<3.14",
     requirements=REQUIREMENTS,
     installed=INSTALLED | {"torch": "2.13.0+cpu"},
     torch="2.13.0+cpu",
