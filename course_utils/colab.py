@@ -7,6 +7,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
@@ -59,6 +60,7 @@ def prepare() -> None:
     )
 
 
+@cache  # what was loaded first stays loaded, also where an installation failed half-way and is tried again
 def _loaded() -> dict[str, str | None]:
     """The versions of the packages that this process has loaded modules of."""
     owners = packages_distributions()

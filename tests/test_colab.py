@@ -140,6 +140,8 @@ def clone(monkeypatch, tmp_path):
     monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(kernel=kernel))
     monkeypatch.setattr(colab, "ROOT", root)
     monkeypatch.chdir(root)
+    monkeypatch.setattr(colab, "packages_distributions", lambda: {"wetpaint": ["wetpaint"]})  # the real one is slow
+    colab._loaded.cache_clear()  # a new kernel
     return SimpleNamespace(root=root, ended=ended, runs=lambda: (root / "runs.txt").read_text().split())
 
 
@@ -195,8 +197,24 @@ def test_the_kernel_restarts_where_a_loaded_package_was_replaced(clone, monkeypa
     else:
         colab.prepare()
         assert clone.ended == []
+    colab._loaded.cache_clear()
     colab.prepare()  # in the new kernel
     assert clone.runs() == ["ran"]
+
+
+def test_a_replacement_by_a_failed_installation_is_remembered(clone, monkeypatch, tmp_path):
+    site = tmp_path / "site"
+    package(site, "1.0")
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setattr(colab, "packages_distributions", metadata.packages_distributions)
+    monkeypatch.setitem(sys.modules, "wetpaint", ModuleType("wetpaint"))
+    (clone.root / "install.py").write_text("raise SystemExit('no network')")
+    with pytest.raises(ColabError, match="not installed"):
+        colab.prepare()
+    package(site, "2.0")
+    (clone.root / "install.py").write_text("")
+    with pytest.raises(Restarting):
+        colab.prepare()
 
 
 # ---- Google Drive
@@ -363,7 +381,8 @@ def lesson_05_alone(python: Path, folder: Path) -> list[str]:
         before = step("versions", asked)
         torch = next(machine.site.glob("torch-*.dist-info"))
         laid = torch.stat().st_mtime
-        assert "psutil" in step("bootstrap", bootstrap, "Restarting")
+        shown = step("bootstrap", bootstrap, "Restarting")
+        assert f"Colab's torch {before.split()[0]} stays." in shown and "psutil" in shown
         machine.start_again()
         assert "The course is ready" in step("bootstrap again", bootstrap)
         assert int(took[-1].split()[-2]) < 10
