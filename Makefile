@@ -1,9 +1,9 @@
 # Every target first makes the environment; where it is there already, nothing is installed again.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-# The first Python that runs and is 3.11 or 3.12 (a pyenv shim may be there and not run).
-FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
-PYTHON ?= $(shell for p in python3.12 python3.11 python3; do $$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
+# The first Python that runs and is 3.11, 3.12 or 3.13 (a pyenv shim may be there and not run).
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do $$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 # Where it is set, each process compiles the libraries' source anew: 20 seconds before a lesson's first line.
 unexport PYTHONDONTWRITEBYTECODE
@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 LONG_NOTEBOOKS := $(addprefix notebooks/extras/,04_learning_rate_and_forgetting.ipynb 04_your_own_jsonl.ipynb 05_public_tasks.ipynb)
 NBVAL := -m pytest --nbval --nbval-current-env --nbval-cell-timeout=1800
 
-.PHONY: help install course lab slides demo test test-package test-notebooks test-long bench outputs exercises concepts format clean
+.PHONY: help install course lab slides demo test test-package test-notebooks test-long bench outputs exercises concepts address format clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,7 +21,7 @@ install: .venv/installed ## make .venv and install everything (CPU or CUDA, by w
 
 .venv/installed: pyproject.toml install.py
 	@"$(PYTHON)" -c '$(FITS)' 2>/dev/null || \
-		{ echo "The course needs Python 3.11 or 3.12. Install one, or name it: make PYTHON=/path/to/python3.12 …"; exit 1; }
+		{ echo "The course needs Python 3.11, 3.12 or 3.13. Install one, or name it: make PYTHON=/path/to/python3.12 …"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python install.py
 	@touch $@
@@ -53,7 +53,7 @@ test-notebooks:
 
 test-long: install ## what takes long: more notebooks, 20 kills, public tools, fifty times the search for broken masks (hours)
 	@$(BIN)/python $(NBVAL) $(LONG_NOTEBOOKS)
-	@$(BIN)/python -m pytest --hypothesis-profile=long tests/test_masking.py tests/test_masking_parity.py tests/test_thinking.py tests/test_chat.py tests/test_packing.py tests/test_training.py tests/test_public_tasks.py tests/test_serving.py tests/test_export_long.py tests/exercises/test_autograde.py
+	@$(BIN)/python -m pytest --hypothesis-profile=long tests/test_masking.py tests/test_masking_parity.py tests/test_thinking.py tests/test_chat.py tests/test_packing.py tests/test_training.py tests/test_public_tasks.py tests/test_serving.py tests/test_export_long.py tests/exercises/test_autograde.py tests/test_colab.py
 
 bench: install ## training and evaluation side by side with what a newcomer writes, and the merge's proof, into docs/ (half an hour)
 	@$(BIN)/python -m course_utils build-data --profile cpu > /dev/null
@@ -69,6 +69,9 @@ exercises: install ## write the learners' copies of the exercises from exercises
 
 concepts: install ## write docs/concepts.md: which cell teaches what
 	@$(BIN)/python tests/notebooks/concepts.py
+
+address: install ## put the repository's address from pyproject.toml into badges and Colab cells
+	@$(BIN)/python tests/notebooks/openings.py
 
 format: install ## format the code
 	@$(BIN)/python -m ruff check --fix . && $(BIN)/python -m ruff format .

@@ -322,7 +322,7 @@ def _judge_packages(findings: Findings) -> Iterator[Fact]:
         "Python",
         f"{findings.python} (the course needs {findings.requires_python})",
         "ok" if inside else "fault",
-        "" if inside else "Install Python 3.11 or 3.12, then `make PYTHON=/path/to/python3.12 install`.",
+        "" if inside else "Install Python 3.11, 3.12 or 3.13, then `make PYTHON=/path/to/python3.12 install`.",
     )
     wrong = []
     for pin in map(Requirement, findings.requirements):

@@ -72,7 +72,7 @@ def look() -> Findings:
     """Gather what can be seen of this machine and of this process, except what depends on profile and network."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    requirements = (*project["dependencies"], *extras["gpu"], *extras["lab"], *extras["serve"])
+    requirements = (*project["dependencies"], *extras["gpu"], *extras["serve"])
     system, release = _system()
     cards, driver, driver_cuda, smi_error = _ask_driver()
     return Findings(

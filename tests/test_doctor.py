@@ -26,7 +26,7 @@ CPU = Findings(
     system="Linux",
     release="6.8.0, x86_64",
     python="3.11.9",
-    requires_python=">=3.11,<3.13",
+    requires_python=">=3.11,<3.14",
     requirements=REQUIREMENTS,
     installed=INSTALLED | {"torch": "2.13.0+cpu"},
     torch="2.13.0+cpu",
@@ -127,7 +127,7 @@ FAULTS = {
         replace(CARD_16, companions={"torchvision": ("0.20.0", "undefined symbol")}),
         ("torchvision", "beside torch 2.13.0+cu130 (undefined symbol)", "uninstall -y torchvision"),
     ),
-    "Python too new": (replace(CPU, python="3.13.1"), ("Python", "3.13.1", "Install Python 3.11 or 3.12")),
+    "Python too new": (replace(CPU, python="3.14.1"), ("Python", "3.14.1", "Install Python 3.11, 3.12 or 3.13")),
     "a package of another version": (
         replace(CPU, installed=CPU.installed | {"transformers": "5.16.0"}),
         ("packages", "transformers is 5.16.0, wanted ==5.17.0", "python install.py"),

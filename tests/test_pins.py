@@ -1,12 +1,18 @@
-"""pyproject.toml is the one place for versions and for the repository's address; everything else agrees with it."""
+"""pyproject.toml is the one place for versions; everything else agrees with it.
 
-import json
+So it is for the repository's address: tests/notebooks/test_openings.py.
+"""
+
+import sys
 import tomllib
-from importlib.metadata import version
+from importlib.metadata import requires, version
 
 import pytest
 from conftest import ROOT
 from packaging.requirements import Requirement
+
+sys.path.insert(0, str(ROOT))
+import install
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
@@ -38,14 +44,22 @@ def test_conda_takes_its_pins_from_the_package():
     assert SpecifierSet(PROJECT["requires-python"]).contains("3.12")
 
 
-def test_the_repositorys_address_is_everywhere_the_same():
-    address = PROJECT["urls"]["Repository"]
-    slug = address.removeprefix("https://github.com/")
-    for path in sorted([*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "exercises").glob("*.ipynb")]):
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        badge, bootstrap = (
-            "".join(cells[0]["source"]),
-            "".join(next(c for c in cells if c["cell_type"] == "code")["source"]),
-        )
-        assert f"https://colab.research.google.com/github/{slug}/blob/main/{path.relative_to(ROOT)}" in badge, path.name
-        assert f'address = "{address}"' in bootstrap, path.name
+def test_the_same_pythons_everywhere():
+    oldest, newest = install.PYTHONS
+    assert PROJECT["requires-python"] == f">=3.{oldest[1]},<3.{newest[1] + 1}"
+    assert f"{oldest} <= sys.version_info[:2] <= {newest})" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_installed_extras_are_there():
+    known = {*PROJECT["optional-dependencies"]}
+    assert {*install.EXTRAS.split(",")} == known - {"gpu", "lm-eval"}
+    assert {*install.COLAB_EXTRAS.split(",")} <= known
+
+
+@pytest.mark.parametrize("package", ["unsloth", "unsloth_zoo"])
+def test_unsloth_takes_every_torch_that_is_kept(package):
+    (ours,) = [requirement for requirement in REQUIREMENTS if requirement.name == "torch"]
+    theirs = next(r for r in map(Requirement, requires(package)) if r.name == "torch" and not r.extras)
+    for minor in range(30):
+        if ours.specifier.contains(f"2.{minor}.0"):
+            assert theirs.specifier.contains(f"2.{minor}.0")

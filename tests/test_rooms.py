@@ -15,6 +15,7 @@ ROOMS = [  # bottom to top
     "budget",
     "settings",
     "profiles",
+    "colab",
     "_convert",
     "_fetch",
     "_wheels",
