@@ -61,8 +61,9 @@ bench: install ## training and evaluation side by side with what a newcomer writ
 	@$(BIN)/python tests/benchmarks/evaluation.py
 	@$(BIN)/python tests/benchmarks/merge.py
 
-outputs: install ## put the outputs of the last `make course` into notebooks/, and run the extras
+outputs: install ## put the outputs of the last `make course` into notebooks/, run the extras, take README's pictures
 	@$(BIN)/python tests/notebooks/refresh.py
+	@PYTHONPATH=tests $(BIN)/python tests/notebooks/pictures.py
 
 exercises: install ## write the learners' copies of the exercises from exercises/solutions/
 	@$(BIN)/python tests/exercises/generate.py

@@ -5,14 +5,11 @@ The extras are no part of `make course`: they are run here.
 make outputs
 """
 
-import json
 import sys
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-
-from course_utils import show
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -36,8 +33,7 @@ def clean(notebook: nbformat.NotebookNode) -> None:
 
 
 def main() -> None:
-    run = ROOT / "runs" / "cpu"
-    executed = run / "notebooks"
+    executed = ROOT / "runs" / "cpu" / "notebooks"
     for path in sorted((ROOT / "notebooks").glob("0*.ipynb")):
         if not (executed / path.name).is_file():
             sys.exit(f"{executed / path.name} is missing; run `make course` first.")
@@ -49,9 +45,6 @@ def main() -> None:
         NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(path.parent)}}).execute()
         clean(notebook)
         nbformat.write(notebook, path)
-    figures = json.loads((run / "report.json").read_text(encoding="utf-8"))
-    (ROOT / "docs").mkdir(exist_ok=True)
-    show.before_after(figures["table"]).savefig(ROOT / "docs" / "before_after.png", dpi=110)
 
 
 if __name__ == "__main__":

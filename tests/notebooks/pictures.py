@@ -1,0 +1,56 @@
+"""The lessons' pictures in README.md: what one cell of each shows, into docs/lessons/.
+
+make outputs
+"""
+
+import base64
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "docs" / "lessons"
+PICTURES = {
+    "01_download": "c24",
+    "02_templates_and_special_tokens": "c38",
+    "03_data_building": "c60",
+    "04_qlora_sft": "c69",
+    "05_evaluation": "c42",
+    "06_merge_and_serve": "c21d",
+}
+"""The cell of each lesson; the second one's output is HTML, the others' are figures."""
+
+
+def shown(lesson: str) -> dict[str, str]:
+    """What the cell's outputs hold, by MIME type."""
+    cells = json.loads((ROOT / "notebooks" / f"{lesson}.ipynb").read_text(encoding="utf-8"))["cells"]
+    [cell] = [cell for cell in cells if cell["id"] == PICTURES[lesson]]
+    data = [output["data"] for output in cell["outputs"] if "data" in output]
+    return {mime: "".join(value) for part in data for mime, value in part.items()}
+
+
+def figure(lesson: str) -> bytes | None:
+    """The PNG in the cell's output; None where there is none."""
+    image = shown(lesson).get("image/png")
+    return base64.b64decode(image) if image else None
+
+
+def photograph(html: str) -> bytes:
+    """A picture of HTML, taken by Chromium; it needs fonts with Chinese and emoji, as the data does."""
+    from lab import FLAGS, chromium
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(playwright), args=FLAGS)
+        page = browser.new_page(viewport={"width": 850, "height": 400}, device_scale_factor=1.5)
+        page.set_content(f'<body style="margin: 0; padding: 12px; display: inline-block">{html}</body>')
+        return page.locator("body").screenshot()
+
+
+def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for lesson in PICTURES:
+        (FOLDER / f"{lesson[:2]}.png").write_bytes(figure(lesson) or photograph(shown(lesson)["text/html"]))
+
+
+if __name__ == "__main__":
+    main()
