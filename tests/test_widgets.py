@@ -120,7 +120,7 @@ def learned(shown: str) -> list[str]:
 def test_the_mask_follows_the_switches(talks, qwen3, qwen3_2507):
     viewer = MaskViewer(talks, {"instruct": qwen3_2507, "hybrid": qwen3})
     [example] = masking.build_examples(talks["sums"], qwen3_2507)
-    assert viewer.shown.value.startswith(f"<p>{show.mask(example, qwen3_2507).html}</p>")
+    assert f"<p>{show.mask(example, qwen3_2507).html}</p>" in viewer.shown.value
     both = "".join(learned(viewer.shown.value))
     assert "FIVE" in both and "NINE" in both and "2+3" not in both
     viewer.train_on.value = "last"
@@ -136,7 +136,7 @@ def test_the_mask_follows_the_switches(talks, qwen3, qwen3_2507):
 def test_the_mask_is_audited(talks, qwen3_2507):
     viewer = MaskViewer(talks, {"instruct": qwen3_2507})
     report = masking.audit(masking.build_examples(talks["sums"], qwen3_2507), qwen3_2507)
-    assert viewer.shown.value.endswith(show.table(report.table()).html)
+    assert show.table(report.table()).html in viewer.shown.value
     viewer.field.value = '[{"role": "user", "content": "Hi"}]'
     assert "the set is empty" in viewer.shown.value
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ipywidgets import HTML, Checkbox, Dropdown, HBox, IntSlider, Layout, SelectionSlider, ToggleButtons, VBox
+from ipywidgets import HTML, Checkbox, Dropdown, HBox, IntSlider, Layout, SelectionSlider, VBox
 
 from course_utils import show
 from course_utils.budget import CONFIGS
 from course_utils.profiles import PROFILES, Profile, memory_budget
-from course_utils.widgets.common import LABELS
-
-WIDE = {"style": LABELS, "layout": Layout(width="30em")}
+from course_utils.widgets.common import WIDE
 
 
 class BudgetSlider(VBox):
@@ -33,20 +31,19 @@ class BudgetSlider(VBox):
         """Show the model of the 16 GB profile on a card of that size."""
         self.profile = Dropdown(options=list(PROFILES), value="16gb", description="begin with profile", **WIDE)
         self.model = Dropdown(options=list(CONFIGS), description="model", **WIDE)
-        self.bits = ToggleButtons(options=(4, 8, 16), description="bits of the base", style=LABELS)
-        self.bits.style.button_width = "4em"
+        self.bits = Dropdown(options=(4, 8, 16), description="bits of the base", **WIDE)
         self.rank = SelectionSlider(options=(4, 8, 16, 32, 64, 128), description="LoRA rank", **WIDE)
         self.length = IntSlider(min=256, max=8192, step=256, description="tokens of a row", **WIDE)
         self.rows = IntSlider(min=1, max=32, description="rows at once", **WIDE)
         self.checkpointing = Checkbox(description="gradient checkpointing", **WIDE)
-        self.there = IntSlider(15, min=4, max=80, description="memory there (GiB)", **WIDE)
+        self.there = IntSlider(15, min=4, max=80, description="memory (GiB)", **WIDE)
         self.shown = HTML()
         self._setting = False  # True while a profile sets the controls: one picture then, not one for each
         counted = (self.model, self.bits, self.rank, self.length, self.rows, self.checkpointing)
         self.profile.observe(self._begin, "value")
         for control in (*counted, self.there):
             control.observe(self._look, "value")
-        columns = [VBox([self.profile, *counted[:3], self.there]), VBox(counted[3:])]
+        columns = [VBox([self.profile, *counted[:3]]), VBox([*counted[3:], self.there])]
         super().__init__([HBox(columns, layout=Layout(flex_flow="row wrap")), self.shown])
         self._begin()
 
@@ -83,4 +80,4 @@ class BudgetSlider(VBox):
         name = self.model.value.split("/")[-1]
         picture = show.image(show.memory({name: found}, cards=[] if self.profile.value == "cpu" else [there]))
         terms = show.table(found.table(), columns=("term", "GiB", "counted as", "source")).html
-        self.shown.value = head + picture + terms
+        self.shown.value = f'<div style="line-height:1.4">{head}{picture}{terms}</div>'

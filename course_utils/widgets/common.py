@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 COLUMN = {"flex": "1 1 0", "min_width": "16em", "border": "1px solid #a9cce3", "padding": "4px 10px"}
-LABELS = {"description_width": "9em"}
+WIDE = {"style": {"description_width": "9em"}, "layout": {"width": "26em"}}
+"""Of a control: its description is read in full, and controls stand in line."""
 
 
 def as_text(text: str) -> str:
@@ -52,15 +53,14 @@ class MessagesForm(VBox):
             tokenizers: by the name to choose them by.
             switches: the subclass's own; they stand beside the others.
         """
-        wide = Layout(width="26em")
         self._conversations = dict(conversations)
-        self.conversation = Dropdown(options=list(conversations), description="conversation", style=LABELS, layout=wide)
-        self.tokenizer = Dropdown(options=dict(tokenizers), description="template", style=LABELS, layout=wide)
+        self.conversation = Dropdown(options=list(conversations), description="conversation", **WIDE)
+        self.tokenizer = Dropdown(options=dict(tokenizers), description="template", **WIDE)
         self.thinking = Dropdown(
             options={"not set": None, "True": True, "False": False},
+            index=0,  # else a value of None counts as nothing chosen
             description="enable_thinking",
-            style=LABELS,
-            layout=wide,
+            **WIDE,
         )
         self.field = Textarea(layout=Layout(flex="1 1 24em", height="13em"))
         self.shown = HTML()

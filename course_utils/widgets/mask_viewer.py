@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ipywidgets import ToggleButtons
+from ipywidgets import Dropdown
 
 from course_utils import masking, show
-from course_utils.widgets.common import LABELS, MessagesForm, as_fault
+from course_utils.widgets.common import WIDE, MessagesForm, as_fault
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+SIDE_BY_SIDE = "display:flex;flex-wrap:wrap;gap:2em;line-height:1.4"
 
 
 class MaskViewer(MessagesForm):
@@ -32,7 +35,7 @@ class MaskViewer(MessagesForm):
             conversations: messages by the name to choose them by.
             tokenizers: by the name to choose them by.
         """
-        self.train_on = ToggleButtons(options=("all", "last"), description="train_on", style=LABELS)
+        self.train_on = Dropdown(options=("all", "last"), description="train_on", **WIDE)
         super().__init__(conversations, tokenizers, [self.train_on])
 
     def answer(self, messages: Any) -> str:
@@ -42,5 +45,7 @@ class MaskViewer(MessagesForm):
             messages, tokenizer, train_on=self.train_on.value, enable_thinking=self.thinking.value
         )
         report = masking.audit(examples, tokenizer)
-        masks = (f"<p>{show.mask(example, tokenizer).html}</p>" for example in examples)
-        return "".join([*map(as_fault, report.problems), *masks, show.table(report.table()).html])
+        faults = "".join(map(as_fault, report.problems))
+        masks = "".join(f"<p>{show.mask(example, tokenizer).html}</p>" for example in examples)
+        counts = show.table(report.table()).html
+        return f'<div style="{SIDE_BY_SIDE}"><div style="flex:1 1 24em">{faults}{masks}</div><div>{counts}</div></div>'

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ipywidgets import Checkbox, Layout
+from ipywidgets import Checkbox
 
 from course_utils import chat, show
-from course_utils.widgets.common import LABELS, MessagesForm
+from course_utils.widgets.common import WIDE, MessagesForm
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,9 +37,7 @@ class Playground(MessagesForm):
         """
         self._schemas = tools
         names = ("tools", "add_generation_prompt")
-        self.tools, self.generation_prompt = (
-            Checkbox(description=name, style=LABELS, indent=True, layout=Layout(width="26em")) for name in names
-        )
+        self.tools, self.generation_prompt = (Checkbox(description=name, **WIDE) for name in names)
         super().__init__(conversations, tokenizers, [self.tools, self.generation_prompt])
 
     def answer(self, messages: Any) -> str:
