@@ -29,8 +29,11 @@ install: .venv/installed ## make .venv and install everything (CPU or CUDA, by w
 course: install ## run the six lessons and print the before/after table
 	@$(BIN)/python -m course_utils run
 
-lab: install ## open JupyterLab on the lessons
-	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks
+# lab/ sets JupyterLab up for learners: no news, nbgrader's panels off, Markdown rendered. Settings of your own go first.
+lab: install ## open JupyterLab on a page with lessons, exercises and the state of this machine
+	@$(BIN)/python -m course_utils start > /dev/null
+	@JUPYTER_CONFIG_PATH="$(CURDIR)/lab" $(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 \
+		--ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/runs/start.md
 
 slides: install ## write the lessons as slides into runs/slides/ (docs/instructor.md)
 	@$(BIN)/python tests/notebooks/slides.py
@@ -43,6 +46,7 @@ demo: install ## prepare and rehearse the demo, then open it: each lesson's high
 test: install ## run every check: style, unit tests, nearly all notebooks (half an hour)
 	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
 	@$(MAKE) --no-print-directory --jobs=2 test-package test-notebooks
+	@$(BIN)/python tests/lab.py
 
 # Side by side: neither of the two keeps both cores busy.
 test-package:

@@ -363,6 +363,14 @@ def progress(
     print(f"\n{sum(task.state == 'solved' for task in tasks)} of {len(tasks)} solved.")
 
 
+@app.command()
+def start() -> None:
+    """Write the page that `make lab` opens: lessons, exercises, and the state of this machine."""
+    from course_utils import start
+
+    print(start.write().relative_to(profiles.ROOT))
+
+
 def main() -> None:
     """Run the command; an error that a learner can act on is one line, not a traceback."""
     try:

@@ -564,7 +564,7 @@ def memory(
         axes.axvline(card, color="black", linestyle="--", linewidth=1)
         axes.text(card, len(budgets) - 0.35, f"{card:g} GB card", ha="center", fontsize=8)
     axes.set_ylim(len(budgets) - 0.15, -0.6)  # the first model on top
-    axes.set_xlim(0, 1.08 * max(*cards, *left.values()))
+    axes.set_xlim(0, 1.08 * max([*cards, *left.values()]))
     axes.set(title=title, xlabel="GiB")
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure

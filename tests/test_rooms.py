@@ -47,6 +47,7 @@ ROOMS = [  # bottom to top
     "doctor",
     "lessons",
     "exercises",
+    "start",
     "cli",
     "__main__",
 ]

@@ -1,13 +1,18 @@
 """course_utils.widgets: the objects that a browser shows, driven as a browser drives them."""
 
+import html
+import re
 import time
 
 import pytest
 from test_talking import Scripted
 
+from course_utils import chat, masking, show
+from course_utils.budget import CONFIGS
+from course_utils.profiles import PROFILES, memory_budget
 from course_utils.talking import Conversation
 from course_utils.voting import Ballot
-from course_utils.widgets import Chat, Vote
+from course_utils.widgets import BudgetSlider, Chat, MaskViewer, Playground, Vote
 
 
 @pytest.fixture
@@ -21,8 +26,8 @@ def shown(tuned):
     )
 
 
-def text(chat, name):
-    return [place.value for place in chat.columns[name].children]
+def text(widget, name):
+    return [place.value for place in widget.columns[name].children]
 
 
 def test_a_click_asks_both(shown):
@@ -92,3 +97,119 @@ def test_votes_by_buttons(tmp_path):
     again.buttons["same"].click()
     assert "All 3 voted on" in again.place.value and "both bad 1" in again.place.value
     assert again.children == (again.place,)
+
+
+@pytest.fixture
+def talks():
+    evil = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+    two_turns = [
+        {"role": "user", "content": "2+3?"},
+        {"role": "assistant", "content": "FIVE"},
+        {"role": "user", "content": "Plus 4?"},
+        {"role": "assistant", "content": "NINE"},
+    ]
+    forged = [{"role": "user", "content": evil}, {"role": "assistant", "content": evil}]
+    return {"sums": two_turns, "evil": forged}
+
+
+def learned(shown: str) -> list[str]:
+    """The texts of a mask's underlined tokens."""
+    return re.findall(r'<span style="background:[^>]*>([^<]*)</span>', shown)
+
+
+def test_the_mask_follows_the_switches(talks, qwen3, qwen3_2507):
+    viewer = MaskViewer(talks, {"instruct": qwen3_2507, "hybrid": qwen3})
+    [example] = masking.build_examples(talks["sums"], qwen3_2507)
+    assert f"<p>{show.mask(example, qwen3_2507).html}</p>" in viewer.shown.value
+    both = "".join(learned(viewer.shown.value))
+    assert "FIVE" in both and "NINE" in both and "2+3" not in both
+    viewer.train_on.value = "last"
+    last = "".join(learned(viewer.shown.value))
+    assert "NINE" in last and "FIVE" not in last
+    viewer.train_on.value, viewer.tokenizer.value = "all", qwen3
+    assert viewer.shown.value.count("learned (underlined)") == 2, "the hybrid template: an example for each turn"
+    assert "think" not in "".join(learned(viewer.shown.value))
+    viewer.thinking.value = True
+    assert "think" in "".join(learned(viewer.shown.value)), "with the switch on the empty block is learned"
+
+
+def test_the_mask_is_audited(talks, qwen3_2507):
+    viewer = MaskViewer(talks, {"instruct": qwen3_2507})
+    report = masking.audit(masking.build_examples(talks["sums"], qwen3_2507), qwen3_2507)
+    assert show.table(report.table()).html in viewer.shown.value
+    viewer.field.value = '[{"role": "user", "content": "Hi"}]'
+    assert "the set is empty" in viewer.shown.value
+
+
+def test_the_playground_renders(talks, qwen3):
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": {}}}
+    playground = Playground(talks, {"hybrid": qwen3}, tools=[tool])
+    assert "get_weather" not in playground.shown.value
+    playground.tools.value = True
+    assert "get_weather" in playground.shown.value
+    playground.field.value = '[{"role": "user", "content": "Hi"}]'
+    playground.tools.value, playground.generation_prompt.value, playground.thinking.value = False, True, False
+    expected = {"enable_thinking": False, "add_generation_prompt": True}
+    parts = chat.parts(qwen3, [{"role": "user", "content": "Hi"}], **expected)
+    assert playground.shown.value == show.rendered(parts, qwen3).html
+    assert "&lt;think&gt;" in playground.shown.value
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ('[{"role": "user"', "messages: not JSON: Expecting"),
+        ('[{"role": "User", "content": "Hi"}]', "messages[0].role: "),
+        ('[{"from": "human", "value": "<b>Hi</b>"}]', "write &#x27;role&#x27;"),
+        ("[" * 100_000, "recursion"),
+        ('[{"role": "user", "content": "\\ud800"}, {"role": "assistant", "content": "Hi"}]', "TextEncodeInput"),
+        ("[]", "at least one message"),
+        ('"<script>"', "at least one message"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(typed, line, talks, qwen3):
+    for widget in (Playground(talks, {"hybrid": qwen3}, tools=[]), MaskViewer(talks, {"hybrid": qwen3})):
+        good = widget.shown.value
+        widget.field.value = typed
+        assert line in widget.shown.value and "<b>" not in widget.shown.value
+        widget.conversation.value = "evil"
+        widget.conversation.value = "sums"
+        assert widget.shown.value == good
+
+
+def test_what_was_typed_is_text(talks, qwen3):
+    for widget in (Playground(talks, {"hybrid": qwen3}, tools=[]), MaskViewer(talks, {"hybrid": qwen3})):
+        widget.conversation.value = "evil"
+        assert "&lt;" in widget.shown.value
+        widget.field.value = '[{"role": "<script>alert(1)</script>", "content": ""}]'
+        assert "&lt;script&gt;" in widget.shown.value
+        for tag in ("<script", "<img"):
+            assert tag not in widget.shown.value
+
+
+def test_the_budget_follows_the_sliders():
+    slider = BudgetSlider()
+    assert slider.model.value == PROFILES["16gb"].model and slider.bits.value == 4
+    found = memory_budget(CONFIGS[slider.model.value], PROFILES["16gb"])
+    assert f"{found.gib:.1f} GiB: fits into 15 GiB" in slider.shown.value
+    for name, size, formula, _ in found.table():
+        assert html.escape(name) in slider.shown.value and size in slider.shown.value and formula in slider.shown.value
+    seen = {slider.shown.value}
+    for control, value in (("model", "Qwen/Qwen3-14B"), ("rank", 128), ("length", 4096), ("rows", 8), ("bits", 16)):
+        getattr(slider, control).value = value
+        assert slider.shown.value not in seen, control
+        seen.add(slider.shown.value)
+    slider.checkpointing.value = False
+    assert "does not fit into 15 GiB" in slider.shown.value
+    slider.there.value = 80
+    assert "into 80 GiB" in slider.shown.value and slider.shown.value.count("<img") == 1
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_sets_the_sliders(name):
+    slider = BudgetSlider()
+    slider.profile.value = "24gb" if name == "16gb" else "16gb"
+    slider.rank.value, slider.rows.value, slider.checkpointing.value = 128, 32, False
+    slider.profile.value = name
+    found = memory_budget(CONFIGS[PROFILES[name].model], PROFILES[name])
+    assert show.table(found.table(), columns=("term", "GiB", "counted as", "source")).html in slider.shown.value

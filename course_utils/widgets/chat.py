@@ -1,7 +1,4 @@
-"""What JupyterLab shows with buttons: a chat in columns, and the ballot.
-
-Everything that a person or a model wrote is escaped: a reply that holds a script is text.
-"""
+"""Talk to several models at once, each in a column of its own."""
 
 from __future__ import annotations
 
@@ -13,17 +10,10 @@ from collections.abc import Mapping
 from ipywidgets import HTML, Button, HBox, Layout, Text, VBox
 
 from course_utils.talking import ENDINGS, Conversation
-from course_utils.voting import CHOICES, Ballot
+from course_utils.widgets.common import COLUMN, as_fault, as_text
 
 EVERY = 0.1
 """Seconds between two looks of a reply that is being written: each look is a message to the browser."""
-
-COLUMN = {"flex": "1 1 0", "min_width": "16em", "border": "1px solid #a9cce3", "padding": "4px 10px"}
-
-
-def _text(text: str) -> str:
-    """HTML of a text as it is, line breaks and all."""
-    return f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.4">{html.escape(text)}</div>'
 
 
 class Chat(VBox):
@@ -95,12 +85,12 @@ class Chat(VBox):
         """Let every model answer, in a thread of its own."""
         for name, conversation in self._conversations.items():
             thinking, answer = HTML(), HTML()
-            self.columns[name].children += (HTML(f"<b>you</b>{_text(text)}"), thinking, answer)
+            self.columns[name].children += (HTML(f"<b>you</b>{as_text(text)}"), thinking, answer)
             self._writing = conversation
             try:
                 self._show(conversation, text, thinking, answer)
             except Exception as error:  # nobody reads the traceback of a thread; the column is looked at
-                answer.value = f"<i>error:</i> {_text(str(error))}"
+                answer.value = as_fault(error)
         self._writing = None
         self._busy(False)
 
@@ -113,10 +103,10 @@ class Chat(VBox):
         def look(last: str = "") -> None:
             if thought := said["thinking"].strip():
                 # Set only where it has changed, so that a reader's unfolded thinking stays unfolded during the answer.
-                folded = f"<details><summary>thinking</summary>{_text(thought)}</details>"
+                folded = f"<details><summary>thinking</summary>{as_text(thought)}</details>"
                 if thinking.value != folded:
                     thinking.value = folded
-            answer.value = _text(said["answer"].strip() + last)
+            answer.value = as_text(said["answer"].strip() + last)
 
         for kind, piece in conversation.send(text):
             said[kind] += piece
@@ -124,46 +114,3 @@ class Chat(VBox):
                 look()
                 looked = time.monotonic()
         look(ENDINGS[conversation.ending])
-
-
-class Vote(VBox):
-    """The ballot's questions one by one: two replies without names, and a button for each choice.
-
-    Attributes:
-        buttons: by the choice that they file.
-        place: which question this is, or the tally when all are voted on.
-    """
-
-    def __init__(self, ballot: Ballot) -> None:
-        """Show the first question that has no vote.
-
-        Args:
-            ballot: from `voting.Ballot`.
-        """
-        self._ballot = ballot
-        self.place, self._prompt, self._left, self._right = HTML(), HTML(), HTML(), HTML()
-        self.buttons = {choice: Button(description=choice.capitalize()) for choice in CHOICES}
-        for choice, button in self.buttons.items():
-            button.on_click(lambda _, choice=choice: self._vote(choice))
-        replies = HBox([VBox([reply], layout=Layout(**COLUMN)) for reply in (self._left, self._right)])
-        super().__init__([self.place, self._prompt, replies, HBox(list(self.buttons.values()))])
-        self._next()
-
-    def _vote(self, choice: str) -> None:
-        self._ballot.vote(self._open[0], choice)
-        self._next()
-
-    def _next(self) -> None:
-        self._open = self._ballot.open()
-        every = len(self._ballot.questions)
-        if not self._open:
-            self.place.value = f"<b>All {every} voted on.</b> {_text(self._ballot.tally().words)}"
-            self.children = (self.place,)
-            return
-        question = self._open[0]
-        self.place.value = f"Question {every - len(self._open) + 1} of {every}"
-        self._prompt.value = f"<b>prompt</b>{_text(question.prompt)}"
-        self._left.value, self._right.value = (
-            f"<b>left</b>{_text(question.left)}",
-            f"<b>right</b>{_text(question.right)}",
-        )
