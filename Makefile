@@ -57,7 +57,7 @@ test-notebooks:
 
 test-long: install ## what takes long: more notebooks, 20 kills, public tools, fifty times the search for broken masks (hours)
 	@$(BIN)/python $(NBVAL) $(LONG_NOTEBOOKS)
-	@$(BIN)/python -m pytest --hypothesis-profile=long tests/test_masking.py tests/test_masking_parity.py tests/test_thinking.py tests/test_chat.py tests/test_packing.py tests/test_training.py tests/test_public_tasks.py tests/test_serving.py tests/test_export_long.py tests/exercises/test_autograde.py tests/test_colab.py
+	@$(BIN)/python -m pytest --hypothesis-profile=long tests/test_masking.py tests/test_masking_parity.py tests/test_thinking.py tests/test_chat.py tests/test_packing.py tests/test_training.py tests/test_public_tasks.py tests/test_serving.py tests/test_export_long.py tests/exercises/test_autograde.py tests/test_colab.py tests/test_browser.py
 
 bench: install ## training and evaluation side by side with what a newcomer writes, and the merge's proof, into docs/ (half an hour)
 	@$(BIN)/python -m course_utils build-data --profile cpu > /dev/null

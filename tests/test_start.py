@@ -54,7 +54,7 @@ def test_write_reads_the_machine_and_survives_a_broken_exercise(found, tmp_path,
     monkeypatch.setattr(start, "ROOT", tmp_path)
     monkeypatch.setattr(doctor, "examine", lambda online: found)
     text = start.write().read_text(encoding="utf-8")
-    assert "0 of 41 tasks solved" in text and "| the trained adapter (3 minutes) | not there" in text
+    assert re.search(r"\d of \d+ tasks solved", text) and "| the trained adapter (3 minutes) | not there" in text
 
     (tmp_path / "exercises").unlink()
     (tmp_path / "exercises").mkdir()
