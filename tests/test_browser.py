@@ -143,14 +143,10 @@ def test_a_lesson_runs_and_shows_its_picture(name, lab, page):
     expect(setup).to_contain_text("smollm2-135m-instruct")
     photograph(page, name)
 
-    drawn = [number for number, outputs in enumerate(committed) if "image/png" in json.dumps(outputs)]
-    if drawn:
-        picture = code.nth(drawn[0]).locator(".jp-OutputArea-output img")
-        picture.scroll_into_view_if_needed()
-        assert picture.evaluate("image => image.complete && image.naturalWidth > 0")
-    else:  # lesson 06 ends with a table
-        picture = code.last.locator(".jp-OutputArea-output table")
-        picture.scroll_into_view_if_needed()
+    drawn = next(number for number, outputs in enumerate(committed) if "image/png" in json.dumps(outputs))
+    picture = code.nth(drawn).locator(".jp-OutputArea-output img")
+    picture.scroll_into_view_if_needed()
+    assert picture.evaluate("image => image.complete && image.naturalWidth > 0")
     expect(picture).to_be_visible()
     photograph(page, f"{name}_picture")
 
