@@ -27,6 +27,7 @@ TIGHT = 0.92  # above this share of the memory any other program tips it over
 HELD_SHARE = 0.85  # of a card's memory should be free before a training
 LESSON_GIB = 4.2  # the most that a lesson held on a CPU: lesson 04, which also trains all weights for a few steps
 SYSTEM_GIB = 1.5  # memory for the system, JupyterLab and a browser's tab
+CUDA_13_SINCE = (7, 5)  # Turing; CUDA 13 has no kernels for older cards (its release notes, "deprecated architectures")
 RUN_GIB = 0.5  # disk for rows, adapters, checkpoints and reports
 
 State = Literal["ok", "note", "fault"]
@@ -251,11 +252,25 @@ def _judge_torch(findings: Findings) -> Iterator[Fact]:
     value = f"{findings.torch}, {built}"
     if findings.torch is None:
         yield Fact("torch", f"cannot be used: {findings.torch_error}", "fault", "python install.py")
+    elif findings.hardware.device == "cuda" and _too_old(findings):
+        yield Fact(
+            "torch",
+            f"{value}, which has no kernels for the {findings.hardware.card}: CUDA 13 begins with Turing",
+            "fault",
+            "Set CUDA_VISIBLE_DEVICES=-1 where you start Jupyter, which uses the CPU; or install a torch built for "
+            "CUDA 12.",
+        )
     elif findings.hardware.device == "cuda" or not findings.cards:
         yield Fact("torch", value)
     else:
         unseen = f"{value}. It does not see the {findings.cards[0].name}"
         yield Fact("torch", *_why_unseen(findings, unseen))
+
+
+def _too_old(findings: Findings) -> bool:
+    """True for a card that torch sees and cannot compute on."""
+    capability, cuda = findings.hardware.capability, findings.torch_cuda
+    return bool(capability and cuda) and capability < CUDA_13_SINCE and _major(cuda) >= 13
 
 
 def _why_unseen(findings: Findings, unseen: str) -> tuple[str, State, str]:

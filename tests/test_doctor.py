@@ -53,7 +53,7 @@ def with_card(name, gib, capability, **changes):
 
 
 CARD_8 = with_card("NVIDIA GeForce RTX 4060", 7.6, (8, 9))
-OLD_8 = with_card("NVIDIA GeForce GTX 1080", 7.9, (6, 1))
+OLD_8 = with_card("NVIDIA GeForce GTX 1080", 7.9, (6, 1), torch="2.13.0+cu126", torch_cuda="12.6")
 T4 = with_card("Tesla T4", 14.6, (7, 5))
 CARD_16 = with_card("NVIDIA GeForce RTX 4080", 15.7, (8, 9))
 CARD_24 = with_card("NVIDIA GeForce RTX 4090", 23.5, (8, 9))
@@ -106,6 +106,10 @@ FAULTS = {
     "unseen for a reason that torch gives": (
         replace(UNSEEN, torch_error="CUDA unknown error"),
         ("torch", "RTX 4080: CUDA unknown error", "--gpus all"),
+    ),
+    "a card that CUDA 13 has left behind": (
+        replace(OLD_8, torch="2.13.0+cu130", torch_cuda="13.0"),
+        ("torch", "no kernels for the NVIDIA GeForce GTX 1080", "CUDA_VISIBLE_DEVICES=-1"),
     ),
     "driver does not answer": (
         replace(CPU, card_on_bus=True, smi_error="Failed to initialize NVML: Driver/library version mismatch"),
