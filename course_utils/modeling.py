@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +36,11 @@ def import_unsloth() -> Any:
                 f"{', '.join(early)} came before Unsloth in this process, so Unsloth's patches would be incomplete. "
                 "Restart the kernel and run setup() first."
             )
-    import unsloth
+    # Notes on the libraries' own affairs, which a notebook would show in red above the lesson's first table.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # an optional kernel that is not there
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*HF_HUB_ENABLE_HF_TRANSFER")  # Unsloth sets it; it does nothing
+        import unsloth
 
     return unsloth
 

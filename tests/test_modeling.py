@@ -72,3 +72,9 @@ def test_unsloth_too_late_is_said_and_not_survived():
     code = "import transformers; from course_utils import modeling; modeling.import_unsloth()"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode and "transformers came before Unsloth" in run.stderr
+
+
+def test_unsloth_comes_without_red_lines():
+    code = "from course_utils import modeling; modeling.import_unsloth()"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not run.stderr
