@@ -153,7 +153,7 @@ FAULTS = {
         ("variable", 'CUDA_VISIBLE_DEVICES="" came after CUDA had started', "restart"),
     ),
     "Windows": (WINDOWS, ("system", "inside WSL2 only", "wsl --install")),
-    "4 GB of memory": (short_of(ram_gib=3.8), ("memory", "3.8 GiB, 2 cores; the lessons need 5.7 GiB", "Colab")),
+    "4 GB of memory": (short_of(ram_gib=3.8), ("memory", "3.8 GiB, 2 cores; the lessons need 5.8 GiB", "Colab")),
     "no memory for the merge": (short_of(T4, ram_gib=7.6), ("memory", "7.6 GiB", "Colab")),
     "1 GB of disk": (short_of(disk_free_gib=1.0), ("disk", "1.0 GiB free; download and lessons need", "Free 0.")),
     "no disk for the large model": (short_of(CARD_16, disk_free_gib=14.0), ("disk", "need 16.", "larger disk")),
