@@ -9,7 +9,8 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 # They take minutes each, and what they call is tested elsewhere: `make test-long` runs them.
-LONG_NOTEBOOKS := $(addprefix notebooks/extras/,04_learning_rate_and_forgetting.ipynb 04_your_own_jsonl.ipynb 05_public_tasks.ipynb)
+LONG_NOTEBOOKS := $(addprefix notebooks/extras/,$(addsuffix .ipynb,02_attention_and_packing 03_data_at_scale \
+	04_learning_rate_and_forgetting 04_your_own_jsonl 05_public_tasks 05_talk_and_vote))
 NBVAL := -m pytest --nbval --nbval-current-env --nbval-cell-timeout=1800
 
 .PHONY: help install course lab slides demo test test-package test-notebooks test-long bench outputs exercises concepts address format clean
@@ -43,7 +44,7 @@ demo: install ## prepare and rehearse the demo, then open it: each lesson's high
 	@$(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --output-dir=runs/demo notebooks/extras/00_demo.ipynb
 	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/extras/00_demo.ipynb
 
-test: install ## run every check: style, unit tests, nearly all notebooks (half an hour)
+test: install ## run every check: style, unit tests, the browser, lessons and solutions (half an hour)
 	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
 	@$(MAKE) --no-print-directory --jobs=2 test-package test-notebooks
 	@$(BIN)/python tests/lab.py
