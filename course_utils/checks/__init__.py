@@ -7,6 +7,7 @@ it holds examples, properties and calls of the package, never a solution written
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -39,7 +40,9 @@ def check(examine: Callable[[Any], None]) -> Callable[[Any], Solved]:
     @wraps(examine)
     def run(attempt: Any) -> Solved:
         try:
-            examine(attempt)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a library's remark on stderr costs the points in nbgrader
+                examine(attempt)
         except CheckFailed:
             raise
         except Exception as error:  # the check stumbled over a value that it did not expect

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import warnings
 from copy import deepcopy
 from functools import cache
 from importlib import import_module
@@ -14,7 +15,7 @@ from answers import EXERCISES, NAMES, ROOT, answers, cells, mark, run
 from mutants import mutants
 from typer.testing import CliRunner
 
-from course_utils import cli, exercises
+from course_utils import checks, cli, exercises
 from course_utils.checks import CheckFailed, Solved
 
 HINTS = re.compile(r"<details><summary>Hint</summary>\n\n.+\n\n</details>", re.DOTALL)
@@ -213,3 +214,14 @@ def test_answers_are_not_written_over(monkeypatch, tmp_path):
     monkeypatch.setattr(generate, "ROOT", tmp_path)
     with pytest.raises(SystemExit, match="holds answers, which would be lost"):
         generate.main()
+
+
+def test_a_librarys_warning_does_not_reach_the_learner():
+    @checks.check
+    def remarked(attempt):
+        warnings.warn("an old switch", FutureWarning, stacklevel=1)
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        remarked(None)
+    assert not seen
