@@ -13,6 +13,10 @@ LONG_NOTEBOOKS := $(addprefix notebooks/extras/,$(addsuffix .ipynb,02_attention_
 	04_learning_rate_and_forgetting 04_your_own_jsonl 05_public_tasks 05_talk_and_vote))
 NBVAL := -m pytest --nbval --nbval-current-env --nbval-cell-timeout=1800
 
+# lab/ sets JupyterLab up for learners: no news, nbgrader's panels off, Markdown rendered. Settings of your own go first.
+LAB = JUPYTER_CONFIG_PATH="$(CURDIR)/lab" $(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 \
+	--ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree
+
 .PHONY: help install course lab slides demo test test-package test-notebooks test-long bench outputs exercises concepts address format clean
 
 help: ## show the targets
@@ -30,11 +34,9 @@ install: .venv/installed ## make .venv and install everything (CPU or CUDA, by w
 course: install ## run the six lessons and print the before/after table
 	@$(BIN)/python -m course_utils run
 
-# lab/ sets JupyterLab up for learners: no news, nbgrader's panels off, Markdown rendered. Settings of your own go first.
 lab: install ## open JupyterLab on a page with lessons, exercises and the state of this machine
 	@$(BIN)/python -m course_utils start > /dev/null
-	@JUPYTER_CONFIG_PATH="$(CURDIR)/lab" $(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 \
-		--ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/runs/start.md
+	@$(LAB)/runs/start.md
 
 slides: install ## write the lessons as slides into runs/slides/ (docs/instructor.md)
 	@$(BIN)/python tests/notebooks/slides.py
@@ -42,7 +44,7 @@ slides: install ## write the lessons as slides into runs/slides/ (docs/instructo
 demo: install ## prepare and rehearse the demo, then open it: each lesson's high point in under two minutes
 	@echo "Preparing and rehearsing the demo: a minute, or ten and more where nothing has been trained yet."
 	@$(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --output-dir=runs/demo notebooks/extras/00_demo.ipynb
-	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/extras/00_demo.ipynb
+	@$(LAB)/notebooks/extras/00_demo.ipynb
 
 test: install ## run every check: style, unit tests, the browser, lessons and solutions (half an hour)
 	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .

@@ -12,7 +12,8 @@ from course_utils.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "concepts.md"
-NOTEBOOKS = [*sorted((ROOT / "notebooks").glob("0*.ipynb")), *sorted((ROOT / "notebooks" / "extras").glob("0*.ipynb"))]
+LESSONS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
+EXTRAS = sorted((ROOT / "notebooks" / "extras").glob("0*.ipynb"))  # what is more than a lesson holds
 CONCEPTS = {
     "C1": "environment: versions, CUDA, what this machine can run",
     "C2": "`dataset_info.json`, the registry of all data sets",
@@ -73,7 +74,7 @@ LATER = {"C19", "C50", "C51", "C52"}
 
 def taught() -> Iterator[tuple[str, Path, str, str]]:
     """Concept, notebook, section and cell id, for each cell that carries a concept's id."""
-    for path in NOTEBOOKS:
+    for path in LESSONS + EXTRAS:
         section = ""
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             if cell["cell_type"] == "markdown":

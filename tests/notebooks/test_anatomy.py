@@ -7,10 +7,8 @@ from pathlib import Path
 
 import concepts
 import pytest
+from concepts import EXTRAS, LESSONS, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-LESSONS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
-EXTRAS = sorted((ROOT / "notebooks" / "extras").glob("0*.ipynb"))  # what is more than a lesson holds
 NAMES = [
     "01_download",
     "02_templates_and_special_tokens",
