@@ -35,7 +35,7 @@ course: install ## run the six lessons and print the before/after table
 	@$(BIN)/python -m course_utils run
 
 lab: install ## open JupyterLab on a page with lessons, exercises and the state of this machine
-	@$(BIN)/python -m course_utils start > /dev/null
+	@$(BIN)/python lab/start_page.py
 	@$(LAB)/runs/start.md
 
 slides: install ## write the lessons as slides into runs/slides/ (docs/instructor.md)
@@ -49,7 +49,7 @@ demo: install ## prepare and rehearse the demo, then open it: each lesson's high
 test: install ## run every check: style, unit tests, the browser, lessons and solutions (half an hour)
 	@$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
 	@$(MAKE) --no-print-directory --jobs=2 test-package test-notebooks
-	@$(BIN)/python tests/lab.py
+	@$(BIN)/python tests/browser.py
 
 # Side by side: neither of the two keeps both cores busy.
 test-package:
@@ -60,7 +60,7 @@ test-notebooks:
 
 test-long: install ## what takes long: more notebooks, 20 kills, public tools, fifty times the search for broken masks (hours)
 	@$(BIN)/python $(NBVAL) $(LONG_NOTEBOOKS)
-	@$(BIN)/python -m pytest --hypothesis-profile=long tests/test_masking.py tests/test_masking_parity.py tests/test_thinking.py tests/test_chat.py tests/test_packing.py tests/test_training.py tests/test_public_tasks.py tests/test_serving.py tests/test_export_long.py tests/exercises/test_autograde.py tests/test_colab.py tests/test_browser.py
+	@$(BIN)/python -m pytest --hypothesis-profile=long tests/text tests/train/test_training.py tests/notebooks/test_public_tasks.py tests/deploy tests/exercises/test_autograde.py tests/lessons/test_colab.py tests/test_browser.py
 
 bench: install ## training and evaluation side by side with what a newcomer writes, and the merge's proof, into docs/ (half an hour)
 	@$(BIN)/python -m course_utils build-data --profile cpu > /dev/null

@@ -20,8 +20,8 @@ EXTRAS = "trackers,lab,serve,test"
 COLAB_EXTRAS = "serve"
 
 
-def has_card() -> bool:
-    """True where NVIDIA's driver lists at least one card."""
+def has_gpu() -> bool:
+    """True where NVIDIA's driver lists at least one GPU."""
     if shutil.which("nvidia-smi") is None:
         return False
     listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
@@ -74,7 +74,7 @@ def keep_colabs_torch(wanted: str) -> list[str]:
     fits = lowest <= tuple(map(int, torch.split(".")[:2])) < above
     print(f"Colab's torch {torch} {'stays' if fits else f'is replaced: the course needs {wanted}'}.", flush=True)
     # torchvision built for another torch breaks `import transformers`. PEFT refuses the old torchao that Colab brings;
-    # the course does without, and with a card Unsloth's metadata bring a new one.
+    # the course does without, and with a GPU Unsloth's metadata bring a new one.
     misfits = installed("torchao", *(() if fits else ("torchvision", "torchaudio")))
     if misfits:
         pip("uninstall", "--yes", *misfits)
@@ -98,11 +98,11 @@ def main() -> None:
     kept = keep_colabs_torch(torch_range) if colab else []
     extras = COLAB_EXTRAS if colab else EXTRAS
     pip_install("--upgrade", "pip")
-    if has_card():
-        print("Found an NVIDIA card: installing the CUDA packages (several GB).", flush=True)
+    if has_gpu():
+        print("Found an NVIDIA GPU: installing the CUDA packages (several GB).", flush=True)
         pip_install("--editable", f"{ROOT}[gpu,{extras}]", *kept)
         return
-    print("No NVIDIA card: installing the CPU packages (about 2 GB on disk, 1 to 3 minutes).", flush=True)
+    print("No NVIDIA GPU: installing the CPU packages (about 2 GB on disk, 1 to 3 minutes).", flush=True)
     if not kept:
         torch = f"torch=={pins['tool']['course']['cpu_torch']}"
         # --no-deps: a CUDA build that some index offers for the same version would bring gigabytes with it.

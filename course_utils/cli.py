@@ -1,6 +1,6 @@
 """`python -m course_utils …`: each lesson's work as one command.
 
-Rooms are imported by the command that needs them, so that `doctor` also speaks where torch cannot be imported.
+Modules are imported by the command that needs them, so that `doctor` also speaks where torch cannot be imported.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from course_utils import profiles, settings, show
-from course_utils.errors import CourseError
-from course_utils.settings import SettingsError
+from course_utils.core import profiles, settings
+from course_utils.core.errors import CourseError
+from course_utils.core.paths import home
+from course_utils.core.settings import SettingsError
+from course_utils.lessons import reports, tables
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from course_utils import talking
+    from course_utils.lessons.conversation import Conversation
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__.splitlines()[0])
 
@@ -41,7 +43,7 @@ def doctor(
     """Say what this machine can run and what is wrong with it; the exit code is 1 where something is."""
     from rich.console import Console
 
-    from course_utils import doctor
+    from course_utils.lessons import doctor
 
     found = doctor.examine(profile, online=not offline)
     if as_json:
@@ -85,7 +87,7 @@ def check_data(
 ) -> None:
     """Find every problem of a file before it costs training time; the exit code is 1 where there is one."""
     from course_utils import data
-    from course_utils.files import write_text
+    from course_utils.core.files import write_text
 
     made = None
     if tokenizer is not None:
@@ -96,13 +98,13 @@ def check_data(
         made = AutoTokenizer.from_pretrained(hub.download(tokenizer))
     report = data.check(path, made, max_length, against=against)
     if page is not None:
-        write_text(page, show.page(f"Check of {path}", show.check(report).html))
+        write_text(page, reports.page(f"Check of {path}", reports.check(report).html))
     if as_json:
         counts = {"read": report.read, "kept": report.kept, "reported": report.reported, "repeats": len(report.repeats)}
         problems = [vars(problem) for problem in report.problems]
         print(json.dumps(counts | {"problems": problems, "remarks": report.remarks}, indent=2, ensure_ascii=False))
     else:
-        print(show.check(report))
+        print(reports.check(report))
     if report.problems:
         raise typer.Exit(1)
 
@@ -110,9 +112,10 @@ def check_data(
 @app.command("build-data")
 def build_data(profile: ProfileName = None) -> None:
     """Build the training and validation rows from data/raw/."""
-    from course_utils import data, lessons
+    from course_utils import data
+    from course_utils.lessons.setup import setup
 
-    print(show.table(data.build(lessons.setup(profile=profile).profile).table()))
+    print(tables.table(data.build(setup(profile=profile).profile).table()))
 
 
 @app.command()
@@ -130,7 +133,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
 ) -> None:
     """Train the adapter (lesson 04); several processes: `accelerate launch -m course_utils train --config FILE`."""
-    from course_utils import lessons
+    from course_utils.lessons import pipeline
+    from course_utils.lessons.setup import setup
 
     asked = _read_config(config)
     named = {name: asked.pop(name) for name in ("profile", "data") if name in asked}
@@ -140,11 +144,11 @@ def train(
     data = data or (Path(named["data"]).resolve() if "data" in named else None)  # setup() goes to the clone's folder
     own = {"output_dir": f"runs/own/{data.stem}"} if data else {}
     changed = settings.change(profiles.choose(profile).train, own | asked)  # a slip is told before the long imports
-    with lessons.in_turn():
-        ready = lessons.setup(["model"] if data else ["model", "data"], profile)
-    result = lessons.train_adapter(replace(ready.profile, train=changed), file=data, resume=resume)
-    if lessons.is_first_process():
-        print(show.table(list(result.metrics.items()), columns=("what", "value")))
+    with pipeline.in_turn():
+        ready = setup(["model"] if data else ["model", "data"], profile)
+    result = pipeline.train_adapter(replace(ready.profile, train=changed), file=data, resume=resume)
+    if pipeline.is_first_process():
+        print(tables.table(list(result.metrics.items()), columns=("what", "value")))
         print(f"The adapter lies in {result.adapter_dir}.")
 
 
@@ -168,22 +172,24 @@ def evaluate(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
 ) -> None:
     """Compare base and adapter on the held-out rows (lesson 05)."""
-    from course_utils import lessons
+    from course_utils.lessons import pipeline
+    from course_utils.lessons.setup import setup
 
-    ready = lessons.setup(["model", "merged" if merged else "adapter", "data"], profile)
-    comparison = lessons.evaluate_adapter(ready.profile, merged=merged, resume=resume)
-    print(show.comparison(comparison.table()))
-    print(f"\nWhat got worse:\n{show.changes(comparison.worse())}")
+    ready = setup(["model", "merged" if merged else "adapter", "data"], profile)
+    comparison = pipeline.evaluate_adapter(ready.profile, merged=merged, resume=resume)
+    print(tables.comparison(comparison.table()))
+    print(f"\nWhat got worse:\n{tables.changes(comparison.worse())}")
     print(f"\nThe page with the picture: {ready.run_dir / ('evaluation_merged' if merged else 'evaluation')}.html")
 
 
 @app.command()
 def merge(profile: ProfileName = None) -> None:
     """Merge the adapter into the 16-bit base (lesson 06)."""
-    from course_utils import lessons
+    from course_utils.lessons import pipeline
+    from course_utils.lessons.setup import setup
 
-    ready = lessons.setup(["adapter"], profile)
-    report = lessons.merge(ready.profile)
+    ready = setup(["adapter"], profile)
+    report = pipeline.merge(ready.profile)
     print(f"{report.layers} layers merged; the model lies in {report.path}.")
     for remark in report.adapter.remarks:
         print(remark)
@@ -197,9 +203,10 @@ def push(
     profile: ProfileName = None,
 ) -> None:
     """Upload the adapter with its model card, with the token of your login."""
-    from course_utils import lessons, publishing
+    from course_utils.deploy import publishing
+    from course_utils.lessons.setup import setup
 
-    ready = lessons.setup(["adapter"], profile)
+    ready = setup(["adapter"], profile)
     print(publishing.push_adapter(ready.run_dir / "adapter", repo, hub=hub, private=not public))
 
 
@@ -220,9 +227,11 @@ def serve(
     ] = False,
 ) -> None:
     """Serve the merged model on loopback until Ctrl-C, and show the server's log."""
-    from course_utils import hub, lessons, serving
+    from course_utils import hub
+    from course_utils.deploy import serving
+    from course_utils.lessons.setup import setup
 
-    ready = lessons.setup([] if adapter else ["merged"], profile)
+    ready = setup([] if adapter else ["merged"], profile)
     model = hub.download(ready.profile.model) if adapter else ready.run_dir / "merged"
     line = serving.command(ready.profile, model, port=port, adapter=adapter, fp8_cache=fp8_cache)
     print(shlex.join(line), flush=True)
@@ -262,23 +271,24 @@ def chat(
     think: Annotated[bool, typer.Option("--think", help="Let the model think first; shown dimmed.")] = False,
 ) -> None:
     """Talk to the tuned model. Ctrl-C ends a reply, /new begins anew, an empty line or Ctrl-D ends it all."""
-    from course_utils import lessons
+    from course_utils.lessons.setup import setup
 
     needs = ["model", "adapter"] if both and not adapter else ["model"] if base or both or adapter else ["merged"]
-    ready = lessons.setup(needs, profile)
+    ready = setup(needs, profile)
 
     from rich.console import Console
 
-    from course_utils import modeling, talking
+    from course_utils.lessons.conversation import Conversation
+    from course_utils.train import modeling
 
     folder = ready.run_dir / "merged" if needs == ["merged"] else ready.model_dir
     model, tokenizer = modeling.load_model(folder, ready.profile, load_in_4bit=False)
     if adapter or both:
         model = modeling.load_adapter(model, adapter or ready.run_dir / "adapter")
     model = modeling.for_inference(model)
-    conversations = {"tuned> ": talking.Conversation(model, tokenizer, thinking=think)}
+    conversations = {"tuned> ": Conversation(model, tokenizer, thinking=think)}
     if both:
-        conversations = {"base> ": talking.Conversation(model, tokenizer, base=True, thinking=think)} | conversations
+        conversations = {"base> ": Conversation(model, tokenizer, base=True, thinking=think)} | conversations
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     while line := _ask("you> "):
         for name, conversation in conversations.items():
@@ -290,9 +300,9 @@ def chat(
             _answer(console, conversation, line)
 
 
-def _answer(console: Console, conversation: talking.Conversation, line: str) -> None:
+def _answer(console: Console, conversation: Conversation, line: str) -> None:
     """Print a reply while it is written; Ctrl-C ends the reply, and what was said so far stays said."""
-    from course_utils.talking import ENDINGS
+    from course_utils.lessons.conversation import ENDINGS
 
     with closing(conversation.send(line)) as pieces, suppress(KeyboardInterrupt):
         for kind, piece in pieces:
@@ -310,65 +320,29 @@ def _ask(prompt: str) -> str:
 
 
 @app.command()
-def vote(profile: ProfileName = None) -> None:
-    """Vote blindly on the replies of base and tuned model (lesson 05); an empty line ends it, and it goes on there."""
-    from course_utils import lessons, voting
-
-    ready = lessons.setup(["evaluation"], profile)
-
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    pairs = voting.read_pairs(ready.run_dir / "evaluation.json")
-    ballot = voting.Ballot(pairs, ready.run_dir / "votes.jsonl")
-    keys = {str(number): choice for number, choice in enumerate(voting.CHOICES, 1)}
-    asked = ", ".join(f"{key} {choice}" for key, choice in keys.items())
-    for question in ballot.open():
-        replies = Table("left", "right", title=Text(question.prompt), title_justify="left")
-        replies.add_row(Text(question.left), Text(question.right))
-        Console().print(replies)
-        while (answer := _ask(f"{asked}> ")) and answer not in keys:
-            print(f"{answer!r} is none of {', '.join(keys)}.")
-        if not answer:
-            break
-        ballot.vote(question, keys[answer])
-    print(ballot.tally().words)
-
-
-@app.command()
 def run(profile: ProfileName = None) -> None:
-    """Run all six lessons and write the report."""
-    from course_utils import lessons
+    """Run all lessons and write the report."""
+    from course_utils.lessons import course
+    from course_utils.lessons.setup import setup
 
-    ready = lessons.setup(profile=profile)
+    ready = setup(profile=profile)
     print(ready)
-    report = lessons.run(ready.profile)
+    report = course.run(ready.profile)
     figures = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))
-    print(f"\n{show.comparison(figures['table'])}\n")
-    print(f"{sum(figures['seconds'].values()) / 60:.1f} minutes. Report: {report.relative_to(profiles.ROOT)}")
+    print(f"\n{tables.comparison(figures['table'])}\n")
+    print(f"{sum(figures['seconds'].values()) / 60:.1f} minutes. Report: {report}")
 
 
 @app.command()
 def progress(
-    folder: Annotated[Path, typer.Argument(help="Where your exercise notebooks are.", file_okay=False)] = (
-        profiles.ROOT / "exercises"
-    ),
+    folder: Annotated[Path | None, typer.Argument(help="Where your exercise notebooks are.", file_okay=False)] = None,
 ) -> None:
     """Say which exercises are solved, as their notebooks were saved last."""
-    from course_utils import exercises
+    from course_utils.lessons import progress
 
-    tasks = exercises.progress(folder)
-    print(show.table(vars(task) for task in tasks))
+    tasks = progress.progress(folder or home() / "exercises")
+    print(tables.table(vars(task) for task in tasks))
     print(f"\n{sum(task.state == 'solved' for task in tasks)} of {len(tasks)} solved.")
-
-
-@app.command()
-def start() -> None:
-    """Write the page that `make lab` opens: lessons, exercises, and the state of this machine."""
-    from course_utils import start
-
-    print(start.write().relative_to(profiles.ROOT))
 
 
 def main() -> None:

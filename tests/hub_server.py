@@ -190,8 +190,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, b"", fault.headers, fault)
         elif file == INFO:
             siblings = [{**item, "rfilename": item["file"], "blobId": item["blob"]} for item in hub._siblings()]
-            card = {"cardData": {"license": "mit"}}
-            self._json({"id": hub.repo, "sha": REVISION, "siblings": siblings, **card}, fault)
+            gpu = {"cardData": {"license": "mit"}}
+            self._json({"id": hub.repo, "sha": REVISION, "siblings": siblings, **gpu}, fault)
         elif file == TREE:
             self._json([{**i, "type": "file", "path": i["file"], "oid": i["blob"]} for i in hub._siblings()], fault)
         elif file == LISTING:

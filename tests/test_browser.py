@@ -4,12 +4,11 @@ import json
 import re
 import shutil
 
+import browser as jupyterlab
 import nbformat
 import pytest
 from conftest import ROOT
 from playwright.sync_api import Locator, Page, expect, sync_playwright
-
-import lab as jupyterlab
 
 SCREENSHOTS = ROOT / "runs" / "screenshots"
 LESSONS = sorted(path.stem for path in (ROOT / "notebooks").glob("0*.ipynb"))
@@ -18,7 +17,7 @@ FIRST = 5  # code cells of a lesson that are run
 
 EVIL = "<script>document.title = 'forged'</script>"
 WIDGETS = f"""
-from course_utils import modeling, setup, talking, widgets
+from course_utils import conversation, modeling, setup, widgets
 course = setup(needs=["tokenizers", "model", "data", "adapter"])
 from transformers import AutoTokenizer
 tokenizers = {{name: AutoTokenizer.from_pretrained(f"models/{{name}}") for name in
@@ -35,8 +34,8 @@ widgets.BudgetSlider()
 ---
 model, tokenizer = modeling.load_model(course.model_dir, course.profile, load_in_4bit=False)
 model = modeling.for_inference(modeling.load_adapter(model, course.run_dir / "adapter"))
-widgets.Chat({{"base": talking.Conversation(model, tokenizer, base=True, max_new_tokens=24),
-              "tuned": talking.Conversation(model, tokenizer, max_new_tokens=24)}})
+widgets.Chat({{"base": conversation.Conversation(model, tokenizer, base=True, max_new_tokens=24),
+              "tuned": conversation.Conversation(model, tokenizer, max_new_tokens=24)}})
 """
 
 

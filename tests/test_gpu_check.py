@@ -1,4 +1,4 @@
-"""tests/benchmarks/gpu_check.py as far as a machine without a card can run it: its cases, its figures, one training."""
+"""tests/benchmarks/gpu_check.py as far as a machine without a GPU can run it: its cases, its figures, one training."""
 
 import json
 import math
@@ -11,14 +11,14 @@ import pytest
 from benchmarks import gpu_check, memory
 from conftest import ROOT
 
-from course_utils.profiles import memory_budget
+from course_utils.core.profiles import memory_budget
 
 TINY = {
     "model_type": "qwen3", "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128,
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 1000,
     "max_position_embeddings": 512, "rope_theta": 1000000, "rms_norm_eps": 1e-06, "tie_word_embeddings": True,
 }  # fmt: skip
-CARD = {"device": "NVIDIA Test 80GB", "memory_gib": 79.1, "capability": "9.0", "cuda": "13.0"}
+GPU = {"device": "NVIDIA Test 80GB", "memory_gib": 79.1, "capability": "9.0", "cuda": "13.0"}
 FOUND = {
     "tokens_per_second": 8000.12345,
     "step_seconds": 0.512,
@@ -52,9 +52,9 @@ def lines(**changes):
 
 
 def test_a_report():
-    found = gpu_check.report(CARD, lines())
+    found = gpu_check.report(GPU, lines())
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert set(found) == {*CARD, "cap_gib", "base", "steps", "versions", "cases", "unsloth_against_plain"}
+    assert set(found) == {*GPU, "cap_gib", "base", "steps", "versions", "cases", "unsloth_against_plain"}
     assert found["cap_gib"] == 16 and found["steps"] == {"warm": 3, "timed": 8}
     assert {"torch", "transformers", "trl", "peft", "bitsandbytes", "unsloth"} <= set(found["versions"])
     ours, plain, failed = found["cases"]
@@ -70,8 +70,8 @@ def test_a_report():
     assert pair["tokens_per_second"] == {"unsloth": 8000.1235, "plain": 4000.0}
 
 
-def test_a_card_that_is_small_or_says_little():
-    found = gpu_check.report(CARD | {"memory_gib": 14.6}, lines(in_use_gib=None, last_loss=math.nan))
+def test_a_gpu_that_is_small_or_says_little():
+    found = gpu_check.report(GPU | {"memory_gib": 14.6}, lines(in_use_gib=None, last_loss=math.nan))
     assert found["cap_gib"] is None
     ours = found["cases"][0]
     taken = 6.0 + gpu_check.budget.CUDA_CONTEXT / 2**30
@@ -90,7 +90,7 @@ def test_a_process_that_fails_is_an_answer(tmp_path, monkeypatch):
     assert set(found) == {"error"} and found["error"]
 
 
-def test_without_a_card_it_says_so_and_writes_nothing():
+def test_without_a_gpu_it_says_so_and_writes_nothing():
     before = gpu_check.RESULTS.read_bytes() if gpu_check.RESULTS.exists() else None
     run = subprocess.run(
         [sys.executable, "tests/benchmarks/gpu_check.py"],
@@ -102,13 +102,13 @@ def test_without_a_card_it_says_so_and_writes_nothing():
     )
     assert run.returncode == 1
     assert (run.stdout + run.stderr).strip().splitlines() == [
-        "gpu_check: torch sees no CUDA card here, so nothing was measured."
+        "gpu_check: torch sees no CUDA GPU here, so nothing was measured."
     ]
     assert (gpu_check.RESULTS.read_bytes() if gpu_check.RESULTS.exists() else None) == before
 
 
 def test_a_case_trains_on_a_cpu_too(tmp_path):
-    """The way of a card, without its memory: a model from a config, a tokenizer of bytes, NF4, the steps timed."""
+    """The way of a GPU, without its memory: a model from a config, a tokenizer of bytes, NF4, the steps timed."""
     assert memory.make_model(TINY, tmp_path) == 1000
     profile = gpu_check.profile_of(48, "bfloat16")
     settings = replace(profile.train, optimizer="adamw_torch", grad_accum=2, max_steps=4, eval_steps=4)
@@ -126,7 +126,7 @@ def test_a_case_that_fails_stops_no_other(tmp_path, monkeypatch, capsys):
 
     def made_up(task, folder, case=gpu_check.NO_CASE, dtype=""):
         if task == "look":
-            return CARD
+            return GPU
         if task == "make":
             return {"error": "OSError: no space left"} if case.model == gpu_check.MODELS[2] else {}
         assert dtype == "bfloat16"

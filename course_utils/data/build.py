@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from course_utils.core.files import atomic_dir
+from course_utils.core.paths import home
 from course_utils.data.deduplication import deduplicate
 from course_utils.data.exporting import export_jsonl
 from course_utils.data.keys import row_key
@@ -19,7 +21,6 @@ from course_utils.data.mixing import mix
 from course_utils.data.pools import RAW_FILES, pool
 from course_utils.data.rows import DataError, Row, each, join, plain, quiet, to_dataset
 from course_utils.data.splitting import split
-from course_utils.files import whole_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -81,7 +82,7 @@ def build(profile: BuildProfile, *, dataset_dir: str | Path = "data", seed: int 
     Raises:
         DataError: a raw file that cannot be read, or nothing left to train on.
     """
-    folder = Path(dataset_dir)
+    folder = home() / dataset_dir
     made = {source: pool(source, folder) for source in (HELD_OUT, *RAW_FILES, *REGISTERED)}
     raw = {source: made[source].read for source in (*RAW_FILES, *REGISTERED)}
     # The held-out rows come first, so that a row that is in two sources stays with them.
@@ -95,7 +96,7 @@ def build(profile: BuildProfile, *, dataset_dir: str | Path = "data", seed: int 
     else:
         mixture, _ = mix(pools, {source: len(rows) for source, rows in pools.items()}, seed=seed)
     target = folder / "build" / profile.name
-    with quiet(), whole_folder(target) as draft:
+    with quiet(), atomic_dir(target) as draft:
         for part, dataset in zip(PARTS, (mixture, valid, general), strict=True):
             dataset.save_to_disk(draft / part)
             export_jsonl(dataset, draft / f"{part}.jsonl")
@@ -121,7 +122,7 @@ def load_built(profile: BuildProfile, part: str, dataset_dir: str | Path = "data
 
     if part not in PARTS:
         raise DataError(f"There is no part {part!r}; expected one of {', '.join(PARTS)}.")
-    path = Path(dataset_dir) / "build" / profile.name / part
+    path = home() / dataset_dir / "build" / profile.name / part
     if not path.is_dir():
         raise DataError(
             f"{path} is not there: the data of profile {profile.name} has not been built. "

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from course_utils import chat, masking
+from course_utils.core.errors import CourseError
 from course_utils.data.deduplication import Removed, deduplicate
 from course_utils.data.opening import open_rows
 from course_utils.data.rows import (
@@ -28,13 +28,13 @@ from course_utils.data.rows import (
     to_dataset,
 )
 from course_utils.data.splitting import leaks
-from course_utils.errors import CourseError
+from course_utils.text import chat, masking
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from course_utils.masking import MaskAudit
+    from course_utils.text.masking import MaskAudit
 
 ROWS_AT_ONCE = 500  # are masked together; where one of them fails, one by one
 CHINESE, LATIN = re.compile(r"[\u3400-\u9fff]"), re.compile(r"[A-Za-z\u00c0-\u024f]{2}")

@@ -55,7 +55,8 @@ def deduplicate(dataset: Dataset, *, by: str = "hash", threshold: float = 0.85) 
     tools, label or media are not near. Rows that share a long instruction are: look at what was removed, and raise the
     threshold. Thousands of rows of one template take long, as each is a candidate for each: take "numbers" first.
 
-    Do this before splitting and mixing: after a resample it would take the asked shares apart again (trap 13).
+    Do this before splitting and mixing: after a resample it would take the asked shares apart again (pitfall
+    mixing-loses-weights).
 
     Args:
         dataset: rows of the schema in `rows.py`; source may be missing.

@@ -13,14 +13,14 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from course_utils import chat
-from course_utils.chat import MessageError
+from course_utils.core.files import atomic_file, write_json
 from course_utils.data.formats import BETWEEN_RESULTS, DEFAULT_COLUMNS, OWN_COLUMNS, PLACEHOLDERS, path_inside
 from course_utils.data.reading import STRICT
 from course_utils.data.registry import REGISTRY
 from course_utils.data.rows import MEDIA, REPLIES, DataError, Row, each, plain, short
-from course_utils.files import whole_file, write_json
-from course_utils.thinking import CLOSER, OPENER
+from course_utils.text import chat
+from course_utils.text.chat import MessageError
+from course_utils.text.thinking import CLOSER, OPENER
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -47,7 +47,7 @@ def export_jsonl(rows: Dataset | Iterable[Row], path: str | Path) -> int:
     from datasets import Dataset
 
     count = 0
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         for row in each(rows) if isinstance(rows, Dataset) else rows:
             file.write(json.dumps(plain(row), ensure_ascii=False) + "\n")
             count += 1
@@ -57,7 +57,8 @@ def export_jsonl(rows: Dataset | Iterable[Row], path: str | Path) -> int:
 def export_llamafactory(dataset: Dataset, folder: str | Path, name: str, *, formatting: str = "sharegpt") -> Path:
     """Write a data set as `folder/name.json` and enter it in `folder/dataset_info.json` for LLaMA-Factory.
 
-    The entry names every column that LLaMA-Factory has to read: what `columns` does not name is None there (trap 15).
+    The entry names every column that LLaMA-Factory has to read: what `columns` does not name is None there (pitfall
+    registry-silence).
     Other entries stay. The same data set gives the same bytes. The rows are written first, then the registry, each
     whole or not at all. `id` and `tags` go along as columns of their own, which LLaMA-Factory passes over.
 
@@ -68,7 +69,8 @@ def export_llamafactory(dataset: Dataset, folder: str | Path, name: str, *, form
     to the same place in `folder`.
 
     What the formats cannot hold is lost: ids of tool calls (`tool_call_id`), and `source`, in whose place the name of
-    the entry comes when the file is loaded here. Control tokens in the texts stay as they are (trap 6).
+    the entry comes when the file is loaded here. Control tokens in the texts stay as they are (pitfall
+    forged-control-tokens).
 
     Args:
         dataset: rows of the course's schema, all of one kind: chats, preferences, KTO, or text.

@@ -2,7 +2,8 @@
 
 Chats, preferences (`ranking`), KTO (`kto_tag`) and pretraining text; images, videos and audios beside any chat.
 Source: `llamafactory/data/converter.py`. Where that drops a row with a warning, reads it as another kind or ends in a
-bare KeyError (trap 15), the row's fault is noted here with its field, and reading goes on to find the others.
+bare KeyError (pitfall registry-silence), the row's fault is noted here with its field, and reading goes on to find
+the others.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from course_utils import chat, thinking
 from course_utils.data.reading import STRICT
 from course_utils.data.rows import MEDIA, REPLIES, DataError, Fault, Row, RowReader, short
+from course_utils.text import chat, thinking
 
 FORMATTINGS = ("alpaca", "sharegpt", "openai")
 PLACEHOLDERS = {"images": "<image>", "videos": "<video>", "audios": "<audio>"}  # LLaMA-Factory's
@@ -374,7 +375,7 @@ class _LayoutReader(RowReader):
         return [self._call({"function": call}, field) for call in calls]
 
     def _call(self, call: Any, field: str) -> Row:
-        """One tool call with its arguments as a JSON string (trap 10)."""
+        """One tool call with its arguments as a JSON string (pitfall arrow-invents-arguments)."""
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             self.fault(field, f"expected a call with a function name, found {short(call)}.")

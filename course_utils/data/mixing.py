@@ -1,4 +1,5 @@
-"""Mix pools by weight: `interleave` never repeats a row, `resample` hits the shares exactly (C31, trap 13).
+"""Mix pools by weight: `interleave` never repeats a row, `resample` hits the shares exactly (C31, pitfall
+mixing-loses-weights).
 
 `datasets.interleave_datasets` restarts a pool that is used up, or stops at the first, or ends up ignoring the weights;
 so the order is worked out here and drawn with `select`.

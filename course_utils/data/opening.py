@@ -226,7 +226,7 @@ def _turns(row: Row, column: str | None) -> list[Row]:
 
 
 def _source(first: list[Row]) -> str | None:
-    """Which of the sources that `normalise` knows these rows are in, if any (trap 16)."""
+    """Which of the sources that `normalise` knows these rows are in, if any (pitfall source-dialects)."""
     keys = {key for row in first for key in row}
     if {"Question", "Numbers"} <= keys:
         return "mawps"

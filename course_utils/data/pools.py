@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from course_utils.core.files import atomic_dir, write_json
+from course_utils.core.paths import home
 from course_utils.data.cleaning import clean
 from course_utils.data.deduplication import deduplicate
 from course_utils.data.reading import read_raw
 from course_utils.data.registry import find, load
 from course_utils.data.rows import DataError, quiet
 from course_utils.data.sources import normalise
-from course_utils.files import whole_folder, write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,7 +49,7 @@ def pool(source: str, dataset_dir: str | Path = "data") -> Pool:
     Raises:
         DataError: the source is unknown, its name leads out of the folder of the pools, or a row of it cannot be read.
     """
-    folder = Path(dataset_dir)
+    folder = home() / dataset_dir
     pools = folder / "build" / "pools"
     target = pools / source
     if target.resolve().parent != pools.resolve():
@@ -63,7 +64,7 @@ def pool(source: str, dataset_dir: str | Path = "data") -> Pool:
     cleaned, dropped = clean(rows)
     unique, repeats = deduplicate(cleaned)
     counts = {"read": len(rows), "dropped": len(dropped), "repeats": len(repeats)}
-    with quiet(), whole_folder(target) as draft:
+    with quiet(), atomic_dir(target) as draft:
         unique.save_to_disk(draft)
         write_json(draft / STAMP, {"made_of": made_of, "counts": counts})
     return Pool(_loaded(target), **counts)

@@ -1,8 +1,8 @@
 """`dataset_info.json`: which data sets there are, where each lies, how it is written, in LLaMA-Factory's schema (C2).
 
 Read as LLaMA-Factory 0.9.5 reads it (`llamafactory/data/parser.py`, `loader.py`): where an entry has `columns` (or
-`tags`), whatever that object does not name is None and not its default (trap 15). A hub wins over a script and that
-over a file. Unlike there, a key that is unknown or would go unread is an error, not silence.
+`tags`), whatever that object does not name is None and not its default (pitfall registry-silence). A hub wins over a
+script and that over a file. Unlike there, a key that is unknown or would go unread is an error, not silence.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils import hub
+from course_utils.core.paths import home
 from course_utils.data import formats
 from course_utils.data.reading import SUFFIXES, read
 from course_utils.data.rows import REPLIES, DataError, Problem, Record, Row, all_usable, plain, to_dataset, usable
@@ -144,7 +145,7 @@ def find(name: str, dataset_dir: str | Path = "data") -> Entry:
     Raises:
         DataError: names the registry, the entry and the key.
     """
-    folder = Path(dataset_dir)
+    folder = home() / dataset_dir
     known = _registry(folder / REGISTRY)
     if name not in known:
         raise DataError(f"{folder / REGISTRY} has no data set {name!r}. It has: {', '.join(sorted(known)) or 'none'}.")
@@ -153,7 +154,7 @@ def find(name: str, dataset_dir: str | Path = "data") -> Entry:
 
 def names(dataset_dir: str | Path = "data") -> list[str]:
     """The data sets of a registry, in its order."""
-    return list(_registry(Path(dataset_dir) / REGISTRY))
+    return list(_registry(home() / dataset_dir / REGISTRY))
 
 
 def naming(file: Path) -> Entry | None:

@@ -14,8 +14,10 @@ and only where a row has them:
     images, videos, audios  names of files, one for each placeholder in the turns
 
 Arguments of tool calls and `tools` stay JSON strings, because Arrow would give every call the argument names of all
-others (trap 10). Keys that some rows lack come back as None: a None key counts as absent, and `plain` drops it. No
-column is named `prompt`, which would make TRL expect a `completion` (trap 11): a preference's prompt is `messages`.
+others (pitfall arrow-invents-arguments). Keys that some rows lack come back as None: a None key counts as absent,
+and `plain` drops it. No
+column is named `prompt`, which would make TRL expect a `completion` (pitfall prompt-column): a preference's prompt
+is `messages`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from course_utils.errors import CourseError
+from course_utils.core.errors import CourseError
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features

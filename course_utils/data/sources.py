@@ -1,6 +1,7 @@
 """Public rows that are not yet conversations into messages: CMATH, MAWPS, DPO-zh-en-emoji, CLUENER (C27, C47).
 
-Every row is kept, and one that cannot be read raises with its number and field: nothing is dropped in silence (trap 16
+Every row is kept, and one that cannot be read raises with its number and field: nothing is dropped in silence
+(pitfall source-dialects
 lists how the copies of these files differ). A source of your own is one function more: see `normalise`.
 """
 

@@ -1,4 +1,5 @@
-"""Train and validation by groups: rows that differ in numbers only stay on one side (C32, trap 12)."""
+"""Train and validation by groups: rows that differ in numbers only stay on one side (C32, pitfall
+split-leaks-templates)."""
 
 from __future__ import annotations
 

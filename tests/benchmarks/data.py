@@ -23,10 +23,10 @@ import datasets
 import psutil
 
 from course_utils import data, profiles
+from course_utils.core.files import write_text
 from course_utils.data.exporting import export_jsonl
-from course_utils.files import write_text
-from course_utils.profiles import ROOT
 
+ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "docs" / "data.md"
 ROWS = {"sharegpt": 40_000, "alpaca": 25_000, "tools": 20_000, "emoji": 15_000}
 WEIGHTS = {"sharegpt": 4.0, "alpaca": 3.0, "tools": 2.0, "emoji": 1.0}

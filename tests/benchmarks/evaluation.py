@@ -10,13 +10,14 @@ import random
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import course_utils  # noqa: F401  (first: it sets how torch's threads wait)
 from course_utils import profiles
-from course_utils.files import write_json, write_text
-from course_utils.profiles import ROOT
+from course_utils.core.files import write_json, write_text
 
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS, TABLE = ROOT / "docs" / "evaluation.json", ROOT / "docs" / "evaluation.md"
 MODEL, PROFILE = ROOT / "models" / "smollm2-135m-instruct", profiles.PROFILES["cpu"]
 PROMPTS, BLOCKS = 200, 4
@@ -68,7 +69,7 @@ def side_by_side() -> dict[str, Any]:
     machine = profiles.detect_hardware()
     total = {way: sum(block[way] for block in blocks) for way in ("one by one", "batched")}
     return {
-        "machine": machine.card or f"a CPU with {machine.cores} cores",
+        "machine": machine.gpu or f"a CPU with {machine.cores} cores",
         "prompts": len(prompts),
         "tokens": sum(map(len, alone)),
         **how,

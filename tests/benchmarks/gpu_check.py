@@ -1,13 +1,13 @@
-"""What training takes and yields on this machine's card: `python tests/benchmarks/gpu_check.py`.
+"""What training takes and yields on this machine's GPU: `python tests/benchmarks/gpu_check.py`.
 
 Qwen3 in three sizes, random weights from the published configs (the bytes are those of the real ones, and nothing is
 downloaded), in NF4 as the profile `16gb` has it. Each case trains for a few steps in a process of its own, with the
-allocator held to what a 16 GB card has; the first steps, which compile, are not timed. Two cases run a second time by
+allocator held to what a 16 GB GPU has; the first steps, which compile, are not timed. Two cases run a second time by
 plain TRL and PEFT: SFTTrainer as it comes, on the same rows. A case that fails is written down with its error.
 
 The figures are printed and land in `docs/gpu_check.json`, after every case anew. The largest model needs 17 GB of
-main memory and of disk (TMPDIR says where). Unsloth asks the card and not the allocator how much is free when it cuts
-its loss into chunks, at most 4 GiB each; a real 16 GB card may give it less.
+main memory and of disk (TMPDIR says where). Unsloth asks the GPU and not the allocator how much is free when it cuts
+its loss into chunks, at most 4 GiB each; a real 16 GB GPU may give it less.
 """
 
 import json
@@ -29,11 +29,12 @@ sys.path += [str(TESTS.parent), str(TESTS)]  # so that it runs where only the li
 from benchmarks import memory  # noqa: E402
 
 from course_utils import budget, machine, profiles  # noqa: E402
-from course_utils.budget import GIB  # noqa: E402
-from course_utils.files import write_json  # noqa: E402
-from course_utils.profiles import ROOT, Profile  # noqa: E402
-from course_utils.settings import trainer_arguments  # noqa: E402
+from course_utils.core.budget import GIB  # noqa: E402
+from course_utils.core.files import write_json  # noqa: E402
+from course_utils.core.profiles import Profile  # noqa: E402
+from course_utils.core.settings import trainer_arguments  # noqa: E402
 
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "gpu_check.json"
 MODELS = ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-4B-Instruct-2507", "Qwen/Qwen3-8B")
 LENGTHS = (1024, 2048)  # tokens of every row
@@ -85,14 +86,14 @@ def profile_of(tokens: int, dtype: str) -> Profile:
 
 
 def look() -> dict[str, Any]:
-    """The card."""
+    """The GPU."""
     import torch
 
-    card = torch.cuda.get_device_properties(0)
+    gpu = torch.cuda.get_device_properties(0)
     return {
-        "device": card.name,
-        "memory_gib": round(card.total_memory / GIB, 2),
-        "capability": f"{card.major}.{card.minor}",
+        "device": gpu.name,
+        "memory_gib": round(gpu.total_memory / GIB, 2),
+        "capability": f"{gpu.major}.{gpu.minor}",
         "cuda": torch.version.cuda,
     }
 
@@ -120,18 +121,18 @@ def measure(
     """Train in this process.
 
     Args:
-        by: "unsloth", through `course_utils.training`, or "plain".
+        by: "unsloth", through `course_utils.train.training`, or "plain".
         folder: of the model; the run is written below it, too.
         profile: of the case; its settings say how many steps.
         warm: steps before the clock runs.
-        cap_gib: what the card's allocator may take; None, and a smaller card: all there is.
+        cap_gib: what the GPU's allocator may take; None, and a smaller GPU: all there is.
 
     Returns:
-        Tokens per second, seconds of a timed step, the last step's loss; and where there is a card, the most that its
-        tensors took (`allocated_gib`), that the allocator held for them (`reserved_gib`), and that the card counts for
+        Tokens per second, seconds of a timed step, the last step's loss; and where there is a GPU, the most that its
+        tensors took (`allocated_gib`), that the allocator held for them (`reserved_gib`), and that the GPU counts for
         this process (`in_use_gib`, None where nvidia-smi does not say), CUDA's own part included.
     """
-    before = memory.card_in_use()  # first of all: to look at the card through torch starts CUDA
+    before = memory.gpu_in_use()  # first of all: to look at the GPU through torch starts CUDA
     if by == "unsloth":
         from course_utils import modeling
 
@@ -183,7 +184,7 @@ def _meter(before: int) -> Any:
                 torch.cuda.synchronize()
             self.ends.append(time.perf_counter())
             if torch.cuda.is_available() and state.global_step == state.max_steps:
-                taken = memory.card_in_use()
+                taken = memory.gpu_in_use()
                 self.memory = {
                     "allocated_gib": torch.cuda.max_memory_allocated() / GIB,
                     "reserved_gib": torch.cuda.max_memory_reserved() / GIB,
@@ -250,7 +251,7 @@ def _train_plainly(folder: Path, rows: list[dict[str, Any]], profile: Profile, m
 
 
 def answer(task: str, folder: Path, model: str, tokens: int, by: str, dtype: str) -> dict[str, Any]:
-    """What a process of its own does: look at the card, make a model, or train; an error is an answer, too."""
+    """What a process of its own does: look at the GPU, make a model, or train; an error is an answer, too."""
     try:
         if task == "look":
             return look()
@@ -271,13 +272,13 @@ def said(error: str) -> str:
 
 
 def in_a_process(task: str, folder: Path, case: Case = NO_CASE, dtype: str = "") -> dict[str, Any]:
-    """The answer of a process of its own, which sees the first card and no other."""
-    card = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    """The answer of a process of its own, which sees the first GPU and no other."""
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     arguments = [task, str(folder), case.model, str(case.tokens), case.by, dtype]
     try:
         run = subprocess.run(
             [sys.executable, str(Path(__file__).resolve()), *arguments],
-            env=os.environ | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": card},
+            env=os.environ | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu},
             cwd=folder,  # Unsloth leaves what it compiles in the working folder
             capture_output=True,
             text=True,
@@ -303,7 +304,7 @@ def row(case: Case, profile: Profile, found: dict[str, Any]) -> dict[str, Any]:
     line["predicted_gib"] = round(predicted.gib, 4)
     line["predicted_terms_gib"] = {term.name: round(term.bytes / GIB, 4) for term in predicted.terms}
     if found.get("reserved_gib"):
-        # Where the card does not say what CUDA takes for itself, the budget's own estimate stands for it.
+        # Where the GPU does not say what CUDA takes for itself, the budget's own estimate stands for it.
         taken = found.get("in_use_gib") or found["reserved_gib"] + budget.CUDA_CONTEXT / GIB
         line["budget_error"] = round(predicted.gib / taken - 1, 4)
     return line
@@ -330,11 +331,11 @@ def side_by_side(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def report(card: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def report(gpu: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """All figures, with what they hang on."""
     return {
-        **card,
-        "cap_gib": CAP_GIB if card["memory_gib"] > CAP_GIB else None,
+        **gpu,
+        "cap_gib": CAP_GIB if gpu["memory_gib"] > CAP_GIB else None,
         "base": "NF4",
         "steps": {"warm": WARM, "timed": TIMED},
         "versions": machine.versions(PACKAGES),
@@ -351,14 +352,14 @@ def main() -> int:
     import torch
 
     if not torch.cuda.is_available():
-        print("gpu_check: torch sees no CUDA card here, so nothing was measured.", file=sys.stderr)
+        print("gpu_check: torch sees no CUDA GPU here, so nothing was measured.", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as work:
-        card = in_a_process("look", Path(work))
-        if "error" in card:
-            print(f"gpu_check: the card cannot be used: {card['error']}", file=sys.stderr)
+        gpu = in_a_process("look", Path(work))
+        if "error" in gpu:
+            print(f"gpu_check: the GPU cannot be used: {gpu['error']}", file=sys.stderr)
             return 1
-        capability = tuple(map(int, card["capability"].split(".")))
+        capability = tuple(map(int, gpu["capability"].split(".")))
         dtype = "bfloat16" if capability >= profiles.BF16_CAPABILITY else "float16"
         rows: list[dict[str, Any]] = []
         for model in MODELS:
@@ -370,7 +371,7 @@ def main() -> int:
                     found = made if "error" in made else in_a_process("train", Path(folder), case, dtype)
                     rows.append(row(case, profile_of(case.tokens, dtype), found))
                     print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-                    write_json(RESULTS, report(card, rows))
+                    write_json(RESULTS, report(gpu, rows))
     print(RESULTS.read_text(encoding="utf-8"), end="")
     return 0
 

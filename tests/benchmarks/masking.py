@@ -11,6 +11,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -18,9 +19,9 @@ from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from course_utils import data, hub, masking, profiles
-from course_utils.files import write_text
-from course_utils.profiles import ROOT
+from course_utils.core.files import write_text
 
+ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "docs" / "masking.md"
 ROWS, TURNS, CHARACTERS = 10_000, (1, 3), 790  # characters of a whole conversation, for about 320 tokens
 RUNS = 5

@@ -18,9 +18,10 @@ from typing import Any
 
 import course_utils  # noqa: F401  (first: it sets how torch's threads wait)
 from course_utils import budget, profiles
-from course_utils.files import write_json, write_text
-from course_utils.profiles import ROOT, Profile
+from course_utils.core.files import write_json, write_text
+from course_utils.core.profiles import Profile
 
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS, TABLE = ROOT / "docs" / "memory.json", ROOT / "docs" / "memory.md"
 STEPS = 3
 # glibc keeps freed blocks for later, which hides how much was needed at once. With these it gives them back.
@@ -35,7 +36,7 @@ CPU_CASES = [
     ("Qwen/Qwen3-0.6B", {}, {"batch_size": 1}),
     ("Qwen/Qwen3-0.6B", {}, {"batch_size": 2, "gradient_checkpointing": True}),
 ]
-CARD_CASES = [(model, {}, {}) for model in budget.CONFIGS if model.startswith("Qwen/")] + [
+GPU_CASES = [(model, {}, {}) for model in budget.CONFIGS if model.startswith("Qwen/")] + [
     ("Qwen/Qwen3-4B-Instruct-2507", {}, {"gradient_checkpointing": False}),
     ("Qwen/Qwen3-4B-Instruct-2507", {}, {"batch_size": 4, "max_length": 2048}),
     ("Qwen/Qwen3-4B-Instruct-2507", {"load_in_4bit": False}, {}),
@@ -54,7 +55,7 @@ def measure(model_name: str, profile: Profile, folder: Path, before: int) -> dic
         model_name: a key of `budget.CONFIGS`.
         profile: of the case.
         folder: takes the model and the run.
-        before: bytes of the card that were taken before this process started CUDA.
+        before: bytes of the GPU that were taken before this process started CUDA.
 
     Returns:
         The peak in bytes, and on a CPU what the process held before the model.
@@ -80,8 +81,8 @@ def measure(model_name: str, profile: Profile, folder: Path, before: int) -> dic
     else:
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew here
     training.train(model, tokenizer, rows, rows[: profile.train.batch_size], settings, audit=False)
-    # A card's allocator keeps what it once had, so what is in use at the end is the peak, context included.
-    return {"measured": card_in_use() - before if cuda else _resident("VmHWM"), "process": process}
+    # A GPU's allocator keeps what it once had, so what is in use at the end is the peak, context included.
+    return {"measured": gpu_in_use() - before if cuda else _resident("VmHWM"), "process": process}
 
 
 def make_model(shape: Mapping[str, Any], folder: Path) -> int:
@@ -94,7 +95,7 @@ def make_model(shape: Mapping[str, Any], folder: Path) -> int:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.to_empty(device="cpu")
     model.tie_weights()
-    device = "cuda" if torch.cuda.is_available() else "cpu"  # a card draws billions of numbers in seconds
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # a GPU draws billions of numbers in seconds
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(0.02 * torch.randn(parameter.shape, device=device, dtype=torch.bfloat16))
@@ -102,14 +103,14 @@ def make_model(shape: Mapping[str, Any], folder: Path) -> int:
     return config.vocab_size
 
 
-def card_in_use() -> int:
-    """Bytes of the first card that are taken, by whoever; 0 where nobody says. CUDA is not started for it."""
+def gpu_in_use() -> int:
+    """Bytes of the first GPU that are taken, by whoever; 0 where nobody says. CUDA is not started for it."""
     if not (smi := shutil.which("nvidia-smi")):
         return 0
-    card = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    asked = [smi, f"--id={card}", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    asked = [smi, f"--id={gpu}", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
-    return int(said[0]) * 2**20 if said and said[0].isdigit() else 0  # a slice of a card says [N/A]
+    return int(said[0]) * 2**20 if said and said[0].isdigit() else 0  # a slice of a GPU says [N/A]
 
 
 def _resident(field: str) -> int:
@@ -120,9 +121,9 @@ def _resident(field: str) -> int:
 
 def one_case(number: int) -> dict[str, Any]:
     """Run a case in this process and return its line of the results."""
-    before = card_in_use()  # first of all: to look at the card through torch starts CUDA
+    before = gpu_in_use()  # first of all: to look at the GPU through torch starts CUDA
     machine = profiles.detect_hardware()
-    cases, base = (CARD_CASES, "16gb") if machine.device == "cuda" else (CPU_CASES, "cpu")
+    cases, base = (GPU_CASES, "16gb") if machine.device == "cuda" else (CPU_CASES, "cpu")
     model, changes, settings = cases[number]
     profile = changed(profiles.PROFILES[base], changes, settings)
     predicted = profiles.memory_budget(budget.CONFIGS[model], profile)
@@ -135,7 +136,7 @@ def one_case(number: int) -> dict[str, Any]:
             (Path(folder) / file).write_bytes((tokens / file).read_bytes())
         found = measure(model, profile, Path(folder), before)
     return {
-        "machine": machine.card or f"CPU with {machine.cores} cores",
+        "machine": machine.gpu or f"CPU with {machine.cores} cores",
         "model": model,
         "bits": profile.bits,
         "checkpointing": profile.train.gradient_checkpointing,
@@ -155,9 +156,9 @@ def as_table(results: list[dict[str, Any]]) -> str:
         "steps, with random weights in the published shapes. Made by `python tests/benchmarks/memory.py`, which adds",
         "the rows of the machine that it runs on. On a CPU *measured* is the peak of a process that gives freed memory",
         "back at once; *as it runs* is the peak without that: glibc keeps freed blocks, so the process looks larger",
-        "than what it needs. No card has been measured yet: the terms that differ there (activations, logits and loss,",
+        "than what it needs. No GPU has been measured yet: the terms that differ there (activations, logits and loss,",
         "overhead) are read from Unsloth's code, and the CUDA context is an estimate.",
-        "`python tests/benchmarks/gpu_check.py` measures them on a card in one go. Sizes are in GiB.",
+        "`python tests/benchmarks/gpu_check.py` measures them on a GPU in one go. Sizes are in GiB.",
         "",
         "| machine | model | base | checkpointing | rows x tokens | predicted | measured | off by | as it runs |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -199,7 +200,7 @@ def main() -> None:
         return
     machine = profiles.detect_hardware()
     found = []
-    for number in range(len(CARD_CASES if machine.device == "cuda" else CPU_CASES)):
+    for number in range(len(GPU_CASES if machine.device == "cuda" else CPU_CASES)):
         row = in_a_process(number, GIVE_BACK)
         if row and machine.device == "cpu" and (kept := in_a_process(number, {})):
             row["as it runs"] = kept["measured"]

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from course_utils import chat, data, evaluation, export, masking, profiles
-from course_utils.files import write_json, write_text
-from course_utils.profiles import ROOT
+from course_utils.core.files import write_json, write_text
 
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PAGE = ROOT / "docs" / "merge.json", ROOT / "docs" / "merge.md"
 PROFILE = profiles.PROFILES["cpu"]
 BASE, ADAPTER = ROOT / "models" / PROFILE.model, ROOT / PROFILE.train.output_dir / "adapter"
@@ -123,7 +123,7 @@ def as_page(found: dict[str, Any]) -> str:
         "|---|---|",
         *(f"| {name} | {value:.2f} |" for name, value in wrong["perplexity"].items()),
         "",
-        "Unsloth's own `save_pretrained_merged` refuses a 4-bit base on a CPU, and on a card it fetches the 16-bit",
+        "Unsloth's own `save_pretrained_merged` refuses a 4-bit base on a CPU, and on a GPU it fetches the 16-bit",
         "base from a hub. The course merges with PEFT everywhere: one way, on every machine.",
     ]
     return "\n".join(lines) + "\n"

@@ -16,14 +16,15 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import course_utils  # noqa: F401  (first: it sets how torch's threads wait)
 from course_utils import budget, profiles
-from course_utils.files import write_json, write_text
-from course_utils.profiles import ROOT
-from course_utils.settings import TrainSettings, trainer_arguments
+from course_utils.core.files import write_json, write_text
+from course_utils.core.settings import TrainSettings, trainer_arguments
 
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS, TABLE = ROOT / "docs" / "training.json", ROOT / "docs" / "training.md"
 MODEL, PROFILE = ROOT / "models" / "smollm2-135m-instruct", profiles.PROFILES["cpu"]
 ROWS, HELD, TOKENS = 96, 48, 512  # to train on, to be judged by, and the longest
@@ -63,7 +64,7 @@ def one_run(way: str) -> dict[str, float]:
     import torch
     from transformers import AutoTokenizer
 
-    from course_utils import masking, packing, watching
+    from course_utils import callbacks, masking, packing
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     examples = masking.build_dataset(mixed_rows(), tokenizer, max_length=TOKENS).select_columns(["input_ids", "labels"])
@@ -71,7 +72,7 @@ def one_run(way: str) -> dict[str, float]:
     lengths = [len(ids) for ids in train["input_ids"]]
     with tempfile.TemporaryDirectory() as folder:
         seconds, model = (_ours if way == "ours" else _newcomers)(way, train, valid, tokenizer, folder)
-    memory = watching.peak_memory_gib()
+    memory = callbacks.peak_memory_gib()
     return {
         "seconds": seconds,
         "peak_memory_gib": memory,
@@ -221,7 +222,7 @@ def figures(found: dict[str, dict[str, Any]], speeds: list[float]) -> dict[str, 
         }
     machine = profiles.detect_hardware()
     return {
-        "machine": machine.card or f"a CPU with {machine.cores} cores",
+        "machine": machine.gpu or f"a CPU with {machine.cores} cores",
         "gemm_gflops": speed / 1e9,
         "gemm_gflops_of_rounds": [round(each / 1e9) for each in speeds],
         "padding": found["ours"]["padding_of_random_batches"],

@@ -25,7 +25,7 @@ class Stand:
     weights: tuple[tuple[str, float], ...] = ()
 
 
-CARD = Stand("16gb", ("en", "zh"), ("math", "chat", "json", "tools", "thinking"))
+GPU = Stand("16gb", ("en", "zh"), ("math", "chat", "json", "tools", "thinking"))
 
 
 @pytest.fixture(scope="module")
@@ -94,21 +94,21 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(cpu, folder):
 
 
 def test_arrow_and_jsonl_hold_the_same_rows(folder):
-    report = data.build(CARD, dataset_dir=folder)
+    report = data.build(GPU, dataset_dir=folder)
     for part in ("train", "valid", "general"):
         text = report.paths[f"{part}.jsonl"].read_text(encoding="utf-8")
         rows = [json.loads(line) for line in text.splitlines()]
-        assert rows == [data.plain(row) for row in data.load_built(CARD, part, folder)]
+        assert rows == [data.plain(row) for row in data.load_built(GPU, part, folder)]
     text = report.paths["train.jsonl"].read_text(encoding="utf-8")
     assert "多少" in text and "\\u" not in text
 
 
-def test_a_card_trains_on_chinese_and_tools(folder):
-    data.build(CARD, dataset_dir=folder)
-    train = data.load_built(CARD, "train", folder)
+def test_a_gpu_trains_on_chinese_and_tools(folder):
+    data.build(GPU, dataset_dir=folder)
+    train = data.load_built(GPU, "train", folder)
     assert set(train["source"]) == {"json", "emoji", "mawps", "cmath", "tools", "thinking"}
     assert not any("negative" in tags for tags in train["tags"])
-    everything = Stand("all", CARD.languages, (*CARD.kinds, "negative"))
+    everything = Stand("all", GPU.languages, (*GPU.kinds, "negative"))
     kept = data.build(everything, dataset_dir=folder).counts["json"]["kept"]
     assert kept == 234
 

@@ -358,7 +358,7 @@ def test_a_column_of_another_type_is_a_problem_of_each_row(field, value):
 
 
 def test_arguments_that_arrow_holds_as_an_object_are_a_problem():
-    """Trap 10: each call has been given the keys of all calls."""
+    """Pitfall arrow-invents-arguments: each call has been given the keys of all calls."""
     calls = [[{"function": {"name": name, "arguments": {name: 1}}}] for name in "fg"]
     turns = [[MESSAGES[0], {"role": "assistant", "content": None, "tool_calls": call}] for call in calls]
     report = data.check(Dataset.from_list([{"messages": turn} for turn in turns]))

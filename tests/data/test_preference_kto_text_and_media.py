@@ -235,7 +235,7 @@ ARGUMENTS = [{"a": 1}, {"b": {"c": None, "d": [1, "x", {}]}}, {}, {"城市": "�
 
 @pytest.mark.parametrize("kind", ["sharegpt", "openai object", "openai text"])
 def test_tool_arguments_come_back_from_disk_unchanged(folder, tmp_path, kind):
-    """Trap 10: calls with different arguments in one column, in the prompt and in the replies."""
+    """Pitfall arrow-invents-arguments: calls with different arguments in one column, in prompt and replies."""
     rows = []
     for arguments in ARGUMENTS:
         if kind == "sharegpt":

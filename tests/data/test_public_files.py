@@ -36,7 +36,7 @@ def test_mawps_answers_follow_from_their_equations():
 
 
 def test_mawps_leaks_without_groups_and_not_with_them():
-    """Trap 12: rows of one template, other numbers."""
+    """Pitfall split-leaks-templates: rows of one template, other numbers."""
     dataset, _ = data.deduplicate(data.normalise("mawps", data.read_raw(SHARED / "mawps.csv")))
     naive = dataset.train_test_split(test_size=100, seed=42)
     seen = {data.group_key(m) for m in naive["train"]["messages"]}

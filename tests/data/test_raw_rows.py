@@ -232,7 +232,7 @@ def test_calls_name_offered_tools_and_their_arguments_fit():
         schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in json.loads(row["tools"])}
         calls = row["messages"][1]["tool_calls"]
         for call in calls:
-            assert isinstance(call["function"]["arguments"], str)  # trap 10
+            assert isinstance(call["function"]["arguments"], str)  # pitfall arrow-invents-arguments
             arguments, schema = json.loads(call["function"]["arguments"]), schemas[call["function"]["name"]]
             assert set(schema["required"]) <= set(arguments) <= set(schema["properties"])
             for key, value in arguments.items():

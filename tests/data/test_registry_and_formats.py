@@ -65,7 +65,7 @@ def test_alpaca_by_default_reads_neither_system_nor_history(folder):
 
 
 def test_what_columns_does_not_name_is_none_and_not_its_default(folder):
-    """Trap 15: `input` is not read here, although it is the default of `query`."""
+    """Pitfall registry-silence: `input` is not read here, although it is the default of `query`."""
     row = {"instruction": "Q", "input": "lost in LLaMA-Factory too", "output": "A"}
     [read] = loaded(folder({"columns": {"prompt": "instruction", "response": "output"}}, [row]))
     assert read["messages"][0]["content"] == "Q"
@@ -126,7 +126,7 @@ def test_openai_tags(folder, formatting):
     assert row["tags"] == ["en"]
     assert [m.get("tool_call_id") for m in row["messages"]] == [None, None, "c1", "c2", None]
     arguments = [c["function"]["arguments"] for c in row["messages"][1]["tool_calls"]]
-    assert arguments == ['{"x": 1}', '{"y": 2}']  # trap 10: nothing invented, nothing parsed
+    assert arguments == ['{"x": 1}', '{"y": 2}']  # pitfall arrow-invents-arguments: nothing invented, nothing parsed
     assert row["messages"][4]["reasoning_content"] == "thought"
     assert "content" in row["messages"][1]
 

@@ -22,7 +22,7 @@ def test_import_of_the_package_loads_neither_torch_nor_datasets():
 
 
 def test_tool_calls_come_back_from_disk_as_they_went(tmp_path):
-    """Trap 10: two calls with different arguments, neither gets the other's."""
+    """Pitfall arrow-invents-arguments: two calls with different arguments, neither gets the other's."""
     rows = []
     for name, arguments in (("f", {"a": 1}), ("g", {"b": {"c": None}})):
         call = {"type": "function", "id": name, "function": {"name": name, "arguments": json.dumps(arguments)}}

@@ -7,7 +7,7 @@ from datasets import Dataset
 from hub_server import HubServer
 
 from course_utils import data, hub
-from course_utils.errors import CourseError
+from course_utils.core.errors import CourseError
 
 END = [{"role": "tool", "content": "1"}, {"role": "assistant", "content": "A"}]
 TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
@@ -189,7 +189,7 @@ def test_a_hub_that_does_not_have_it_is_named(folder, server):
 
 
 def test_empty_fields_of_a_hub_count_as_absent(folder, server):
-    """Arrow gives every call the arguments of all others (trap 10); the invented ones are null."""
+    """Arrow gives every call the arguments of all others (pitfall arrow-invents-arguments), as nulls."""
     turns = [
         [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "", "tool_calls": [call]}, *END]
         for call in (

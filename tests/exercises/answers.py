@@ -45,7 +45,7 @@ class Answer:
 @cache
 def answers(notebook: str) -> list[Answer]:
     """Every answer of a solution notebook; its other cells are run, the checks are not."""
-    checks = import_module(f"course_utils.checks.lesson{notebook[:2]}")
+    checks = import_module(f"exercises.checks.lesson{notebook[:2]}")
     names: dict[str, Any] = {}
     found = []
     for cell in cells(EXERCISES / "solutions" / f"{notebook}.ipynb"):

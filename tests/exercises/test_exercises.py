@@ -15,8 +15,10 @@ from answers import EXERCISES, NAMES, ROOT, answers, cells, mark, run
 from mutants import mutants
 from typer.testing import CliRunner
 
-from course_utils import checks, cli, exercises
-from course_utils.checks import CheckFailed, Solved
+from course_utils import cli
+from course_utils.lessons.progress import HEADING, ExerciseError, progress
+from exercises import checks
+from exercises.checks import CheckFailed, Solved
 
 HINTS = re.compile(r"<details><summary>Hint</summary>\n\n.+\n\n</details>", re.DOTALL)
 SECONDS = 3  # of the processor, for a check of a mutant; one that loops for ever is noticed by that
@@ -68,10 +70,8 @@ class TestNotebook:
     def test_tasks(self, name):
         """4 to 7 in three levels, the last one a stretch; each with example, hint, typed stub and check."""
         found = cells(solution(name))
-        headings = [
-            cell for cell in found if exercises.HEADING.search(cell["source"]) and cell["cell_type"] == "markdown"
-        ]
-        levels = [exercises.HEADING.search(cell["source"])["level"] for cell in headings]
+        headings = [cell for cell in found if HEADING.search(cell["source"]) and cell["cell_type"] == "markdown"]
+        levels = [HEADING.search(cell["source"])["level"] for cell in headings]
         assert 4 <= len(headings) <= 7 and {*levels} == {"easy", "medium", "hard"}
         assert headings[-1]["source"].startswith("## Stretch · ")
         for number, cell in enumerate(headings[:-1], start=1):
@@ -85,7 +85,7 @@ class TestNotebook:
             assert f"`{task}(" in heading["source"], "the text shows how it is called"
             assert re.search(rf"^def {task}\(.+\) -> .+:\n    \"\"\"", answer["source"], re.MULTILINE), task
             module = f"lesson{name[:2]}"
-            assert check["source"] == f"from course_utils.checks import {module}\n\n{module}.{task}({task})"
+            assert check["source"] == f"from exercises.checks import {module}\n\n{module}.{task}({task})"
             assert mark(check, "grade_id") == f"check-{task}" and mark(check, "locked")
             assert mark(check, "points") == points[level]
 
@@ -174,7 +174,7 @@ def test_a_fresh_learners_path(tmp_path):
         nbformat.write(notebook, path)
         shown = CliRunner().invoke(cli.app, ["progress", str(tmp_path)])
         assert shown.exit_code == 0
-        return [task.state for task in exercises.progress(tmp_path)], shown.stdout
+        return [task.state for task in progress(tmp_path)], shown.stdout
 
     states, text = said()
     assert {*states} == {"not run"} and "0 of 7 solved." in text
@@ -196,15 +196,15 @@ def test_an_answer_run_after_its_check_is_to_be_checked_again(tmp_path):
     [first, *_] = [cell for cell in notebook.cells if mark(cell, "solution")]
     first.execution_count = 999
     nbformat.write(notebook, tmp_path / f"{name}.ipynb")
-    assert next(task.state for task in exercises.progress(tmp_path)) == "check again"
+    assert next(task.state for task in progress(tmp_path)) == "check again"
 
 
 def test_no_exercises_and_no_notebook(tmp_path):
-    with pytest.raises(exercises.ExerciseError, match="holds no exercise"):
-        exercises.progress(tmp_path)
+    with pytest.raises(ExerciseError, match="holds no exercise"):
+        progress(tmp_path)
     (tmp_path / "01_x.ipynb").write_text("{", encoding="utf-8")
-    with pytest.raises(exercises.ExerciseError, match=r"01_x\.ipynb cannot be read"):
-        exercises.progress(tmp_path)
+    with pytest.raises(ExerciseError, match=r"01_x\.ipynb cannot be read"):
+        progress(tmp_path)
 
 
 def test_answers_are_not_written_over(monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ from answers import answers
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from torch import nn
 
-from course_utils.checks import lesson06
+from exercises.checks import lesson06
 
 
 def tiny(base):

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from course_utils.files import write_text
+from course_utils.core.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "concepts.md"
@@ -51,7 +51,7 @@ CONCEPTS = {
     "C34": "export: Arrow and JSONL, Chinese kept readable",
     "C35": "checking a data set before training",
     "C36": "training settings, in one place",
-    "C37": "remedies for too little memory and for an idle card; the budget of a 16 GB card",
+    "C37": "remedies for too little memory and for an idle GPU; the budget of a 16 GB GPU",
     "C38": "Unsloth: loading, LoRA, training mode; reading the printed model",
     "C39": "SFTConfig against TrainingArguments",
     "C40": "reading the run: steps, loss curve, learning rate, tokens/s, memory; trackers",
@@ -66,7 +66,7 @@ CONCEPTS = {
     "C49": "causal mask against BERT's mask",
     "C50": "continued pretraining",
     "C51": "DPO, ORPO, KTO, reward model",
-    "C52": "from one card to several",
+    "C52": "from one GPU to several",
 }
 LATER = {"C19", "C50", "C51", "C52"}
 """Taught by no cell yet; a lesson that begins to teach one takes it off."""

@@ -36,9 +36,8 @@ def figure(lesson: str) -> bytes | None:
 
 def photograph(html: str) -> bytes:
     """A picture of HTML, taken by Chromium; it needs fonts with Chinese and emoji, as the data does."""
+    from browser import FLAGS, chromium
     from playwright.sync_api import sync_playwright
-
-    from lab import FLAGS, chromium
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(playwright), args=FLAGS)

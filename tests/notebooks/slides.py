@@ -12,7 +12,7 @@ from pathlib import Path
 from nbconvert import SlidesExporter
 from traitlets.config import Config
 
-from course_utils.files import write_text
+from course_utils.core.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "runs" / "slides"

@@ -1,0 +1,1 @@
+"""Errors, atomic files, hardware, settings, profiles and the memory budget."""

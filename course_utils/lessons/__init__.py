@@ -1,0 +1,1 @@
+"""What only the notebooks and the command line need."""

@@ -1,0 +1,152 @@
+"""Google Colab: what the first cell of every notebook calls there, and Google Drive for those who ask for it.
+
+Standard library only, with what it imports: it runs before anything is installed.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+
+from course_utils.core import paths
+from course_utils.core.errors import CourseError
+from course_utils.core.files import atomic_dir, write_text
+
+CLONE = Path(__file__).resolve().parents[2]  # the first cell puts it on the path
+DRIVE = Path("/content/drive")
+"""Where Colab shows a mounted Google Drive."""
+
+KEPT = ("models", "runs")
+"""The folders of the clone that `use_drive` keeps: downloads, and what training and evaluation wrote."""
+
+
+class ColabError(CourseError):
+    """Something that went wrong on a Colab machine; a notebook shows the line and no traceback."""
+
+    def _render_traceback_(self) -> list[str]:  # IPython asks for it
+        return [str(self)]
+
+
+class Restarting(ColabError):
+    """The kernel is about to restart; as an error it also stops the cells that wait behind this one."""
+
+
+def prepare() -> None:
+    """Install the course on this machine, the first time; then say how to keep models and runs.
+
+    The kernel restarts where it had loaded packages that were replaced (Colab's own kernel loads psutil, for one).
+
+    Raises:
+        ColabError: the installation failed; its own words stand above.
+        Restarting: run the cell again.
+    """
+    os.environ[paths.VARIABLE] = str(CLONE)  # Colab starts its kernels elsewhere
+    done = CLONE / ".installed"
+    # Both decide what is installed; the Makefile's .venv/installed hangs on the same two.
+    sources = (CLONE / "pyproject.toml", CLONE / "install.py")
+    stamp = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    if not done.is_file() or done.read_text(encoding="utf-8") != stamp:
+        before = _loaded()
+        if subprocess.run([sys.executable, str(CLONE / "install.py")], check=False).returncode:
+            raise ColabError("The course is not installed: what went wrong stands above. Then run this cell again.")
+        write_text(done, stamp)
+        replaced = [name for name, number in before.items() if _version(name) != number]
+        if replaced:
+            _restart(replaced)
+    print(
+        "The course is ready. This machine and its files are lost when you leave it for long; "
+        "colab.use_drive() in a cell of its own keeps models/ and runs/ in your Google Drive."
+    )
+
+
+@cache  # what was loaded first stays loaded, also where an installation failed half-way and is tried again
+def _loaded() -> dict[str, str | None]:
+    """The versions of the packages that this process has loaded modules of."""
+    owners = packages_distributions()
+    names = {name for module in list(sys.modules) for name in owners.get(module, ())}
+    return {name: _version(name) for name in sorted(names)}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _restart(replaced: list[str]) -> None:
+    """Have Colab restart this kernel, as condacolab does it."""
+    from IPython import get_ipython
+
+    get_ipython().kernel.do_shutdown(True)
+    raise Restarting(
+        f"The kernel restarts, because it had loaded older versions of {', '.join(replaced)}. "
+        "Run this cell again, or choose Runtime > Run all: nothing is installed twice."
+    )
+
+
+def use_drive(folder: str = "course") -> Path:
+    """Mount the reader's Google Drive, after Colab has asked for leave, and keep `models/` and `runs/` there.
+
+    What lies in them on this machine moves to Drive, and links take their place. On the next machine call it before
+    `setup()`, which then finds what was made before.
+
+    Args:
+        folder: a folder of "My Drive".
+
+    Returns:
+        That folder's path.
+
+    Raises:
+        ColabError: this is no Colab machine; Drive was not mounted or is full; or the same model or run is both here
+            and in Drive.
+    """
+    try:
+        from google.colab import drive
+    except ImportError:
+        raise ColabError("use_drive() is for Google Colab; here models/ and runs/ are on your own disk.") from None
+    try:
+        drive.mount(str(DRIVE))
+    except Exception as error:  # a refusal and a timeout come as errors of several kinds
+        raise ColabError(
+            f"Google Drive was not mounted ({error}). Call use_drive() again and allow the access that Colab asks for, "
+            "or go on without: models/ and runs/ then stay on this machine."
+        ) from error
+    home = DRIVE / "MyDrive" / folder
+    links = [(CLONE / name, home / name) for name in KEPT if not (CLONE / name).is_symlink()]
+    for here, there in links:
+        here.mkdir(exist_ok=True)
+        there.mkdir(parents=True, exist_ok=True)
+        twice = [path.name for path in sorted(here.iterdir()) if path.is_dir() and (there / path.name).exists()]
+        if twice:
+            raise ColabError(
+                f"{here.name}/ holds {', '.join(twice)}, and so does {there}. Rename or delete one of the two, then "
+                "call use_drive() again; nothing was moved."
+            )
+    for here, there in links:
+        try:
+            _move(here, there)
+        except OSError as error:
+            raise ColabError(
+                f"{here.name}/ could not be moved to {there} ({error}). Make room in Google Drive and call use_drive() "
+                "again; what was not moved is still here."
+            ) from error
+    return home
+
+
+def _move(here: Path, there: Path) -> None:
+    """Move what a folder holds, one whole thing at a time, and leave a link."""
+    for path in sorted(here.iterdir()):
+        if path.is_dir():
+            with atomic_dir(there / path.name) as draft:
+                shutil.copytree(path, draft, dirs_exist_ok=True)
+            shutil.rmtree(path)
+        else:
+            shutil.copy2(path, there)
+            path.unlink()
+    here.rmdir()
+    here.symlink_to(there)

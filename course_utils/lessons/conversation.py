@@ -1,0 +1,210 @@
+"""Talk to a model: the messages so far, and each reply piece by piece while it is written.
+
+Plain `generate` of transformers, in a thread of its own, so that whoever shows the reply can also stop it. Base and
+tuned model are one model in memory: the base is what remains while the adapter is switched off.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from course_utils.core.errors import CourseError
+from course_utils.evals import generation
+from course_utils.text import chat
+from course_utils.text.thinking import OPENER, Piece, ThinkingStream
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Ending = Literal["ended", "stopped", "cut off"]
+ENDINGS: dict[Ending, str] = {"ended": "", "stopped": " … (stopped)", "cut off": " … (did not stop)"}
+"""What is written behind a reply, so that nobody takes a part for the whole."""
+
+# Two replies at once would only slow each other down, and switching the adapter off switches it off for both.
+_ONE_REPLY_AT_A_TIME = threading.Lock()
+
+
+class TalkError(CourseError):
+    """A conversation that cannot go on as asked."""
+
+
+class Conversation:
+    """A conversation with one model.
+
+    Attributes:
+        messages: what was said so far, as the template gets it: control tokens in the user's text are neutralised
+            (pitfall forged-control-tokens), the thinking of a reply stands in its `reasoning_content`.
+        ending: how the last reply ended: by itself, by `stop()`, or cut off at `max_new_tokens`; None before the first.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        base: bool = False,
+        thinking: bool = False,
+        max_new_tokens: int = 512,
+        seed: int | None = None,
+    ) -> None:
+        """Begin a conversation.
+
+        How the next token is chosen (greedily or by chance, at which temperature) is what the model's own generation
+        config says. Qwen advises against greedy replies where the model thinks.
+
+        Args:
+            model: base, base with adapter, or merged; in evaluation mode.
+            tokenizer: the model's.
+            base: switch the adapter off for every reply: the base model answers.
+            thinking: let the model think before it answers, where its template leaves the choice.
+            max_new_tokens: longest reply, thinking included, in tokens.
+            seed: makes replies by chance repeat; None leaves them to chance. A greedy reply is the same either way.
+
+        Raises:
+            TalkError: `base` is asked of a model without an adapter.
+        """
+        if base and not hasattr(model, "disable_adapter"):
+            raise TalkError("This model has no adapter to switch off; modeling.load_adapter mounts one.")
+        self._model, self._tokenizer = model, tokenizer
+        self._base, self._thinking = base, thinking
+        self._max_new_tokens, self._seed = max_new_tokens, seed
+        self._stopped = threading.Event()
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was said."""
+        self.messages: list[chat.Message] = []
+        self.ending: Ending | None = None
+
+    def stop(self) -> None:
+        """End the reply that is being written, from any thread. What was said so far stays in the conversation."""
+        self._stopped.set()
+
+    def send(self, text: str) -> Iterator[Piece]:
+        """Say something, and get the reply while it is written.
+
+        Closing the iterator early stops the reply as `stop()` does. A reply that failed leaves the conversation as it
+        was before.
+
+        Args:
+            text: the user's words.
+
+        Yields:
+            ("thinking" | "answer", text), some characters each; all of them joined are the reply.
+
+        Raises:
+            TalkError: the conversation and the longest reply do not fit into what the model reads.
+        """
+        asked = {"role": "user", "content": chat.neutralise(text, self._tokenizer)}
+        prompt = chat.render(
+            self._tokenizer, [*self.messages, asked], enable_thinking=self._thinking, add_generation_prompt=True
+        )
+        inputs = self._tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+        self._check_length(inputs["input_ids"].shape[1])
+        stream = ThinkingStream(
+            self._tokenizer, prompt_opens_thinking=prompt.rstrip().endswith(OPENER), prompt_known=True
+        )
+        arriving = _Arriving()
+        self._stopped.clear()
+        worker = threading.Thread(target=self._write, args=(inputs, arriving), daemon=True)
+        worker.start()
+        said = {"thinking": "", "answer": ""}
+        failed = False
+        try:
+            for ids in arriving:
+                for kind, piece in stream.feed(ids):
+                    said[kind] += piece
+                    yield kind, piece
+            for kind, piece in stream.finish():
+                said[kind] += piece
+                yield kind, piece
+        except Exception:
+            failed = True
+            raise
+        finally:  # also where the reader has left, or Ctrl-C was pressed
+            self._stopped.set()
+            worker.join()
+            if not failed:
+                self.messages += [asked, self._reply(said)]
+
+    def _check_length(self, prompt: int) -> None:
+        reads = self._model.config.max_position_embeddings
+        if prompt + self._max_new_tokens > reads:
+            raise TalkError(
+                f"The conversation has {prompt} tokens and the reply may have {self._max_new_tokens}; the model reads "
+                f"{reads}. Begin anew: restart(), or /new in the terminal."
+            )
+
+    def _reply(self, said: dict[str, str]) -> chat.Message:
+        """The reply as a message. A control token that the model spelled out is text in the next prompt, too."""
+        message = {"role": "assistant", "content": chat.neutralise(said["answer"].strip(), self._tokenizer)}
+        if thought := said["thinking"].strip():
+            message["reasoning_content"] = chat.neutralise(thought, self._tokenizer)
+        return message
+
+    def _write(self, inputs: Any, arriving: _Arriving) -> None:
+        """Generate in a thread; ids, the error if there is one, and the end go into `arriving`."""
+        from transformers import StoppingCriteriaList
+
+        stops = generation.stop_ids(self._model, self._tokenizer)
+        try:
+            with _ONE_REPLY_AT_A_TIME, self._switched(), self._seeded():
+                output = self._model.generate(
+                    **inputs.to(self._model.device),
+                    max_new_tokens=self._max_new_tokens,
+                    pad_token_id=self._tokenizer.pad_token_id,
+                    eos_token_id=stops,
+                    streamer=arriving,
+                    stopping_criteria=StoppingCriteriaList([self._asked_to_stop]),
+                )
+            by_itself = int(output[0, -1]) in stops
+            self.ending = "ended" if by_itself else "stopped" if self._stopped.is_set() else "cut off"
+            arriving.close()
+        except Exception as error:
+            arriving.close(error)
+
+    def _switched(self) -> AbstractContextManager[Any]:
+        return self._model.disable_adapter() if self._base else nullcontext()
+
+    @contextmanager
+    def _seeded(self) -> Iterator[None]:
+        """Inside, chance begins at the seed; outside, nothing has changed."""
+        with torch.random.fork_rng(enabled=self._seed is not None):
+            if self._seed is not None:
+                torch.manual_seed(self._seed)
+            yield
+
+    def _asked_to_stop(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        return torch.full((len(input_ids),), self._stopped.is_set(), device=input_ids.device)
+
+
+class _Arriving:
+    """The streamer that `generate` writes ids to, and its reader's end."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[list[int] | Exception | None] = queue.SimpleQueue()
+        self._is_prompt = True  # `generate` passes the prompt on first
+
+    def put(self, value: torch.Tensor) -> None:
+        if not self._is_prompt:
+            self._queue.put(value.flatten().tolist())
+        self._is_prompt = False
+
+    def end(self) -> None:
+        """Called by `generate`; the reader is told by `close`, when the ending is known, too."""
+
+    def close(self, error: Exception | None = None) -> None:
+        self._queue.put(error)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        while isinstance(item := self._queue.get(), list):
+            yield item
+        if item is not None:
+            raise item

@@ -1,0 +1,178 @@
+"""Token ids, templates and masks in colour.
+
+Every colour has a second sign (underline, weight), so that all of it reads in grey.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING
+
+from course_utils.lessons.figures import DARK
+from course_utils.lessons.tables import CELL, Shown, table
+from course_utils.text.chat import Part
+from course_utils.text.masking import IGNORED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+# Each kind has a lightness, a line and a weight of its own, so that the five can be told apart in grey, too.
+PART_STYLES: dict[str, str] = {
+    "template": "color:#707070;border-bottom:2px solid transparent",
+    "role": f"background:{DARK};color:white;font-weight:700;padding:0 3px;border-bottom:2px solid {DARK}",
+    "tools": "background:#fdebd0;color:#6e2c00;border-bottom:2px dashed #6e2c00",
+    "thinking": "background:#f2f3f4;color:#4a235a;font-style:italic;border-bottom:2px dotted #4a235a",
+    "content": f"background:#d6eaf8;color:{DARK};font-weight:600;border-bottom:2px solid {DARK}",
+}
+
+
+def rendered(parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase) -> Shown:
+    """A rendered conversation in colour, and beside it the ids that the model gets, in the same colours.
+
+    Args:
+        parts: from `chat.parts`.
+        tokenizer: the one that rendered them.
+
+    Returns:
+        Two columns; in a terminal a line for each part, with its kind, its text and its ids.
+    """
+    text = "".join(part.text for part in parts)
+    made = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    of_part: list[list[int]] = [[] for _ in parts]
+    place, end = 0, len(parts[0].text) if parts else 0
+    for token, (start, _) in zip(made["input_ids"], made["offset_mapping"], strict=True):
+        while start >= end:  # an id belongs to the part in which it begins
+            place += 1
+            end += len(parts[place].text)
+        of_part[place].append(token)
+    words, numbers, lines = [], [], []
+    for part, ids in zip(parts, of_part, strict=True):
+        style = PART_STYLES[part.kind]
+        words.append(f'<span style="{style}" title="{part.kind}">{_escaped(part.text)}</span>')
+        numbers += [f'<span style="{style}" title="{part.kind}">{token}</span>' for token in ids]
+        lines.append((part.kind, _visible(part.text), " ".join(map(str, ids))))
+    legend = " ".join(f'<span style="{style}">{kind}</span>' for kind, style in PART_STYLES.items())
+    column = (
+        "flex:1 1 0;min-width:18em;font-family:monospace;line-height:1.8;white-space:pre-wrap;overflow-wrap:anywhere"
+    )
+    body = f'<div style="{column}">{"".join(words)}</div><div style="{column}">{" ".join(numbers)}</div>'
+    caption = f"{len(text)} characters, {len(made['input_ids'])} tokens"
+    return Shown(
+        f"{table(lines, columns=('kind', 'text', 'ids'))}\n[{caption}]",
+        f'<div style="display:flex;gap:2em;flex-wrap:wrap">{body}</div><small>{caption}: {legend}</small>',
+    )
+
+
+def _escaped(text: str) -> str:
+    """HTML of a text in which every line break can be seen."""
+    return html.escape(text).replace("\n", "⏎<br>")
+
+
+def tokens(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Shown:
+    """The ids of a text and what each of them stands for."""
+    added = set(tokenizer.get_added_vocab().values())
+    rows = [
+        {
+            "place": place,
+            "id": token,
+            "text": _visible(tokenizer.decode([token])),
+            "kind": "special" if token in added else "",
+        }
+        for place, token in enumerate(ids)
+    ]
+    return table(rows)
+
+
+def mask(example: Mapping[str, Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> Shown:
+    """One example in colour: what is learned is dark on light and underlined, the rest is grey.
+
+    Args:
+        example: a dict with `input_ids` and `labels`, from `masking`.
+        tokenizer: the model's.
+
+    Returns:
+        Coloured text; in a terminal the learned stretches stand between ⟦ and ⟧.
+    """
+    ids, labels = example["input_ids"], example["labels"]
+    parts, plain = [], []
+    place = 0
+    inside = False
+    for text, count in _pieces(ids, tokenizer):
+        learned = labels[place] != IGNORED
+        style = (
+            f"background:#d6eaf8;color:{DARK};font-weight:600;border-bottom:2px solid {DARK}"
+            if learned
+            else "color:#707070;border-bottom:2px solid transparent"
+        )
+        parts.append(f'<span style="{style};margin-right:1px" title="id {ids[place]}">{_escaped(text)}</span>')
+        plain.append(("⟧" if inside and not learned else "⟦" if learned and not inside else "") + text)
+        inside, place = learned, place + count
+    share = sum(label != IGNORED for label in labels) / max(len(labels), 1)
+    caption = f"{len(ids)} tokens, {share:.0%} learned (underlined)"
+    body = f'<div style="font-family:monospace;line-height:1.9;white-space:pre-wrap">{"".join(parts)}</div>'
+    return Shown("".join(plain) + ("⟧" if inside else "") + f"\n[{caption}]", f"{body}<small>{caption}</small>")
+
+
+def masks(ways: Mapping[str, Mapping[str, Sequence[int]]], tokenizer: PreTrainedTokenizerBase) -> Shown:
+    """Several masks of one conversation side by side, one line per token.
+
+    Args:
+        ways: by the name that stands above it, a dict with `input_ids` and `labels`. The ids may differ, too.
+        tokenizer: the model's.
+
+    Returns:
+        A table. "●" is learned, "·" is read only, and an empty place means that this way does not have the token at
+        all. "≠" marks the lines where the ways differ.
+    """
+    lines: list[tuple[int, dict[str, bool]]] = []  # id, and for each way that has it: is it learned
+    for way, example in ways.items():
+        learned = [label != IGNORED for label in example["labels"]]
+        known = [token for token, _ in lines]
+        merged: list[tuple[int, dict[str, bool]]] = []
+        matcher = SequenceMatcher(None, known, example["input_ids"], autojunk=False)
+        for _, start, end, new_start, new_end in matcher.get_opcodes():
+            same = known[start:end] == list(example["input_ids"][new_start:new_end])
+            old, new = lines[start:end], range(new_start, new_end)
+            if same:
+                merged += [(token, has | {way: learned[at]}) for (token, has), at in zip(old, new, strict=True)]
+            else:
+                merged += [*old, *((example["input_ids"][at], {way: learned[at]}) for at in new)]
+        lines = merged
+    signs = {True: "●", False: "·", None: ""}
+    shades = {True: f"background:{DARK};color:white", False: "color:#707070", None: "background:#e5e7e9"}
+    rows, body = [], []
+    for token, has in lines:
+        states = [has.get(way) for way in ways]
+        differ = "≠" if len(set(states)) > 1 else ""
+        text = _visible(tokenizer.decode([token]))
+        rows.append((token, text, *(signs[state] for state in states), differ))
+        cells = [f"<td style={CELL!r}>{token}</td><td style={CELL!r}>{html.escape(text)}</td>"]
+        cells += [f'<td style="{CELL};text-align:center;{shades[state]}">{signs[state]}</td>' for state in states]
+        body.append(f"<tr>{''.join(cells)}<td style={CELL!r}>{differ}</td></tr>")
+    head = "".join(f'<th style="{CELL}">{html.escape(name)}</th>' for name in ("id", "token", *ways, ""))
+    caption = "● learned, · read only, empty: not there"
+    plain = table(rows, columns=("id", "token", *ways, "differs"))
+    return Shown(
+        f"{plain}\n[{caption}]",
+        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table><small>{caption}</small>",
+    )
+
+
+def _visible(text: str) -> str:
+    """The text of a token with its white space made visible."""
+    return text.replace("\u200b", "·ZWSP·").replace("\n", "⏎").replace("\t", "⇥") if text.strip() else repr(text)[1:-1]
+
+
+def _pieces(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, int]]:
+    """(text, number of ids): one piece per id, but ids that share a character stay together."""
+    pieces: list[tuple[str, int]] = []
+    start = 0
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(list(ids[start:end]))
+        if not text.endswith("\ufffd") or end == len(ids):
+            pieces.append((text, end - start))
+            start = end
+    return pieces

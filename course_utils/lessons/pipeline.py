@@ -1,0 +1,146 @@
+"""A lesson's work in one call: train the adapter, evaluate it, merge it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from course_utils import data, hub
+from course_utils.core.files import write_text
+from course_utils.core.profiles import Profile
+from course_utils.deploy import export
+from course_utils.evals import evaluation
+from course_utils.lessons import figures, reports, tables
+from course_utils.lessons.setup import LessonError, run_dir
+from course_utils.text import masking
+from course_utils.train import modeling, training
+
+FEWEST_ROWS = 10  # of one's own, to train on nine of them and to be judged by one
+
+
+def train_adapter(profile: Profile, *, file: str | Path | None = None, resume: bool = False) -> training.TrainResult:
+    """Lesson 04 in one call: masked rows, LoRA, training; the adapter lands in `run_dir(profile)`.
+
+    Args:
+        profile: model, rows and settings.
+        file: rows of one's own in place of the course's; see `own_rows`.
+        resume: go on from the last checkpoint, where there is one.
+    """
+    model, tokenizer = modeling.load_model(hub.download(profile.model), profile)
+    if file is None:
+        rows = [data.load_built(profile, part) for part in ("train", "valid")]
+    else:
+        rows = own_rows(file, profile, tokenizer)
+    model = modeling.attach_lora(model, profile)
+    train, valid = (masking.build_dataset(part, tokenizer, max_length=profile.train.max_length) for part in rows)
+    return training.train(model, tokenizer, train, valid, profile.train, resume=resume, profile=profile)
+
+
+def own_rows(file: str | Path, profile: Profile, tokenizer: Any) -> tuple[Any, Any]:
+    """Rows that a learner brings, checked and split: a tenth of them, in whole groups, is held back to judge the run.
+
+    Args:
+        file: whatever `data.check` opens.
+        profile: gives the longest row in tokens, and the seed.
+        tokenizer: of the model that they will be trained on.
+
+    Returns:
+        The rows to train on and those held back, as datasets.
+
+    Raises:
+        LessonError: a row that cannot be used (the first is named, and the command that lists all), or too few.
+    """
+    limit = profile.train.max_length
+    report = data.check(file, tokenizer, limit)
+    if report.problems:
+        name = shlex.quote(str(file))
+        every = f"`python -m course_utils check-data {name} --tokenizer {profile.model} --max-length {limit}`"
+        raise LessonError(f"{report.problems[0]} {every} lists every problem ({len(report.problems)}).")
+    if len(report.rows) < FEWEST_ROWS:
+        raise LessonError(f"{file} holds {len(report.rows)} rows; {FEWEST_ROWS} are the least, and 200 a good start.")
+    return data.split(report.rows, valid_ratio=0.1, min_valid=2, seed=profile.train.seed)
+
+
+def is_first_process() -> bool:
+    """True in a run of one process, and in the first of several (`accelerate launch`)."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """Let the first of several processes make what is missing; the others then find it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    import torch
+    from accelerate import PartialState
+
+    with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
+        yield
+
+
+def evaluate_adapter(profile: Profile, *, merged: bool = False, resume: bool = False) -> evaluation.Comparison:
+    """Lesson 05 in one call: the held-out rows answered by the base and by the base with the adapter.
+
+    The figures land in `evaluation.json` in the run's folder, and as a page in `evaluation.html`; those of the merged
+    model in `evaluation_merged.json` and `.html`.
+
+    Args:
+        profile: model, rows and settings.
+        merged: compare the base with the merged model of lesson 06 in place of the adapter.
+        resume: keep the replies of a run that was stopped, and ask only for the rest.
+
+    Raises:
+        GenerationError: `resume`, and the replies that were kept are of other rows or of another model.
+    """
+    # In 16 bits also where training was in 4: NF4 generates half as fast.
+    model, tokenizer = modeling.load_model(hub.download(profile.model), profile, load_in_4bit=False)
+    rows = [*data.load_built(profile, "valid"), *data.load_built(profile, "general")]
+    out, name = run_dir(profile), "evaluation_merged" if merged else "evaluation"
+    kept = {when: out / f"{name}_{when}.jsonl" for when in ("before", "after")}
+    if not resume:
+        _remove(kept.values())
+
+    def answered(model: Any, when: str) -> evaluation.EvalReport:
+        how = {"batch_size": profile.eval_batch_size, "max_new_tokens": profile.max_new_tokens}
+        return evaluation.evaluate(modeling.for_inference(model), tokenizer, rows, resume_file=kept[when], **how)
+
+    before = answered(model, "before")
+    if merged:
+        del model  # one at a time: two large models do not fit a GPU
+        model, _ = modeling.load_model(out / "merged", profile, load_in_4bit=False)
+    else:
+        model = modeling.load_adapter(model, out / "adapter")
+    comparison = evaluation.compare(before, answered(model, "after"))
+    evaluation.save(comparison, out / f"{name}.json")
+    page = reports.page("Before and after", evaluation_body(comparison.table(), comparison.worse()))
+    write_text(out / f"{name}.html", page)
+    _remove(kept.values())
+    return comparison
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
+def evaluation_body(table: Sequence[Mapping[str, Any]], worse: Sequence[Mapping[str, Any]]) -> str:
+    """The HTML of an evaluation: the table, the picture, and what got worse.
+
+    Args:
+        table: `Comparison.table()`.
+        worse: `Comparison.worse()`.
+    """
+    return f"""{tables.comparison(table).html}
+{figures.image(figures.before_after(table))}
+<h2>What got worse</h2>{tables.changes(worse).html}"""
+
+
+def merge(profile: Profile) -> export.MergeReport:
+    """The first half of lesson 06 in one call: the merged model lands in `merged/` in the run's folder."""
+    out = run_dir(profile)
+    return export.merge_adapter(hub.download(profile.model), out / "adapter", out / "merged")

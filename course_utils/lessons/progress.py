@@ -1,0 +1,81 @@
+"""How far a learner is: read from the exercise notebooks as they were saved, without running them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from course_utils.core.errors import CourseError
+
+State = Literal["solved", "not yet", "check again", "not run"]
+
+HEADING = re.compile(r"^## (?P<title>.+) \((?P<level>easy|medium|hard)\)$", re.MULTILINE)
+
+
+class ExerciseError(CourseError):
+    """Exercise notebooks that are not there, or that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of an exercise notebook and what its check said last.
+
+    Attributes:
+        notebook: the notebook's name without `.ipynb`.
+        title: the task's heading.
+        level: "easy", "medium" or "hard".
+        state: "solved"; "not yet" (the check failed); "check again" (it passed, and then the answer was run anew);
+            "not run".
+        line: what the check said where it failed.
+    """
+
+    notebook: str
+    title: str
+    level: str
+    state: State
+    line: str = ""
+
+
+def progress(folder: str | Path) -> list[Task]:
+    """Every task of the exercise notebooks in a folder, in order.
+
+    Args:
+        folder: holds `01_….ipynb` and so on, as saved.
+
+    Raises:
+        ExerciseError: there are none, or one is no notebook.
+    """
+    notebooks = sorted(Path(folder).glob("0*.ipynb"))
+    if not notebooks:
+        raise ExerciseError(f"{folder} holds no exercise (01_….ipynb); name the folder in which yours are.")
+    return [task for path in notebooks for task in _tasks(path)]
+
+
+def _tasks(path: Path) -> Iterator[Task]:
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ExerciseError(f"{path} cannot be read as a notebook ({error!r}); save it again in Jupyter.") from error
+    heading, answered = None, None
+    for cell in cells:
+        mark = cell["metadata"].get("nbgrader", {})
+        if cell["cell_type"] == "markdown":
+            heading = HEADING.search("".join(cell["source"])) or heading
+        elif mark.get("solution"):
+            answered = cell["execution_count"]
+        elif mark.get("grade") and heading:
+            yield Task(path.stem, heading["title"], heading["level"], *_state(cell, answered))
+
+
+def _state(check: dict[str, Any], answered: int | None) -> tuple[State, str]:
+    """What a check cell says of its task; `answered` is the execution count of the answer's cell."""
+    if check["execution_count"] is None:
+        return "not run", ""
+    for output in check["outputs"]:
+        if output["output_type"] == "error":
+            return "not yet", output["evalue"]
+    return ("check again" if (answered or 0) > check["execution_count"] else "solved"), ""

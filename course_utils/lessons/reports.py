@@ -1,0 +1,93 @@
+"""Pages of HTML: the check of a data set, and what stands around any page."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+from course_utils.data import CheckReport, plain
+from course_utils.lessons.figures import audit, image, lengths
+from course_utils.lessons.tables import Shown, table
+
+PROBLEMS_SHOWN = 100  # on a page or a screen; the report holds all
+
+
+EXAMPLES_SHOWN = 6
+
+
+LONGEST_EXAMPLE = 400  # characters of a turn
+
+
+def check(report: CheckReport) -> Shown:
+    """A check of a data set as one page: summary, lengths, what is learned, every problem, repeats, some rows.
+
+    Args:
+        report: from `data.check`.
+
+    Returns:
+        A page; in a terminal the summary, the problems and the remarks.
+    """
+    summary = table(report.table(), columns=("what", "value"))
+    listed = report.problems[:PROBLEMS_SHOWN]
+    problems = table(
+        [(item.file, item.row or "", item.line or "", item.field, item.reason) for item in listed],
+        columns=("file", "row", "line", "field", "what was found, what was expected, what to do"),
+    )
+    more = f"… and {len(report.problems) - len(listed)} more." if len(report.problems) > len(listed) else ""
+    lines = [repr(summary), "", *map(str, listed), *filter(None, [more]), *report.remarks]
+    of_rows = f"Rows that cannot be used: {report.reported}."
+    verdict = f"Problems: {len(report.problems)}. {of_rows}" if report.problems else "Nothing is wrong."
+    figures = []
+    if report.kept:
+        counts, unit = (report.characters, "characters") if report.tokens is None else (report.tokens, "tokens")
+        figures.append(lengths(counts, title="Length of the usable rows", unit=unit))
+    if report.audit is not None and report.audit.rows:
+        figures.append(audit(report.audit))
+    parts = [f"<h2>{html.escape(report.name)}</h2><p>{verdict}</p>", summary.html, *map(image, figures)]
+    if listed:
+        parts.append(f"<h3>Problems</h3>{problems.html}<p>{more}</p>")
+    if report.repeats:
+        ids = report.rows["id"] if "id" in report.rows.column_names else range(report.kept)
+        twins = [(ids[twin.row], ids[twin.first_row]) for twin in report.repeats[:EXAMPLES_SHOWN]]
+        listed_twins = table(twins, columns=("row", "repeats")).html
+        parts.append(f"<h3>Repeats of an earlier row: {len(report.repeats)}</h3>{listed_twins}")
+    if report.kept:
+        parts.append(f"<h3>Rows as they were read</h3>{table(_example_rows(report)).html}")
+    parts += [f"<p>{html.escape(remark)}</p>" for remark in report.remarks]
+    return Shown("\n".join(lines).rstrip(), "\n".join(parts))
+
+
+def _example_rows(report: CheckReport) -> list[dict[str, str]]:
+    """Rows from all over the set, their turns cut where they are long."""
+    step = max(1, report.kept // EXAMPLES_SHOWN)
+    found = []
+    for row in report.rows.select(range(0, report.kept, step)[:EXAMPLES_SHOWN]):
+        turns = [
+            f"{name}{turn['role']}: {_shortened(_said(turn))}"
+            for name, part in (("", "messages"), ("chosen ", "chosen"), ("rejected ", "rejected"))
+            for turn in row.get(part) or ()
+        ]
+        said = "\n".join(turns) or _shortened(row.get("text") or "")
+        found.append({"id": row.get("id") or "", "source": row["source"], "tags": ", ".join(row["tags"]), "row": said})
+    return found
+
+
+def _said(turn: Mapping[str, Any]) -> str:
+    """A turn in one text: thinking in brackets, the reply, the calls."""
+    thought = f"[{turn['reasoning_content']}] " if turn.get("reasoning_content") else ""
+    return f"{thought}{turn['content'] or ''}{str(plain(turn['tool_calls'])) if turn.get('tool_calls') else ''}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_EXAMPLE else f"{text[:LONGEST_EXAMPLE]} …"
+
+
+def page(title: str, body: str) -> str:
+    """HTML that stands alone."""
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>
+<style>body {{font-family: sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem}}
+table {{border-collapse: collapse}} th, td {{border-bottom: 1px solid #ccc}} img {{max-width: 100%}}</style>
+{body}</html>
+"""

@@ -1,0 +1,128 @@
+"""Tables: HTML in a notebook, plain text in a terminal."""
+
+from __future__ import annotations
+
+import html
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+CELL = "text-align:left;vertical-align:top;padding:2px 10px;white-space:pre-wrap"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Something with two faces: HTML for a notebook, text for a terminal."""
+
+    text: str
+    html: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+def table(rows: Iterable[Mapping[str, Any] | Sequence[Any]], columns: Sequence[str] | None = None) -> Shown:
+    """A table of dicts, or of sequences with `columns` as the heads.
+
+    Args:
+        rows: one dict or sequence per line. Floats are shown with three digits, tuples and lists with commas.
+        columns: the heads; by default the keys of the first dict.
+    """
+    lines = [dict(row) if isinstance(row, Mapping) else dict(zip(columns or (), row, strict=True)) for row in rows]
+    heads = list(columns or (lines[0] if lines else ()))
+    cells = [[_cell(line.get(head, "")) for head in heads] for line in lines]
+    widths = [max(map(_width, column)) for column in zip(heads, *cells, strict=True)]
+    text = "\n".join(
+        "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in [heads, ["-" * width for width in widths], *cells]
+    )
+    head = "".join(f'<th style="{CELL}">{html.escape(name)}</th>' for name in heads)
+    body = "".join(
+        f"<tr>{''.join(f'<td style={CELL!r}>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in cells
+    )
+    return Shown(text, f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
+    if isinstance(value, (tuple, list)):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def _width(text: str) -> int:
+    """Columns that the text takes in a terminal: Chinese characters take two."""
+    longest = max(text.split("\n"), key=len, default="")
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in longest)
+
+
+def conversation(messages: Sequence[Mapping[str, Any]]) -> Shown:
+    """Messages as a small table: role and text, with thinking and tool calls named."""
+    rows = []
+    for message in messages:
+        if message.get("reasoning_content"):
+            rows.append({"role": f"{message['role']} (thinking)", "text": message["reasoning_content"]})
+        for call in message.get("tool_calls") or ():
+            function = call.get("function", call)
+            rows.append({"role": f"{message['role']} (call)", "text": f"{function['name']}({function['arguments']})"})
+        if message.get("content"):
+            rows.append({"role": message["role"], "text": message["content"]})
+    return table(rows)
+
+
+def comparison(rows: Sequence[Mapping[str, Any]]) -> Shown:
+    """The before/after table, one line per source, with what the paired tests say.
+
+    Args:
+        rows: `Comparison.table()`.
+    """
+
+    def said(row: Mapping[str, Any], key: str) -> str:
+        return f"{row[f'{key} before']:.2f} → {row[f'{key} after']:.2f}, {row['verdicts'][key]}"
+
+    return table(
+        {
+            "source": row["source"],
+            "prompts": row["prompts"],
+            "perplexity": said(row, "perplexity"),
+            "usable": said(row, "usable"),
+            "its own figure": row["metric"],
+            "before → after": said(row, "metric"),
+        }
+        for row in rows
+    )
+
+
+def changes(lines: Sequence[Mapping[str, Any]]) -> Shown:
+    """Figures before and after with their verdicts, one per line; a word where there is none.
+
+    Args:
+        lines: `Comparison.changes()` or `Comparison.worse()`.
+    """
+    return table(lines) if lines else table([("nothing that a test tells apart",)], columns=("figure",))
+
+
+def replies(pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Shown:
+    """Prompts with the reference and the replies before and after, side by side.
+
+    Args:
+        pairs: (row of the report before, row of the report after), the same prompt in both.
+    """
+    return table(
+        {
+            "prompt": old["prompt"],
+            "reference": old["reference"],
+            "before": _marked(old),
+            "after": _marked(new),
+        }
+        for old, new in pairs
+    )
+
+
+def _marked(row: Mapping[str, Any]) -> str:
+    return row["reply"] + ("" if row["stopped"] else " … (did not stop)")

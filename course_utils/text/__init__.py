@@ -1,0 +1,1 @@
+"""Conversations as a model sees them: templates, thinking, masks, packing."""

@@ -1,0 +1,96 @@
+"""Several rows in one sequence, and none of them seeing another: packing, its position ids and its mask (pitfall
+packing-leaks).
+
+Rows of a batch are filled up to the longest one, and the filling is computed like anything else. Packed rows leave
+hardly any. What keeps them apart are position ids that start anew with every row: transformers makes the block mask
+from these, but only where there is no attention mask and no cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from course_utils.core.errors import CourseError
+from course_utils.text.masking import IGNORED
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class PackingError(CourseError):
+    """Rows that cannot be packed."""
+
+
+def pack(examples: Sequence[Mapping[str, Any]], max_length: int) -> list[dict[str, list[int]]]:
+    """Put rows together, best fit first, so that each pack holds at most `max_length` tokens (TRL's "bfd").
+
+    Args:
+        examples: dicts with `input_ids` and `labels`.
+        max_length: tokens of a pack.
+
+    Returns:
+        Dicts with `input_ids`, `labels` and `position_ids`, equally long. A row's first token is never learned: it
+        would be predicted from the row before it.
+
+    Raises:
+        PackingError: a row is longer than `max_length` (TRL would cut it, and with it the stop token: pitfall
+        stop-token-cut-off), or has
+            no tokens.
+    """
+    from datasets import Dataset
+    from trl import pack_dataset
+
+    lengths = [len(example["input_ids"]) for example in examples]
+    for problem, wrong in (
+        (f"longer than {max_length} tokens", [row for row, length in enumerate(lengths) if length > max_length]),
+        ("empty", [row for row, length in enumerate(lengths) if not length]),
+    ):
+        if wrong:
+            raise PackingError(
+                f"{len(wrong)} rows are {problem} (first: row {wrong[0]}). masking.build_dataset with "
+                f"max_length={max_length} leaves such rows out and counts them."
+            )
+    if not examples:
+        return []
+    columns = {
+        "input_ids": [list(example["input_ids"]) for example in examples],
+        "labels": [[IGNORED, *example["labels"][1:]] for example in examples],
+    }
+    # One batch: by default `datasets` would pack each thousand rows by themselves.
+    packed = pack_dataset(Dataset.from_dict(columns), max_length, "bfd", {"batch_size": len(examples)})
+    return [
+        {
+            "input_ids": row["input_ids"],
+            "labels": row["labels"],
+            "position_ids": [place for length in row["seq_lengths"] for place in range(length)],
+        }
+        for row in packed
+    ]
+
+
+def block_mask(position_ids: Sequence[int]) -> np.ndarray:
+    """Which token may look at which: itself and those before it in its own row.
+
+    Args:
+        position_ids: of one pack; every 0 begins a row.
+
+    Returns:
+        A boolean array of tokens x tokens; line i holds what token i sees.
+    """
+    import numpy as np
+
+    rows = np.cumsum(np.asarray(position_ids) == 0)
+    return (rows[:, None] == rows[None, :]) & np.tri(len(position_ids), dtype=bool)
+
+
+def padding_share(lengths: Sequence[int], batch_size: int) -> float:
+    """The share of a batch's tokens that are filling, over all batches in the order given.
+
+    Args:
+        lengths: tokens of each row (or pack).
+        batch_size: rows per batch.
+    """
+    batches = [lengths[start : start + batch_size] for start in range(0, len(lengths), batch_size)]
+    filled = sum(max(batch) * len(batch) for batch in batches)
+    return 1 - sum(lengths) / filled if filled else 0.0

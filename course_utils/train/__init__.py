@@ -1,0 +1,1 @@
+"""Load a model, attach an adapter, train it."""

@@ -1,0 +1,135 @@
+"""Unsloth's FastLanguageModel: load a model from its folder, attach LoRA, switch between training and answering."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from course_utils.core.errors import CourseError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from course_utils.core.profiles import Profile
+
+
+class ModelError(CourseError):
+    """A model or an adapter that cannot be loaded as asked."""
+
+
+def import_unsloth() -> Any:
+    """Import Unsloth, which patches transformers, TRL and PEFT, and so must come before them.
+
+    Raises:
+        ModelError: transformers, TRL or PEFT came first in this process; nothing can mend that but a restart.
+    """
+    if "unsloth" not in sys.modules:
+        early = [name for name in ("trl", "peft", "transformers") if name in sys.modules]
+        if early:
+            raise ModelError(
+                f"{', '.join(early)} came before Unsloth in this process, so Unsloth's patches would be incomplete. "
+                "Restart the kernel and run setup() first."
+            )
+    # Notes on the libraries' own affairs, which a notebook would show in red above the lesson's first table.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # an optional kernel that is not there
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*HF_HUB_ENABLE_HF_TRANSFER")  # Unsloth sets it; it does nothing
+        import unsloth
+
+    return unsloth
+
+
+def load_model(
+    path: str | Path, profile: Profile, *, load_in_4bit: bool | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a base model and its tokenizer from a folder, offline.
+
+    A local folder, never a hub id: Unsloth would swap the repository for one of its own (pitfall
+    unsloth-swaps-repository).
+
+    Args:
+        path: what `hub.download` returned.
+        profile: gives dtype, sequence length and whether the base is held in 4 bits.
+        load_in_4bit: overrides the profile (NF4 with double quantisation where True).
+
+    Returns:
+        The model and its tokenizer.
+
+    Raises:
+        ModelError: the folder holds no model, or the tokenizer's padding token is its stop token (pitfall pad-is-eos).
+    """
+    path = Path(path)
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path} holds no config.json; hub.download({str(path.name)!r}) makes a model's folder.")
+    model, tokenizer = import_unsloth().FastLanguageModel.from_pretrained(
+        model_name=str(path),
+        max_seq_length=profile.train.max_length,
+        dtype=getattr(torch, profile.dtype),
+        load_in_4bit=profile.load_in_4bit if load_in_4bit is None else load_in_4bit,
+        trust_remote_code=False,
+        local_files_only=True,
+    )
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise ModelError(
+            f"{path}: the padding token is {tokenizer.pad_token!r}, which is also the stop token; a model trained so "
+            "never learns to stop. Set another pad_token in tokenizer_config.json."
+        )
+    return model, tokenizer
+
+
+def attach_lora(model: PreTrainedModel, profile: Profile) -> PeftModel:
+    """Add LoRA layers, the only ones that will be trained.
+
+    The seed is set here, before the layers get their first values: the Trainer's own seed comes too late (pitfall
+    seed-too-late).
+
+    Args:
+        model: what `load_model` returned.
+        profile: its `train` gives rank, alpha, dropout, target layers, seed.
+    """
+    settings = profile.train
+    return import_unsloth().FastLanguageModel.get_peft_model(
+        model,
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=list(settings.target_modules),
+        bias="none",
+        use_gradient_checkpointing="unsloth" if settings.gradient_checkpointing else False,
+        random_state=settings.seed,
+    )
+
+
+def load_adapter(model: PreTrainedModel, adapter_dir: str | Path) -> PeftModel:
+    """Mount a trained adapter on its base; `with model.disable_adapter():` gives the base back for a while.
+
+    Args:
+        model: what `load_model` returned, of the model that the adapter was trained on.
+        adapter_dir: `TrainResult.adapter_dir`.
+
+    Raises:
+        ModelError: the folder holds no adapter, or one for a model of other shapes.
+    """
+    from peft import PeftModel
+
+    adapter_dir = Path(adapter_dir)
+    if not (adapter_dir / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{adapter_dir} holds no adapter; lesson 04 or `python -m course_utils train` makes one.")
+    try:
+        return PeftModel.from_pretrained(model, str(adapter_dir), is_trainable=False)
+    except RuntimeError as error:  # PEFT lists every tensor whose shape differs
+        raise ModelError(
+            f"{adapter_dir} does not fit {model.config.name_or_path}: it was trained on another base model. "
+            f"First difference: {str(error).splitlines()[1].strip()}"
+        ) from error
+
+
+def for_inference(model: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:
+    """Switch to answering: no dropout, the key-value cache on, Unsloth's faster generation on a GPU."""
+    return import_unsloth().FastLanguageModel.for_inference(model)

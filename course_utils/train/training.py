@@ -1,0 +1,469 @@
+"""Masked fine-tuning with TRL's SFTTrainer on Unsloth: examples and settings in; adapter, log and metrics out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from course_utils.core import profiles
+from course_utils.core.budget import PLAIN_ATTENTION_UP_TO
+from course_utils.core.errors import CourseError
+from course_utils.core.files import atomic_dir, is_write_failure, write_json
+from course_utils.core.settings import TrainSettings, trainer_arguments
+from course_utils.text import masking
+from course_utils.train.modeling import import_unsloth
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+    from course_utils.core.profiles import Profile
+
+_WINDOW = 50  # steps whose rows are sorted by length together, as in transformers' LengthGroupedSampler
+
+
+class TrainingError(CourseError):
+    """A run that would teach nothing, or that failed."""
+
+
+class OutOfMemory(TrainingError):
+    """A run that needed more memory than there is; the message says what to change next."""
+
+
+class Interrupted(TrainingError):
+    """A run that was stopped by Ctrl-C after a whole step; its checkpoint is whole."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run left behind.
+
+    Attributes:
+        adapter_dir: the folder with the LoRA weights and the tokenizer.
+        metrics: steps, rows, seconds, tokens per second, first and last losses, peak memory in GiB.
+        log: one dict per logged step, as the Trainer reports them (step, loss, eval_loss, learning_rate, …) and with
+            what `watching.RunLog` adds (seconds, tokens_per_second, memory_gib, seconds_left).
+    """
+
+    adapter_dir: Path
+    metrics: dict[str, float]
+    log: list[dict[str, float]]
+
+
+def train(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Dataset | Sequence[masking.Example],
+    valid: Dataset | Sequence[masking.Example],
+    settings: TrainSettings,
+    *,
+    resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+    audit: bool = True,
+    profile: Profile | None = None,
+) -> TrainResult:
+    """Train the adapter of `model` on masked examples.
+
+    A checkpoint is kept at every look at the validation rows. Killed at any moment, the run goes on with `resume=True`
+    from the last whole one and ends with the adapter that it would have had anyway. Ctrl-C keeps a checkpoint of its
+    own at the end of the step. Several processes (`accelerate launch`) share each step's rows.
+
+    Args:
+        model: what `modeling.attach_lora` returned.
+        tokenizer: the model's.
+        train: examples with `input_ids` and `labels`, from `masking`.
+        valid: examples of the same kind, never trained on; their loss is measured every `eval_steps`.
+        settings: see `TrainSettings`; everything is written below its `output_dir`.
+        resume: go on from the last whole checkpoint in `output_dir`, where there is one; a finished run is returned
+            as it is.
+        callbacks: further callbacks for the Trainer; the logs that they get hold what `watching.RunLog` adds.
+        audit: refuse a set that cannot teach (`masking.MaskAudit.problems`).
+        profile: what the model was loaded with; where memory runs out, its budget and its next remedy are named.
+
+    Returns:
+        The adapter's folder, metrics and log. The log also grows in `train_log.jsonl` while the run goes on.
+
+    Raises:
+        TrainingError: the set cannot teach, the folder or the disk cannot be written to, the loss is no number, or
+            `resume` finds a run of other rows or settings.
+        OutOfMemory: with what to change.
+        Interrupted: by Ctrl-C, with how to go on.
+        TrackerError: the tracker is not installed.
+    """
+    unsloth = import_unsloth()
+    from course_utils.train import trackers
+    from course_utils.train.callbacks import NumbersOnly, ProgressBar, RunLog, StopAtInterrupt, WholeCheckpoints
+
+    if audit:
+        for name, examples in (("train", train), ("valid", valid)):
+            problems = masking.audit(examples, tokenizer).problems
+            if problems:
+                raise TrainingError(f"The {name} set cannot teach: {'; '.join(problems)}. See masking.audit.")
+    train, valid = (_dataset(examples) for examples in (train, valid))
+    out = Path(settings.output_dir)
+    run = {"settings": asdict(settings), "base": Path(model.config.name_or_path).name} | {
+        f"{name} rows": _digest(rows) for name, rows in (("train", train), ("valid", valid))
+    }
+    if resume and _continues(out, run):
+        if (out / "train_metrics.json").is_file():
+            return load_result(out)
+        checkpoint = _last_whole_checkpoint(out)
+    else:
+        checkpoint = None
+        _begin(out, run)
+    unsloth.FastLanguageModel.for_training(model)
+    bf16 = unsloth.is_bfloat16_supported()
+    first_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    interrupt, log = (
+        StopAtInterrupt(),
+        RunLog(out / "train_log.jsonl", _epochs(settings, len(train))),
+    )
+    with _explained(out, settings, model, profile), trackers.tracker(settings.tracker, out, first_step) as trackers:
+        trainer = _trainer(model, tokenizer, train, valid, settings, bf16=bf16, fresh=checkpoint is None)
+        watchers = [log, NumbersOnly(), WholeCheckpoints(), interrupt, ProgressBar()]
+        for callback in (*watchers, *(trackers if trainer.is_world_process_zero() else ()), *callbacks):
+            trainer.add_callback(callback)
+        with interrupt, _cpu_shortcuts(model, bf16=bf16):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        state = trainer.state
+        if interrupt.asked and state.global_step < state.max_steps:
+            raise Interrupted(
+                f"Stopped after step {state.global_step} of {state.max_steps}. The checkpoint lies in "
+                f"{out / 'checkpoints'}; the same call with resume=True (`train --resume`) goes on from there."
+            )
+        metrics = _metrics(log.entries, rows=len(train), state=state)
+        final = out / "checkpoints" / "final"
+        trainer.save_model(str(final))  # by all processes: where the model is shared out, none of them holds it whole
+        trainer.accelerator.wait_for_everyone()
+        if trainer.is_world_process_zero():
+            with atomic_dir(out / "adapter") as folder:
+                for name in ("adapter_config.json", "adapter_model.safetensors"):
+                    shutil.copy2(final / name, folder / name)
+                tokenizer.save_pretrained(folder)
+            write_json(out / "train_metrics.json", {"metrics": metrics, "settings": asdict(settings)})
+            shutil.rmtree(out / "checkpoints", ignore_errors=True)  # only an unfinished run needs them
+        trainer.accelerator.wait_for_everyone()
+    return TrainResult(out / "adapter", metrics, log.entries)
+
+
+def load_result(output_dir: str | Path) -> TrainResult:
+    """The result of a finished run, read from its folder.
+
+    Raises:
+        TrainingError: no run was finished there.
+    """
+    out = Path(output_dir)
+    try:
+        metrics = json.loads((out / "train_metrics.json").read_text(encoding="utf-8"))["metrics"]
+        lines = (out / "train_log.jsonl").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise TrainingError(
+            f"{out} holds no finished run ({Path(error.filename).name} is missing); run lesson 04 or "
+            "`python -m course_utils train` first."
+        ) from None
+    return TrainResult(out / "adapter", metrics, [json.loads(line) for line in lines])
+
+
+def row_order(lengths: Sequence[int], rows_per_step: int, epochs: float, seed: int) -> list[int]:
+    """The order in which rows are trained on: rows of like length share a step, and the steps come at random.
+
+    The order hangs on nothing but the arguments, so a run that goes on, or one with more processes, has the same. It
+    is made for all epochs at once. Every row comes once an epoch, but for the few that fill no step: they come first
+    in the next one.
+
+    Args:
+        lengths: tokens of each row.
+        rows_per_step: rows that move the weights once.
+        epochs: how often every row comes; of the last, broken one some rows do not.
+        seed: of the order.
+
+    Returns:
+        Numbers of rows. The first step holds the longest row, so that memory runs out at once or never.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    left = max(1, round(len(lengths) * epochs))
+    window = _WINDOW * rows_per_step
+    steps: list[list[int]] = []
+    over: list[int] = []  # rows that fill no step of their epoch; the next one begins with them
+    while left > 0:
+        epoch = torch.randperm(len(lengths), generator=draw).tolist()[:left]
+        left -= len(epoch)
+        if over:
+            strangers = sorted(epoch, key=lambda row: row in over)  # no row beside its own copy
+            steps.append(over + strangers[: rows_per_step - len(over)])
+            epoch = [row for row in epoch if row not in strangers[: rows_per_step - len(over)]]
+        whole = len(epoch) // rows_per_step * rows_per_step if left else len(epoch)
+        rows, over = epoch[:whole], epoch[whole:]
+        for start in range(0, len(rows), window):
+            alike = sorted(rows[start : start + window], key=lambda row: lengths[row], reverse=True)
+            cut = [alike[place : place + rows_per_step] for place in range(0, len(alike), rows_per_step)]
+            steps += [cut[place] for place in torch.randperm(len(cut), generator=draw).tolist()]
+    steps.sort(key=lambda step: len(step) < rows_per_step)  # a broken step would shift the rows of all after it
+    whole = [place for place, step in enumerate(steps) if len(step) == rows_per_step]
+    if whole:
+        longest = max(whole, key=lambda place: max(lengths[row] for row in steps[place]))
+        steps[0], steps[longest] = steps[longest], steps[0]
+    return [row for step in steps for row in step]
+
+
+def precision(bf16_supported: bool, *, cuda: bool) -> dict[str, bool]:
+    """The Trainer's two switches for 16-bit arithmetic: bfloat16 where it is there, float16 on an older GPU (a T4).
+
+    SFTConfig turns bf16 on unless told otherwise (pitfall sft-config-defaults). A CPU without bfloat16 has neither.
+
+    Args:
+        bf16_supported: what Unsloth's `is_bfloat16_supported()` says.
+        cuda: True where there is a GPU.
+    """
+    return {"bf16": bf16_supported, "fp16": cuda and not bf16_supported}
+
+
+def _dataset(examples: Dataset | Sequence[masking.Example]) -> Dataset:
+    """The two columns that the Trainer wants, as a dataset."""
+    from datasets import Dataset
+
+    if not isinstance(examples, Dataset):
+        examples = Dataset.from_list([{key: row[key] for key in ("input_ids", "labels")} for row in examples])
+    return examples.select_columns(["input_ids", "labels"])
+
+
+def _digest(rows: Dataset) -> str:
+    """A hash of all ids and labels."""
+    digest = hashlib.sha256()
+    for batch in rows.iter(1000):
+        digest.update(json.dumps([batch["input_ids"], batch["labels"]]).encode())
+    return digest.hexdigest()
+
+
+def _continues(out: Path, run: dict[str, Any]) -> bool:
+    """True where `out` holds a run of these rows and settings; False where it holds none.
+
+    Raises:
+        TrainingError: it holds another run.
+    """
+    record = out / "run.json"
+    if not record.is_file():
+        return False
+    before = json.loads(record.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(run))  # tuples become lists
+    differing = [name for name in now["settings"] if before["settings"].get(name) != now["settings"][name]]
+    differing = [name for name in differing if name not in ("tracker", "output_dir")]
+    differing += [name for name in now if name != "settings" and before.get(name) != now[name]]
+    if differing:
+        raise TrainingError(
+            f"The run in {out} cannot go on: {', '.join(differing)} differ from when it began ({record.name} there "
+            "says how). Give it what it had, or begin anew without resume."
+        )
+    return True
+
+
+def _begin(out: Path, run: dict[str, Any]) -> None:
+    """Make room for a new run; an adapter that lies there stays until the new one is whole.
+
+    Raises:
+        TrainingError: the folder cannot be written to. Nothing of an earlier run is then touched.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+        for file in ("train_metrics.json", "train_log.jsonl", "run.json"):
+            (out / file).unlink(missing_ok=True)
+        for folder in ("checkpoints", "tensorboard"):
+            shutil.rmtree(out / folder, ignore_errors=True)
+        write_json(out / "run.json", run)
+    except OSError as error:
+        raise TrainingError(
+            f"{out} cannot be written to ({error.strerror}); set output_dir to a folder of your own."
+        ) from error
+
+
+def _rows_per_step(settings: TrainSettings) -> int:
+    """Rows that move the weights once, of all processes together."""
+    return settings.batch_size * settings.grad_accum * int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _epochs(settings: TrainSettings, rows: int) -> float:
+    """How often every row comes, also where `max_steps` says how long the run is."""
+    return settings.max_steps * _rows_per_step(settings) / rows if settings.max_steps > 0 else settings.epochs
+
+
+def _last_whole_checkpoint(out: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; the others are removed."""
+    from course_utils.train.callbacks import WHOLE
+
+    found = sorted((out / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    for path in found:
+        if not (path / WHOLE).is_file():
+            shutil.rmtree(path, ignore_errors=True)
+    return next((path for path in reversed(found) if (path / WHOLE).is_file()), None)
+
+
+def _trainer(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Dataset,
+    valid: Dataset,
+    settings: TrainSettings,
+    *,
+    bf16: bool,
+    fresh: bool,
+) -> Any:
+    """TRL's SFTTrainer for these settings, without its own printers."""
+    from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
+    from transformers.utils.notebook import NotebookProgressCallback
+    from trl import SFTConfig, SFTTrainer
+
+    lengths = [len(ids) for ids in train["input_ids"]]
+    order = row_order(lengths, _rows_per_step(settings), _epochs(settings, len(train)), settings.seed)
+    longest_first = sorted(range(len(valid)), key=lambda row: -len(valid[row]["input_ids"]))
+    config = SFTConfig(
+        output_dir=str(Path(settings.output_dir) / "checkpoints"),
+        **trainer_arguments(settings),
+        per_device_eval_batch_size=settings.batch_size,
+        num_train_epochs=1,  # `row_order` holds all of them
+        max_length=settings.max_length,
+        **precision(bf16, cuda=torch.cuda.is_available()),
+        train_sampling_strategy="sequential",
+        logging_nan_inf_filter=False,  # else a loss that is no number is logged as the one before it
+        include_num_input_tokens_seen="non_padding",
+        eval_strategy="steps",
+        eval_on_start=fresh,  # the curve then begins at the untrained model
+        eval_steps=settings.eval_steps,
+        save_strategy="steps",
+        save_steps=settings.eval_steps,
+        save_total_limit=2,  # the one before stays until this one is whole
+        load_best_model_at_end=settings.early_stop > 0,
+        metric_for_best_model="eval_loss" if settings.early_stop else None,
+        data_seed=settings.seed,
+        dataset_kwargs={"skip_prepare_dataset": True},  # the rows are masked already
+        dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available(),
+        disable_tqdm=True,
+        report_to="none",
+    )
+    trainer = SFTTrainer(
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=train.select(order),
+        eval_dataset=valid.select(longest_first),
+        args=config,
+    )
+    for printer in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
+        trainer.remove_callback(printer)
+    if settings.early_stop:
+        trainer.add_callback(EarlyStoppingCallback(settings.early_stop))
+    return trainer
+
+
+@contextmanager
+def _cpu_shortcuts(model: PeftModel, *, bf16: bool) -> Iterator[None]:
+    """What makes a step faster on a CPU and changes no result beyond rounding; on a GPU Unsloth's kernels stand there.
+
+    Two switches of the libraries. PEFT copies each LoRA layer's input to float32, and autocast copies it back: left
+    out, every loss is the same to the last bit. And torch's fused attention for CPUs takes several times as long on
+    the way back as plain matrix products, where rows are short; for long ones these need too much memory.
+    """
+    if torch.cuda.is_available():
+        yield
+        return
+    from peft.helpers import disable_input_dtype_casting
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask
+
+    AttentionInterface.register("by_length", _attention_by_length)
+    AttentionMaskInterface.register("by_length", eager_mask)
+    base = model.get_base_model()
+    before = base.config._attn_implementation
+    base.set_attn_implementation("by_length")
+    try:
+        with disable_input_dtype_casting(model) if bf16 else nullcontext():
+            yield
+    finally:
+        base.set_attn_implementation(before)
+
+
+def _attention_by_length(module: Any, query: torch.Tensor, *rest: Any, **more: Any) -> Any:
+    """One of transformers' two ways of attention, by the tokens in a row of `query` (rows x heads x tokens x width)."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.models.llama.modeling_llama import eager_attention_forward  # the same in every Llama-like model
+
+    attend = eager_attention_forward if query.shape[2] <= PLAIN_ATTENTION_UP_TO else sdpa_attention_forward
+    return attend(module, query, *rest, **more)
+
+
+@contextmanager
+def _explained(out: Path, settings: TrainSettings, model: PeftModel, profile: Profile | None) -> Iterator[None]:
+    """Turn what stops a run from outside into errors that say what to do."""
+    try:
+        yield
+    except CourseError:
+        raise
+    except FloatingPointError as error:
+        raise TrainingError(
+            f"{error}: the run was ended. Lower learning_rate ({settings.learning_rate:g}) to a third, or raise "
+            "warmup_steps. No adapter was written."
+        ) from error
+    except Exception as error:
+        if _is_out_of_memory(error):
+            raise OutOfMemory(_memory_advice(settings, model, profile)) from error
+        if is_write_failure(error):
+            raise TrainingError(
+                f"A file below {out} could not be written ({str(error).splitlines()[0]}). Free some space and call "
+                "again with resume=True: the last whole checkpoint is still there."
+            ) from error
+        raise
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    words = str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in words or "out of memory" in words)
+    )
+
+
+def _memory_advice(settings: TrainSettings, model: PeftModel, profile: Profile | None) -> str:
+    """What was needed, and the next thing to change (C37)."""
+    if profile is None:
+        return "Memory ran out. Halve batch_size and double grad_accum, then gradient_checkpointing=True (lesson 04)."
+    profile = replace(profile, train=settings)
+    need = profiles.memory_budget(model.config.to_dict(), profile)
+    terms = ", ".join(f"{term.name} {term.bytes / 2**30:.1f}" for term in need.terms)
+    words = f"Memory ran out; predicted was {need.gib:.1f} GiB ({terms})."
+    remedy = profile.smaller()
+    if remedy is None:
+        return f"{words} Nothing is left to make smaller: take a smaller model."
+    return f"{words} Next: {remedy.change} ({remedy.cost})."
+
+
+def _metrics(log: list[dict[str, float]], *, rows: int, state: Any) -> dict[str, float]:
+    """The run in numbers, from its log; a figure that no line has is left out."""
+    from course_utils.train.callbacks import peak_memory_gib
+
+    steps = [entry for entry in log if "loss" in entry]
+    losses = [entry["loss"] for entry in steps]
+    eval_losses = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+    metrics = {
+        "rows": rows,
+        "steps": state.global_step,
+        "seconds": log[-1]["seconds"] if log else None,
+        "tokens": state.num_input_tokens_seen,
+        "tokens_per_second": steps[-1]["tokens_per_second"] if steps else None,
+        "peak_memory_gib": peak_memory_gib(),
+        "first_loss": losses[0] if losses else None,
+        "last_loss": losses[-1] if losses else None,
+        "first_eval_loss": eval_losses[0] if eval_losses else None,
+        "last_eval_loss": eval_losses[-1] if eval_losses else None,
+    }
+    return {name: value for name, value in metrics.items() if value is not None}

@@ -1,0 +1,338 @@
+"""Checks of exercise 05: perplexity, a batch for generation, judgements of replies, intervals."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from course_utils import metrics, thinking
+from course_utils.evals.statistics import DRAWS, SEED, ratio_change
+from exercises.checks import ask, check, expect, expect_error, shown
+
+Batch = tuple[list[list[float]], list[list[int]]]
+Pad = dict[str, list[list[int]]]
+
+
+def _number(found: Any, given: str) -> float:
+    """What was returned, if it is a number."""
+    expect(isinstance(found, (int, float)), f"for {given} it returned {shown(found)}, which is no number")
+    return float(found)
+
+
+# ── perplexity ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@check
+def perplexity(attempt: Callable[[list[Batch]], float]) -> None:
+    """`perplexity(batches)`: one figure over the learned tokens of all batches."""
+    example = ask(attempt, [([[math.log(2), math.log(4), math.log(8)]], [[1, 1, 1]])])
+    close = math.isclose(_number(example, "the example"), 4)
+    expect(close, f"for the NLLs log 2, log 4, log 8, all learned, it returned {shown(example)}; expected 4")
+    sure = ask(attempt, [([[0.0, 0.0]], [[1, 1]])])
+    expect(
+        sure == 1, f"for two learned tokens with the NLL 0 it returned {shown(sure)}; certainty is a perplexity of 1"
+    )
+    draw = random.Random(5)
+    for prompt in (0.0, 9.0, math.nan, math.inf):
+        rows = [[draw.uniform(0.05, 1) for _ in range(draw.randint(1, 9))] for _ in range(6)]
+        # For tokens of the probabilities p the perplexity is the geometric mean of 1 / p.
+        wanted = statistics.geometric_mean(1 / p for row in rows for p in row)
+        found = {}
+        for size in (1, 2, 4, 6):
+            given = f"six rows in batches of {size}, with {prompt} at places that are not learned"
+            batches = [_batch(rows[start : start + size], prompt) for start in range(0, 6, size)]
+            found[size] = _number(ask(attempt, batches, given=given), given)
+        given = f"six rows with {prompt} at places that are not learned"
+        low, high = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
+        expect(
+            math.isclose(found[low], found[high], rel_tol=1e-9) or not math.isfinite(found[low]),
+            f"for {given} it returned {found[low]:.4f} in batches of {low} and {found[high]:.4f} in batches of {high}",
+        )
+        expect(
+            math.isclose(found[1], wanted, rel_tol=1e-9),
+            f"for {given} it returned {found[1]:.4f}; expected {wanted:.4f}",
+        )
+    for batches in ([], [([[1.0, 2.0]], [[0, 0]])]):
+        expect_error(attempt, batches, kind=ValueError, why="no token is learned")
+
+
+def _batch(rows: Sequence[Sequence[float]], other: float) -> Batch:
+    """Rows of probabilities as NLLs: one place before each that is not learned, and filled up to one length."""
+    width = max(map(len, rows))
+    nll = [[other, *(-math.log(p) for p in row), *[other] * (width - len(row))] for row in rows]
+    return nll, [[0, *[1] * len(row), *[0] * (width - len(row))] for row in rows]
+
+
+# ── a batch for generation ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@check
+def pad_left(attempt: Callable[[list[list[int]], int], Pad]) -> None:
+    """`pad_left(rows, pad)`: padding before the ids, unseen, and positions that do not count it."""
+    for rows, pad in (
+        ([[5, 6, 7], [8]], 0),
+        ([[8], [5, 6, 7]], 0),
+        ([[2, 5, 2, 2], [2], [9, 2]], 2),
+        ([[4, 4], [3, 1]], 4),
+        ([[7]], 0),
+    ):
+        before = copy.deepcopy(rows)
+        batch = ask(attempt, rows, pad)
+        expect(rows == before, "it changes the rows that it was given; make new lists")
+        keys = ("input_ids", "attention_mask", "position_ids")
+        whole = isinstance(batch, Mapping) and all(len(batch.get(key, ())) == len(rows) for key in keys)
+        expect(whole, f"it returned {shown(batch)}; expected {', '.join(keys)} with a row for each row")
+        width = max(map(len, rows))
+        for number, row in enumerate(rows):
+            where = f"row {number} of {rows} with the pad id {pad}"
+            made = {key: list(batch[key][number]) for key in keys}
+            for key, values in made.items():
+                expect(len(values) == width, f"in {where} {key} has {len(values)} places; the longest row has {width}")
+            gap = width - len(row)
+            behind = made["input_ids"][gap:]
+            expect(behind == row, f"in {where} the last {len(row)} ids are {behind}; the model writes behind the last")
+            expect({*made["input_ids"][:gap]} <= {pad}, f"in {where} the padding holds {made['input_ids'][:gap]}")
+            mask = made["attention_mask"]
+            expect(not any(mask[:gap]), f"in {where} the attention mask is {mask}: padding is seen")
+            hidden = [place for place in range(gap, width) if mask[place] != 1]
+            expect(not hidden, f"in {where} the attention mask is {mask}: place {hidden[:1]} is an id of the row")
+            places = made["position_ids"]
+            told = f"in {where} the positions are {places}"
+            expect(places[gap:] == [*range(len(row))], f"{told}; each row counts its own ids from 0")
+            expect(not any(places[:gap]), f"{told}; padding has 0")
+
+
+# ── valid JSON ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+REPLIES = (
+    '{"a":1}',
+    ' \n{"a": [1, 2], "b": null}\n',
+    "{}",
+    '```json\n{"a":1}\n```',
+    '```\n{"a":1}\n```',
+    ' ```json\n{"a":1}\n```\n',
+    None,
+    "",
+    '{"a":NaN}',
+    '{"a":[-Infinity]}',
+    '```json\n{"a":Infinity}\n```',
+    '{"a":1',
+    'Here: {"a":1}',
+    'Here: ```json\n{"a":1}\n```',
+    '{"a":1} {"b":2}',
+    "[1, 2]",
+    '"Oslo"',
+    "5",
+    "null",
+    "```json\n[1]\n```",
+    "{'a': 1}",
+    '{"a":"NaN"}',
+)
+
+
+@check
+def json_rates(attempt: Callable[[list[str | None]], tuple[float, float]]) -> None:
+    """`json_rates(replies)`: strict and lenient, of all prompts."""
+    found = [_rates(attempt, [reply]) for reply in REPLIES]
+    wanted = [_objects(reply) for reply in REPLIES]
+    for reply, rates, right in zip(REPLIES, found, wanted, strict=True):
+        for name, rate, valid in zip(("strict", "lenient"), rates, right, strict=True):
+            said = "a hit" if valid else "a miss"
+            expect(rate == valid, f"the reply {shown(reply)} alone has the {name} rate {rate}; it is {said}")
+    draw = random.Random(6)
+    for _ in range(20):
+        picked = draw.choices(range(len(REPLIES)), k=draw.randint(2, 12))
+        replies = [REPLIES[number] for number in picked]
+        rates = _rates(attempt, replies)
+        for place, name in enumerate(("strict", "lenient")):
+            hits = sum(wanted[number][place] for number in picked)
+            expect(
+                math.isclose(rates[place], hits / len(picked)),
+                f"{hits} of {len(picked)} are valid, {name}, and the rate is {rates[place]:.3f}: {str(replies)[:300]}",
+            )
+
+
+def _rates(attempt: Callable[..., Any], replies: list[str | None]) -> tuple[float, float]:
+    found = ask(attempt, replies)
+    pair = isinstance(found, tuple) and len(found) == 2
+    expect(pair, f"for {shown(replies)} it returned {shown(found)}; expected the pair (strict, lenient)")
+    return found
+
+
+def _objects(reply: str | None) -> tuple[bool, bool]:
+    """Whether a reply is an object: strict, lenient."""
+    values = (metrics.parse_json(reply or "", lenient=lenient) for lenient in (False, True))
+    strict, lenient = (isinstance(value, dict) for value in values)
+    return strict, lenient
+
+
+# ── loops ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@check
+def find_loop(attempt: Callable[[str], tuple[str, int] | None]) -> None:
+    """`find_loop(text)`: the first piece that stands four times in a row, and how often."""
+    draw = random.Random(7)
+    words = [draw.choice("abcdefgh") + draw.choice("ijklmnop") for _ in range(60)]
+    long = "".join(words)  # hardly repeats anything by itself
+    fixed = [
+        "So: I see. I see. I see. I see. I see.",
+        "ha ha ha ha",
+        "",
+        "one",
+        "abcd" * 4,
+        "abcd" * 3,
+        "abcd" * 3 + "abc",
+        "abc" * 4,
+        "abc" * 8,
+        "abcd" * 9 + "!",
+        "-" * 15,
+        "-" * 16,
+        "x" + "-" * 21,
+        " " * 40,
+        "\n- yes" * 5,
+        "first " * 4 + "second " * 9,
+        long[:79] * 4,
+        long[:80] * 4,
+        long[:81] * 4,
+        long[:80] * 3,
+        long + "好的，没问题。" * 6,
+        "no no no, I said no and no and no and no",
+    ]
+    drawn = ["".join(draw.choices(["ab", "cd", " ", "abcd", "\n"], k=draw.randint(8, 40))) for _ in range(150)]
+    for text in fixed + drawn:
+        found = ask(attempt, text, given=shown(text))
+        loop = metrics.LOOP.search(text)
+        if loop is None:
+            expect(found is None, f"for {shown(text)} it returned {shown(found)}; there is no loop in it")
+            continue
+        expect(found is not None, f"for {shown(text)} it found no loop; {shown(loop[1])} stands there again and again")
+        pair = isinstance(found, tuple) and len(found) == 2
+        expect(pair, f"for {shown(text)} it returned {shown(found)}; expected the pair (piece, times)")
+        wanted = (loop[1], len(loop[0]) // len(loop[1]))
+        piece, times = found
+        expect(piece == wanted[0], f"for {shown(text)} the piece is {shown(piece)}; expected {shown(wanted[0])}")
+        expect(times == wanted[1], f"for {shown(text)} {shown(piece)} is counted {times} times; it stands {wanted[1]}")
+
+
+# ── entities ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+ENTITIES = (  # reply, reference
+    ('{"city":["Oslo"]}', '{"city":["Oslo"]}'),
+    ("Rome", '{"city":["Rome"]}'),
+    ('{"city":["Oslo","Oslo"]}', '{"city":["Oslo"]}'),
+    ('{"name":["Lin"],"city":["Bern"]}', '{"name":["Lin"],"company":["Bern"]}'),
+    ('{"city":["Oslo"]}', '{"city":["Oslo","Rome"],"name":["Bo"]}'),
+    ('{"city":["Oslo","Rome"]}', '{"city":["Rome"]}'),
+    ('{"city":"Oslo"}', '{"city":["Oslo"]}'),
+    ('{"city":3}', '{"city":["Oslo"]}'),
+    ('["Oslo"]', '{"city":["Oslo"]}'),
+    ('{"city":["oslo"]}', '{"city":["Oslo"]}'),
+    ('{"city":["Oslo"]}', "{}"),
+    ("{}", "{}"),
+    ("", '{"name":["Lin","Bo"]}'),
+)
+
+
+@check
+def entity_f1(attempt: Callable[[list[str], list[str]], float]) -> None:
+    """`entity_f1(replies, references)`: one F1 over the pairs of all rows."""
+    draw = random.Random(8)
+    several = [draw.choices(ENTITIES, k=count) for count in (2, 3, 9) for _ in range(10)]
+    for rows in [*([row] for row in ENTITIES), *several, []]:
+        replies, references = [row[0] for row in rows], [row[1] for row in rows]
+        given = f"the replies {shown(replies)} with the references {shown(references)}"
+        found = _number(ask(attempt, list(replies), list(references)), given)
+        counts = [metrics.entity_counts(*row) for row in rows]
+        pairs = sum(each.found + each.due for each in counts)
+        wanted = 2 * sum(each.right for each in counts) / max(pairs, 1)
+        expect(math.isclose(found, wanted), f"for {given} it returned {found:.3f}; expected {wanted:.3f}")
+
+
+# ── find the bug ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+OUTPUTS = (  # what is in it, output, right number
+    ("a whole thought", "<think>Half of 16.</think>It is 8.0.", "8"),
+    ("a thought that was cut off", "<think>3 and 4 makes 7, so the answer could be 7", "7"),
+    ("no number", "I cannot say.", "12"),
+    ("nothing", "", "12"),
+    ("no thinking", "4 and 5 is 9", "9"),
+    ("a closer in the answer", "Add them up.</think>20 </think>", "20"),
+    ("a closer in the answer", "<think>Hm.</think>20 </think>21", "20"),
+    ("a number in the thought only", "<think>It is 12.</think>I cannot say.", "12"),
+    ("a number behind the thought", "<think>It is 12.</think>13", "12"),
+    ("an opener in the answer", "<think>Hm.</think>6 <think>", "6"),
+    ("a fraction", "It is 2/6 of it", "1/3"),
+    ("a fraction with blanks", "It is 2 / 6", "1/3"),
+    ("a decimal that is not the fraction", "0.3333333333333333", "1/3"),
+    ("commas", "1,200", "1200"),
+    ("a number after the answer", "80 dollars for 4 days", "80"),
+    ("a negative number", "It falls to -5 degrees", "-5"),
+    ("no number, though it looks like one", "5/0", "5"),
+    ("thinking opened by the prompt", "It is 7.</think>8", "8"),
+)
+
+
+@check
+def accuracy(attempt: Callable[[list[str], list[str]], float]) -> None:
+    """`accuracy(outputs, references)`: right answers of all outputs, thinking taken off."""
+    hits = [metrics.same_answer(thinking.parse_text(output).answer or "", right) for _, output, right in OUTPUTS]
+    for (what, output, right), hit in zip(OUTPUTS, hits, strict=True):
+        found = _number(ask(attempt, [output], [right]), shown(output))
+        said = "right" if hit else "a miss"
+        expect(
+            found == hit, f"{what}: {output!r}, of which {right} is right, alone has the share {found}; it is {said}"
+        )
+    draw = random.Random(9)
+    for _ in range(20):
+        picked = draw.choices(range(len(OUTPUTS)), k=draw.randint(2, 9))
+        outputs, rights = [OUTPUTS[number][1] for number in picked], [OUTPUTS[number][2] for number in picked]
+        found, wanted = _number(ask(attempt, outputs, rights), shown(outputs)), sum(hits[number] for number in picked)
+        expect(
+            math.isclose(found, wanted / len(picked)),
+            f"{wanted} of {len(picked)} are right, and the share is {found:.3f}: {str(outputs)[:300]}",
+        )
+
+
+# ── a paired interval ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@check
+def paired_interval(attempt: Callable[..., tuple[float, float]]) -> None:
+    """`paired_interval(before, after, draws)`: the change of a ratio over the same prompts each time."""
+    even = [(2.0, 1), (30.0, 10), (4.5, 3), (64.0, 16), (9.5, 5), (21.0, 7)]
+    uneven = [(1.5, 1), (31.0, 10), (3.5, 3), (50.0, 16), (9.0, 5), (20.5, 7)]
+    answered = [(3.0, 2), (28.0, 9), (4.0, 3), (60.0, 15), (9.5, 6), (20.0, 8)]
+    lower = [(top - 0.5 * bottom, bottom) for top, bottom in even]
+    misses, hits = [(0, 1)] * 5 + [(1, 1)], [(1, 1)] * 4 + [(0, 1), (1, 1)]
+    for what, before, after in (
+        ("nothing has changed", even, even),
+        ("each NLL has fallen by 0.5", even, lower),
+        ("some NLLs have fallen", even, uneven),
+        ("some NLLs have risen", uneven, even),
+        ("tops and bottoms have changed", even, answered),
+        ("hits and misses", misses, hits),
+    ):
+        given = f"a case where {what}"
+        found = ask(attempt, list(before), list(after), _draws(len(before)), given=given)
+        pair = isinstance(found, tuple) and len(found) == 2
+        expect(pair, f"for {given} it returned {shown(found)}; expected the pair (low, high)")
+        low, high = found
+        wanted = ratio_change(before, after)
+        close = math.isclose(low, wanted.low, abs_tol=1e-9) and math.isclose(high, wanted.high, abs_tol=1e-9)
+        expect(
+            close,
+            f"for {given} it returned {low:.4f} to {high:.4f}; expected {wanted.low:.4f} to {wanted.high:.4f}",
+        )
+
+
+def _draws(prompts: int) -> list[list[int]]:
+    """The draws that `chance` takes, as lists of prompt numbers."""
+    import numpy as np
+
+    drawn = np.random.default_rng(SEED).multinomial(prompts, [1 / prompts] * prompts, size=DRAWS)
+    return [[number for number, times in enumerate(counts) for _ in range(times)] for counts in drawn.tolist()]

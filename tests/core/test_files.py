@@ -1,0 +1,132 @@
+"""course_utils.core.files: a file or a folder is whole or absent, whatever happens while it is written."""
+
+import json
+import stat
+
+import pytest
+
+from course_utils import files
+from course_utils.core.files import atomic_dir, atomic_file, write_json, write_text
+
+
+def names(folder):
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+def test_a_file_appears_when_it_is_whole_and_not_before(tmp_path):
+    path = tmp_path / "deep" / "down" / "a.txt"
+    with atomic_file(path) as file:
+        file.write("half")
+        file.flush()
+        assert not path.exists()
+    assert path.read_text() == "half" and mode(path) == 0o644 and names(tmp_path) == ["a.txt", "deep", "down"]
+
+
+def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path):
+    path = write_text(tmp_path / "a.txt", "old")
+    with atomic_file(path) as file:
+        file.write("new")
+        file.flush()
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" and names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("old", ["old", None])
+def test_an_error_inside_leaves_the_old_file_and_nothing_else(tmp_path, error, old):
+    path = tmp_path / "a.txt"
+    if old is not None:
+        write_text(path, old)
+    with pytest.raises(error), atomic_file(path) as file:
+        file.write("new")
+        raise error
+    assert names(tmp_path) == ([] if old is None else ["a.txt"])
+    assert old is None or path.read_text() == old
+
+
+def test_text_is_utf8_and_its_line_breaks_stay(tmp_path):
+    path = write_text(str(tmp_path / "a.txt"), "你好 😀\r\nb\n\u2028")
+    assert path == tmp_path / "a.txt" and path.read_bytes() == "你好 😀\r\nb\n\u2028".encode()
+
+
+def test_text_that_cannot_be_encoded_leaves_the_old_file(tmp_path):
+    path = write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "x" * 10**6 + "\ud83d")
+    assert path.read_text() == "old" and names(tmp_path) == ["a.txt"]
+
+
+def test_a_file_takes_no_folders_place(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(OSError):
+        write_text(tmp_path / "a", "x")
+    assert names(tmp_path) == ["a"]
+
+
+def test_json_is_readable_and_what_is_no_json_leaves_the_old_file(tmp_path):
+    path = write_json(tmp_path / "a.json", {"键": [1.5, None]})
+    assert path.read_text(encoding="utf-8") == '{\n  "键": [\n    1.5,\n    null\n  ]\n}\n'
+    for value in (float("nan"), {1, 2}):
+        with pytest.raises((ValueError, TypeError)):
+            write_json(path, [value])
+    assert json.loads(path.read_text(encoding="utf-8")) == {"键": [1.5, None]} and names(tmp_path) == ["a.json"]
+
+
+# -------------------------------------------------------------------------------------------------------------- folders
+def test_a_folder_appears_when_it_is_whole_and_can_be_read_by_others(tmp_path):
+    target = tmp_path / "deep" / "a"
+    with atomic_dir(target) as draft:
+        (draft / "one").write_text("1")
+        assert not target.exists() and draft.parent == target.parent
+    assert names(tmp_path) == ["a", "deep", "one"] and mode(target) == 0o755
+
+
+def test_an_old_folder_is_replaced_whole(tmp_path):
+    for name in ("one", "two"):
+        with atomic_dir(tmp_path / "a") as draft:
+            (draft / name).mkdir()
+            (draft / name / "x").write_text(name)
+    assert names(tmp_path) == ["a", "two", "x"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("old", [True, False])
+def test_an_error_inside_leaves_the_old_folder_and_nothing_else(tmp_path, error, old):
+    target = tmp_path / "a"
+    if old:
+        target.mkdir()
+        (target / "one").write_text("1")
+    with pytest.raises(error), atomic_dir(target) as draft:
+        (draft / "two").write_text("2")
+        raise error
+    assert names(tmp_path) == (["a", "one"] if old else [])
+
+
+def test_two_writers_of_one_folder_do_not_mix(tmp_path):
+    with atomic_dir(tmp_path / "a") as first:
+        with atomic_dir(tmp_path / "a") as second:
+            (second / "two").write_text("2")
+        (first / "one").write_text("1")
+    assert names(tmp_path) == ["a", "one"]
+
+
+def test_a_folder_whose_last_step_fails_leaves_the_old_one_in_its_place(tmp_path, monkeypatch):
+    target = tmp_path / "a"
+    target.mkdir()
+    (target / "one").write_text("1")
+    replace = files.os.replace
+
+    def fails_for_the_draft(source, destination):
+        if str(source).endswith(".part"):
+            raise OSError("the disk went away")
+        replace(source, destination)
+
+    monkeypatch.setattr(files.os, "replace", fails_for_the_draft)
+    with pytest.raises(OSError, match="went away"), atomic_dir(target) as draft:
+        (draft / "two").write_text("2")
+    assert names(tmp_path) == ["a", "one"]

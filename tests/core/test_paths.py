@@ -1,0 +1,28 @@
+"""course_utils.core.paths: the clone is found from any folder in it, and a variable says otherwise."""
+
+from pathlib import Path
+
+from course_utils.core.paths import VARIABLE, home
+
+
+def test_the_nearest_folder_above_with_a_registry(tmp_path, monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    (tmp_path / "course/data").mkdir(parents=True)
+    (tmp_path / "course/data/dataset_info.json").write_text("{}")
+    (tmp_path / "course/notebooks/extras").mkdir(parents=True)
+    for folder, seen in (("course", "."), ("course/notebooks", ".."), ("course/notebooks/extras", "../..")):
+        monkeypatch.chdir(tmp_path / folder)
+        assert home() == Path(seen)
+
+
+def test_without_a_clone_it_is_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert home() == Path(".")
+
+
+def test_the_variable_comes_first(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "elsewhere"))
+    assert home() == Path("elsewhere")

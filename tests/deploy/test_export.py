@@ -1,0 +1,232 @@
+"""course_utils.deploy.export: the merged folder answers as base + adapter, by itself, in a new process."""
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from course_utils import chat, export
+
+
+@pytest.fixture(scope="module")
+def merged(smol, trained, tmp_path_factory):
+    """Made of an adapter folder whose own template is a trainer's: the base's must be shipped."""
+    adapter = tmp_path_factory.mktemp("adapter") / "adapter"
+    shutil.copytree(trained[0].adapter_dir, adapter)
+    (adapter / "chat_template.jinja").write_text("{% generation %}{{ messages }}{% endgeneration %}")
+    return export.merge_adapter(smol, adapter, tmp_path_factory.mktemp("merge") / "merged")
+
+
+@pytest.fixture
+def changed_adapter(trained, tmp_path):
+    """Make a copy of the adapter whose configuration or weights differ."""
+    from safetensors.torch import load_file, save_file
+
+    def make(config=None, weights=None):
+        folder = tmp_path / "adapter"
+        shutil.copytree(trained[0].adapter_dir, folder)
+        path = folder / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | (config or {})), encoding="utf-8")
+        if weights:
+            save_file(weights(load_file(folder / "adapter_model.safetensors")), folder / "adapter_model.safetensors")
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def prompts(toy_rows, smol_tokenizer):
+    return [chat.render(smol_tokenizer, row["messages"][:1], add_generation_prompt=True) for row in toy_rows]
+
+
+def test_the_folder_is_complete(merged, smol):
+    assert set(export.FULL) < set(merged.files)
+    assert merged.layers == 30 * 7 and merged.adapter.rank == 16 and merged.adapter.remarks == ()
+    for name in ("chat_template.jinja", "generation_config.json"):
+        assert (merged.path / name).read_bytes() == (smol / name).read_bytes()
+    config = json.loads((merged.path / "config.json").read_text(encoding="utf-8"))
+    assert config["dtype"] == "bfloat16" and config["tie_word_embeddings"] is True
+    assert not list(merged.path.parent.glob(".*"))  # no draft is left
+
+
+def test_from_a_clean_directory_it_has_the_template_and_the_stops_of_the_base(merged, smol, tmp_path):
+    """Moved elsewhere, in a new process that imports transformers and nothing of the course."""
+    folder = shutil.copytree(merged.path, tmp_path / "elsewhere")
+    code = (
+        "import hashlib, sys; from transformers import AutoTokenizer, GenerationConfig; t = "
+        "AutoTokenizer.from_pretrained(sys.argv[1]); g = GenerationConfig.from_pretrained(sys.argv[1]); "
+        "print(hashlib.sha256(t.chat_template.encode()).hexdigest(), t.eos_token_id, t.pad_token_id, g.eos_token_id)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
+    said = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True, env=environment, cwd="/"
+    ).stdout
+    digest = hashlib.sha256((smol / "chat_template.jinja").read_bytes()).hexdigest()
+    assert said.split(maxsplit=3) == [digest, "2", "0", "[2]\n"]
+
+
+def test_reloaded_alone_it_is_the_model_in_memory_and_answers_as_the_adapter(smol, trained, merged, prompts):
+    check = export.check_merge(smol, trained[0].adapter_dir, merged.path, prompts[:6], max_new_tokens=16)
+    assert check.same_weights and check.equal_to_memory == check.prompts == 6
+    assert check.holds and 0 < check.adapter.logit_error < 2 and check.adapter.same_top > 0.9
+
+
+def test_a_folder_with_other_weights_is_told_from_the_model_in_memory(smol, trained, prompts):
+    check = export.check_merge(smol, trained[0].adapter_dir, smol, prompts[:1], max_new_tokens=4)
+    assert not check.same_weights and not check.holds
+
+
+def test_a_folder_that_does_not_load_says_why(tmp_path):
+    with pytest.raises(export.ExportError, match="did not load"):
+        export._in_new_process(tmp_path, {"prompts": ["Hi"], "batch_size": 1, "max_new_tokens": 1})
+
+
+# ---- refused, and nothing is left
+
+
+def refused(base, adapter, out, words):
+    before = sorted(out.parent.iterdir())
+    with pytest.raises(export.ExportError, match=words):
+        export.merge_adapter(base, adapter, out)
+    assert sorted(out.parent.iterdir()) == before
+
+
+def test_no_adapter_there(smol, tmp_path):
+    refused(smol, tmp_path, tmp_path / "merged", "no adapter")
+
+
+def test_no_base_there(trained, tmp_path):
+    refused(tmp_path / "smollm2-135m-instruct", trained[0].adapter_dir, tmp_path / "out", "holds no model")
+
+
+@pytest.mark.parametrize(
+    ("config", "weights", "words"),
+    [
+        ({"base_model_name_or_path": "Qwen/Qwen3-4B"}, None, r"was trained on Qwen/Qwen3-4B.*base_model_name_or_path"),
+        (
+            {},
+            lambda all: {k: v[:, :-1].contiguous() if "lora_A" in k else v for k, v in all.items()},
+            "was not trained on",
+        ),
+        ({}, lambda all: {k: v for k, v in all.items() if ".layers.7." not in k}, "changes 203 layers of 210"),
+    ],
+    ids=["by name", "by shapes", "by layers"],
+)
+def test_an_adapter_of_another_base(smol, changed_adapter, tmp_path, config, weights, words):
+    refused(smol, changed_adapter(config, weights), tmp_path / "merged", words)
+
+
+def test_an_adapter_on_tied_weights(smol, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    model, _ = export.load_base(smol)
+    model = get_peft_model(model, LoraConfig(r=2, target_modules=["lm_head"], task_type="CAUSAL_LM"))
+    model.save_pretrained(tmp_path / "adapter")
+    assert export.read_adapter(tmp_path / "adapter").modules[-1] == "lm_head"
+    refused(smol, tmp_path / "adapter", tmp_path / "merged", r"changes .*lm_head.*the same weights")
+
+
+def test_a_base_in_4_bits(smol, trained, tmp_path):
+    base = tmp_path / smol.name
+    base.mkdir()
+    (base / "config.json").write_text('{"quantization_config": {"load_in_4bit": true}}')
+    refused(base, trained[0].adapter_dir, tmp_path / "merged", "16-bit model")
+
+
+def test_folders_that_nobody_meant_to_lose(smol, trained, tmp_path):
+    adapter = trained[0].adapter_dir
+    for out, words in ((smol, "holds the base"), (adapter.parent, "holds the adapter")):
+        with pytest.raises(export.ExportError, match=words):
+            export.merge_adapter(smol, adapter, out)
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(export.ExportError, match="something else than a model"):
+        export.merge_adapter(smol, adapter, tmp_path)
+    assert (tmp_path / "thesis.txt").is_file() and (smol / "config.json").is_file()
+
+
+def test_a_full_disk_leaves_the_older_model(smol, trained, tmp_path):
+    """No file may grow beyond a mebibyte: what the system says then is what it says on a full disk."""
+    out = tmp_path / "merged"
+    out.mkdir()
+    (out / "config.json").write_text("{}")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
+    try:
+        refused(smol, trained[0].adapter_dir, out, "could not be written")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in out.iterdir()] == ["config.json"]
+
+
+def test_a_folder_that_cannot_be_made(smol, trained, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(export.ExportError, match="could not be written"):
+        export.merge_adapter(smol, trained[0].adapter_dir, tmp_path / "file" / "merged")
+
+
+def test_a_rank_that_vllm_refuses_is_told(changed_adapter):
+    assert "--max-lora-rank of 64" in export.read_adapter(changed_adapter({"rank_pattern": {"q_proj": 64}})).remarks[0]
+
+
+def test_a_broken_adapter_file(changed_adapter):
+    folder = changed_adapter()
+    (folder / "adapter_model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(export.ExportError, match="cannot be read"):
+        export.read_adapter(folder)
+
+
+# ---- GGUF
+
+
+def test_without_the_converter_it_is_told_how_to_get_it(merged, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for folder in ("", str(tmp_path / "llama.cpp")):
+        monkeypatch.setenv("LLAMA_CPP", folder)
+        with pytest.raises(export.ExportError, match=r"git clone.*llama\.cpp(.|\n)*LLAMA_CPP"):
+            export.to_gguf(merged.path, tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize("place", ["variable", "path"])
+def test_a_converter_that_fails_leaves_nothing(merged, tmp_path, monkeypatch, place):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / export.CONVERTER).write_text("raise SystemExit('Model Foo is not supported')")
+    (tools / export.CONVERTER).chmod(0o755)
+    monkeypatch.setenv("LLAMA_CPP", str(tools) if place == "variable" else "")
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    with pytest.raises(export.ExportError, match="Model Foo is not supported"):
+        export.to_gguf(merged.path, tmp_path / "out" / "model.gguf")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_modelfile_asks_as_the_course_does(merged):
+    assert export.modelfile(merged.path, "somewhere/model.gguf").splitlines() == [
+        "FROM ./model.gguf",
+        'TEMPLATE """{{ range .Messages }}<|im_start|>{{ .Role }}',
+        "{{ .Content }}<|im_end|>",
+        "{{ end }}<|im_start|>assistant",
+        '"""',
+        'SYSTEM """You are a helpful AI assistant named SmolLM, trained by Hugging Face"""',
+        'PARAMETER stop "<|im_end|>"',
+        "PARAMETER temperature 0",
+        "PARAMETER repeat_penalty 1",
+    ]
+
+
+def test_the_modelfile_of_a_qwen3(qwen3, tmp_path):
+    """Thinking is switched off in the template, and the settings are those of its generation_config.json."""
+    qwen3.save_pretrained(tmp_path)
+    settings = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "eos_token_id": [151645, 151643]}
+    (tmp_path / "generation_config.json").write_text(json.dumps(settings))
+    text = export.modelfile(tmp_path, "model.gguf")
+    assert '<|im_start|>assistant\n<think>\n\n</think>\n\n"""' in text and "SYSTEM" not in text
+    assert 'PARAMETER stop "<|im_end|>"\nPARAMETER stop "<|endoftext|>"\nPARAMETER temperature 0.6' in text
+    assert "PARAMETER top_p 0.95\nPARAMETER top_k 20" in text
+    (tmp_path / "chat_template.jinja").write_text("{% for m in messages %}[INST]{{ m.content }}[/INST]{% endfor %}")
+    with pytest.raises(export.ExportError, match="no ChatML"):
+        export.modelfile(tmp_path, "model.gguf")

@@ -1,0 +1,224 @@
+"""course_utils.evals.evaluation: perplexity on the real model, reports, and what changed between two of them."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from course_utils import evaluation, export, generation, masking, statistics
+
+
+@pytest.fixture(scope="module")
+def float32_model(smol):
+    model, tokenizer = export.load_base(smol)
+    return model.float(), tokenizer
+
+
+@pytest.fixture(scope="module")
+def uneven_rows(toy_rows):
+    """Seventeen rows of 30 to 150 tokens: one more than the largest batch."""
+    talks = [("Hi", "Hello! " * times) for times in (1, 2, 5, 9, 20, 30, 50)]
+    long = [[{"role": "user", "content": ask}, {"role": "assistant", "content": said}] for ask, said in talks]
+    return [*toy_rows[:10], *({"messages": messages} for messages in long)]
+
+
+def test_perplexity_in_float32_is_that_of_a_plain_loop_at_any_batch_size_and_padding_side(float32_model, uneven_rows):
+    model, tokenizer = float32_model
+    examples = list(masking.build_dataset(uneven_rows, tokenizer))
+    total, count = 0.0, 0
+    for example in examples:
+        with torch.inference_mode():
+            logits = model(torch.tensor([example["input_ids"]])).logits[0, :-1].log_softmax(-1)
+        for place, label in enumerate(example["labels"][1:]):
+            if label != masking.IGNORED:
+                total, count = total - float(logits[place, label]), count + 1
+    plain = math.exp(total / count)
+    for batch_size in (1, 5, 16):
+        found = evaluation.perplexity(model, tokenizer, examples, batch_size=batch_size)
+        assert found.learned == pytest.approx(plain, rel=1e-4), batch_size
+        assert (found.learned_count, found.all_count) == (count, sum(len(e["input_ids"]) - 1 for e in examples))
+    assert left_padded(model, tokenizer, examples, 16) == pytest.approx(plain, rel=1e-4)
+
+
+def left_padded(model, tokenizer, examples, batch_size):
+    """Perplexity of learned tokens, batches filled up on the left, each token at its own place."""
+    total, count = 0.0, 0
+    for start in range(0, len(examples), batch_size):
+        batch = examples[start : start + batch_size]
+        width = max(len(example["input_ids"]) for example in batch)
+        fill = [width - len(example["input_ids"]) for example in batch]
+        pairs = list(zip(batch, fill, strict=True))
+        ids = torch.tensor([[tokenizer.pad_token_id] * rest + row["input_ids"] for row, rest in pairs])
+        labels = torch.tensor([[masking.IGNORED] * rest + row["labels"] for row, rest in pairs])
+        attention = torch.tensor([[0] * rest + [1] * (width - rest) for rest in fill])
+        places = torch.tensor([[0] * rest + list(range(width - rest)) for rest in fill])
+        with torch.inference_mode():
+            logits = model(input_ids=ids, attention_mask=attention, position_ids=places).logits[:, :-1]
+        wanted = labels[:, 1:]
+        total += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum"))
+        count += int((wanted != masking.IGNORED).sum())
+    return math.exp(total / count)
+
+
+def test_perplexity_of_nothing_is_an_error(float32_model):
+    silent = [{"input_ids": [1, 2], "labels": [masking.IGNORED] * 2}]
+    with pytest.raises(evaluation.EvaluationError, match="learned token"):
+        evaluation.perplexity(*float32_model, silent, batch_size=1)
+
+
+ODD = {
+    "usable": '{"n":0}',
+    "empty": "",
+    "broken": '{"n":0',
+    "NaN": '{"n":NaN}',
+    "deep": '{"n":' * 101 + "0" + "}" * 101,
+    "fenced": '```json\n{"n":0}\n```',
+    "fenced twice": '```json\n```json\n{"n":0}\n```\n```',
+    "cut off while thinking": "<think>The number is",
+    "leaked": '{"n":0}<|im_start|>',
+    "wrong type": '{"n":"0"}',
+}
+
+
+def test_odd_replies_are_counted_where_the_definitions_say(float32_model, toy_rows, monkeypatch):
+    model, tokenizer = float32_model
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ODD.values()]
+    endless = tokenizer("and then " * 20, add_special_tokens=False)["input_ids"]
+    cut_off = list(ODD).index("cut off while thinking")
+    outputs = [line + [tokenizer.eos_token_id] * (number != cut_off) for number, line in enumerate(ids)] + [endless]
+    monkeypatch.setattr(generation, "generate", lambda *_, **__: outputs)
+    rows = [toy_rows[0]] * len(outputs)
+    report = evaluation.evaluate(model, tokenizer, rows, batch_size=8, max_new_tokens=60)
+    judged = dict(zip([*ODD, "endless"], report.rows, strict=True))
+
+    def named(key):
+        return {name for name, row in judged.items() if row[key]}
+
+    leaked_and_strict = {"usable", "leaked", "wrong type"}  # a control token is no text: JSON yes, usable no
+    assert named("json_strict") == leaked_and_strict
+    assert named("json_lenient") == leaked_and_strict | {"fenced"}
+    assert named("json_schema") == named("exact") == {"usable", "leaked"}
+    assert named("stopped") == set(judged) - {"cut off while thinking", "endless"}
+    assert {name: row["faults"] for name, row in judged.items() if row["faults"]} == {
+        "empty": ["empty"],
+        "deep": ["loop"],
+        "cut off while thinking": ["empty", "does not end"],
+        "leaked": ["template token"],
+        "endless": ["does not end", "loop"],
+    }
+    assert judged["cut off while thinking"]["status"] == "truncated"
+    (strict,) = [f for f in report.figures() if (f["source"], f["figure"]) == ("json", "JSON valid, strict")]
+    assert (strict["value"], strict["prompts"]) == (3 / 11, 11)  # all prompts are the denominator
+
+
+def test_thinking_that_the_prompt_opened_and_that_was_cut_off_is_no_answer(float32_model, toy_rows):
+    tokenizer = float32_model[1]
+    output = tokenizer('{"n":0}', add_special_tokens=False)["input_ids"]
+    for prompt, status in (("Hi <think>\n", "truncated"), ("Hi", "no_thinking")):
+        row = evaluation._judged(toy_rows[0], prompt, output, tokenizer, {2})
+        assert row["status"] == status and row["json_strict"] == (status == "no_thinking")
+
+
+def judged(source, tags, **figures):
+    """A judged row, a hit in every figure unless told otherwise."""
+    hits = dict.fromkeys(
+        ("usable", "stopped", "json_strict", "json_lenient", "json_schema", "exact", "emoji_fits"), True
+    )
+    nll = {"learned": 4.0, "learned_count": 4, "all_tokens": 8.0, "all_count": 8}
+    base = {"source": source, "tags": tags, "prompt": "?", "reference": "Fine.", "nll": nll, "entities": None}
+    return {**base, **hits, "emoji": False, **figures}
+
+
+def reports():
+    """A trained source that gained, and one that was never trained on and lost."""
+    before = [judged("json", ["json", "en"], reference="{}", json_strict=False) for _ in range(12)]
+    before += [judged("general", ["en"]) for _ in range(12)]
+    after = [judged("json", ["json", "en"], reference="{}") for _ in range(12)]
+    worse = {"learned": 9.0, "learned_count": 4, "all_tokens": 9.0, "all_count": 8}
+    after += [judged("general", ["en"], nll=worse, emoji=True, emoji_fits=False) for _ in range(12)]
+    return evaluation.EvalReport(before), evaluation.EvalReport(after)
+
+
+def test_a_group_is_told_the_figures_that_its_rows_ask_for():
+    before, _ = reports()
+    by_source = {line["source"]: [] for line in before.figures()}
+    for line in before.figures():
+        by_source[line["source"]].append(line["figure"])
+    assert set(by_source) == {"general", "json", "all"}
+    assert "JSON valid, strict" in by_source["json"] and "JSON valid, strict" not in by_source["general"]
+    by_tag = {(line["tag"], line["figure"]): line for line in before.figures("tag")}
+    assert by_tag["en", "JSON valid, strict"]["prompts"] == 24  # all prompts of the group count
+    assert by_tag["json", "JSON valid, strict"]["value"] == 0
+    assert by_tag["en", "JSON valid, strict"]["value"] == 0.5
+
+
+def test_what_got_worse_has_its_own_section_and_the_test_is_said_in_words():
+    comparison = evaluation.compare(*reports())
+    lost = {(line["source"], line["figure"]) for line in comparison.worse()}
+    assert lost == {
+        ("general", "perplexity of the reference"),
+        ("general", "emoji only where the reference has one"),
+    }
+    lines = {line["source"]: line for line in comparison.table()}
+    assert lines["json"]["verdicts"] == {"perplexity": "not told apart", "usable": "not told apart", "metric": "better"}
+    assert lines["general"]["verdicts"]["perplexity"] == "worse"
+    low, high = lines["json"]["intervals"]["metric after"]
+    assert 0.7 < low < high == lines["json"]["metric after"] == 1
+    assert lines["json"]["perplexity before"] == pytest.approx(math.e)
+    shares = [line for line in comparison.changes("tag") if line["figure"] == "emoji in the reply"]
+    assert {line["verdict"] for line in shares} == {""}  # a share of emoji is neither better nor worse in itself
+
+
+def test_entity_f1_counts_only_the_rows_that_ask_for_entities():
+    counts = [{"right": 1, "found": 2, "due": 2}, {"right": 0, "found": 0, "due": 4}]
+    rows = [judged("cluener", ["ner"], entities=found) for found in counts] + [judged("general", ["en"])]
+    found = {(line["source"], line["figure"]): line["value"] for line in evaluation.EvalReport(rows).figures()}
+    assert found["cluener", "entity F1"] == found["all", "entity F1"] == 2 * 1 / (2 + 6)
+    assert ("general", "entity F1") not in found
+    assert evaluation.METRICS["cluener"] == "entity_f1"
+
+
+def test_evaluate_compare_and_save(float32_model, toy_rows, tmp_path):
+    model, tokenizer = float32_model
+    how = {"batch_size": 2, "max_new_tokens": 4, "resume_file": tmp_path / "replies.jsonl"}
+    report = evaluation.evaluate(model, tokenizer, toy_rows[:2], **how)
+    assert evaluation.evaluate(model, tokenizer, toy_rows[:2], **how) == report
+    assert [row["stopped"] for row in report.rows] == [False, False]
+    examples = masking.build_dataset(toy_rows[:2], tokenizer, train_on="last")
+    alone = evaluation.perplexity(model, tokenizer, examples, batch_size=2)
+    assert report.perplexities == {"json": alone, "all": alone}
+    comparison = evaluation.compare(report, report)
+    assert {verdict for line in comparison.table() for verdict in line["verdicts"].values()} == {"not told apart"}
+    saved = json.loads(evaluation.save(comparison, tmp_path / "e.json").read_text(encoding="utf-8"))
+    assert saved["table"] == comparison.table() and saved["worse"] == []
+    assert saved["figures"]["after"]["tag"] == report.figures("tag") and len(saved["replies"]["after"]) == 2
+    with pytest.raises(evaluation.EvaluationError, match="different prompts"):
+        evaluation.compare(report, evaluation.EvalReport(report.rows[:1]))
+
+
+def test_a_row_with_nothing_to_learn_is_answered_and_has_no_perplexity(float32_model, toy_rows):
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    silent = {
+        "messages": [toy_rows[0]["messages"][0], {"role": "assistant", "content": "", "tool_calls": [call]}],
+        "source": "tools",
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}],
+    }
+    with pytest.warns(UserWarning, match="no example"):
+        report = evaluation.evaluate(*float32_model, [toy_rows[0], silent], batch_size=2, max_new_tokens=2)
+    assert [row["nll"]["learned_count"] > 0 for row in report.rows] == [True, False]
+    assert "perplexity of the reference" not in {f["figure"] for f in report.figures() if f["source"] == "tools"}
+
+
+def test_rows_that_cannot_be_evaluated_are_named(float32_model, toy_rows):
+    row = {"messages": toy_rows[0]["messages"][:1], "source": "json"}
+    with pytest.raises(evaluation.EvaluationError, match="row 1"):
+        evaluation.evaluate(*float32_model, [toy_rows[0], row], batch_size=2, max_new_tokens=4)
+    with pytest.raises(evaluation.EvaluationError, match="no rows"):
+        evaluation.evaluate(*float32_model, [], batch_size=2, max_new_tokens=4)
+
+
+def test_every_figure_is_a_ratio_of_sums():
+    for figure in evaluation.FIGURES.values():
+        top, bottom = figure.part(judged("x", []))
+        assert isinstance(statistics.ratio([(top, bottom)]), statistics.Interval)

@@ -1,0 +1,148 @@
+"""course_utils.lessons and cli: what a lesson needs is there or made, errors are one line, the run leaves a report."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import ROOT, compared
+
+from course_utils import cli, pipeline, profiles, tables
+from course_utils.lessons import course, setup
+from course_utils.lessons.setup import LessonError, Need
+
+
+@pytest.mark.parametrize(("folder", "seen"), [("", ""), ("notebooks", "../"), ("notebooks/extras", "../../")])
+def test_setup_finds_the_clone_from_any_folder_in_it(monkeypatch, folder, seen):
+    monkeypatch.chdir(ROOT / folder)
+    ready = setup.setup(profile="cpu")
+    assert str(ready.model_dir) == f"{seen}models/smollm2-135m-instruct" and str(ready.run_dir) == f"{seen}runs/cpu"
+    assert ready.profile.train.output_dir == str(ready.run_dir)
+    assert "profile" in repr(ready) and "was asked for" in repr(ready)
+    assert str(ROOT) not in repr(ready) + ready._repr_html_()
+    assert Path.cwd() == ROOT / folder
+
+
+def test_an_unknown_need_says_what_there_is():
+    with pytest.raises(LessonError, match="tokenizers, model, data"):
+        setup.setup(["coffee"])
+
+
+def test_missing_needs_are_made_in_order_and_only_once(monkeypatch):
+    there, calls = set(), []
+
+    def need(name, *after):
+        def make(profile):
+            there.add(name)
+            calls.append(name)
+
+        return Need(f"{name} (a moment)", lambda profile: name in there, make, after)
+
+    needs = {"data": need("data"), "adapter": need("adapter", "data"), "merged": need("merged", "adapter")}
+    monkeypatch.setattr(setup, "NEEDS", needs)
+    ready = setup.setup(["merged", "data"], profile="cpu")
+    assert calls == ["data", "adapter", "merged"]
+    assert [what.split(",")[0] for what in ready.made] == calls
+    assert setup.setup(["merged", "data"], profile="cpu").made == ()
+
+
+def test_what_cannot_be_made_names_the_command(monkeypatch):
+    monkeypatch.setattr(setup, "NEEDS", {"x": Need("x", lambda profile: False, setup._command("no-such-command"))})
+    with pytest.raises(LessonError, match="python -m course_utils no-such-command --profile cpu"):
+        setup.setup(["x"], profile="cpu")
+
+
+def notebook(tmp_path, *cells):
+    path = tmp_path / "01_try.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells]), path)
+    return path
+
+
+def test_a_failing_cell_is_named_and_the_notebook_kept(tmp_path, monkeypatch):
+    path = notebook(tmp_path, "1 + 1", "1 / 0")
+    monkeypatch.setattr(course, "notebooks", lambda: [path])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LessonError, match=r"01_try\.ipynb, cell 1: ZeroDivisionError"):
+        course.run(profiles.PROFILES["cpu"])
+    kept = nbformat.read(tmp_path / "runs/cpu/notebooks/01_try.ipynb", as_version=4)
+    assert kept.cells[0].outputs[0].data["text/plain"] == "2"
+
+
+def test_the_run_writes_the_report(tmp_path, monkeypatch):
+    row = compared("json")
+    out = tmp_path / "runs/cpu"
+    out.mkdir(parents=True)
+    (out / "evaluation.json").write_text(
+        json.dumps({"table": [row], "worse": [{"figure": "usable"}], "perplexities": {}}), encoding="utf-8"
+    )
+    (out / "train_metrics.json").write_text(json.dumps({"metrics": {"steps": 1}}), encoding="utf-8")
+    path = notebook(tmp_path, "import os; os.environ['COURSE_PROFILE']")
+    monkeypatch.setattr(course, "notebooks", lambda: [path])
+    monkeypatch.chdir(tmp_path)
+    page = course.run(profiles.PROFILES["cpu"])
+    facts = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    assert facts["table"] == [row] and facts["seed"] == 42 and set(facts["seconds"]) == {"01_try"}
+    text = page.read_text(encoding="utf-8")
+    assert "JSON valid, strict" in text and "What got worse" in text and "usable</td>" in text
+    executed = nbformat.read(out / "notebooks/01_try.ipynb", as_version=4)
+    assert executed.cells[0].outputs[0].data["text/plain"] == "'cpu'"
+    assert (out / "notebooks/01_try.html").is_file()
+
+
+def test_a_stopped_evaluation_goes_on_and_writes_table_page_and_replies(monkeypatch, trained, toy_rows, cpu, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained[0].adapter_dir.parent, run)
+    monkeypatch.setattr(pipeline, "run_dir", lambda profile: run)
+    monkeypatch.setattr(pipeline.hub, "download", lambda name: ROOT / "models" / name)
+    rows = {"valid": toy_rows[:4], "general": [toy_rows[4] | {"source": "general"}]}
+    monkeypatch.setattr(pipeline.data, "load_built", lambda profile, part: rows[part])
+    profile = replace(cpu, max_new_tokens=4, eval_batch_size=4)
+    judged = pipeline.evaluation.evaluate
+    asked = []
+
+    def stop_after_the_first(model, *given, resume_file, **how):
+        asked.append(resume_file.is_file())
+        report = judged(model, *given, resume_file=resume_file, **how)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        return report
+
+    monkeypatch.setattr(pipeline.evaluation, "evaluate", stop_after_the_first)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.evaluate_adapter(profile)
+    comparison = pipeline.evaluate_adapter(profile, resume=True)
+    assert asked == [False, True, False]  # the replies of the base were kept
+    saved = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
+    assert saved["table"] == comparison.table() and saved["table"][0]["source"] == "general"
+    text = (run / "evaluation.html").read_text(encoding="utf-8")
+    assert "What got worse" in text and "data:image/png" in text
+    assert not list(run.glob("evaluation_*.jsonl"))
+
+
+def test_errors_are_one_line(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["course_utils", "doctor", "--profile", "huge"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert str(ended.value).startswith("error: There is no profile 'huge'") and "16gb" in str(ended.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["download", "smollm2-135m"], "smollm2-135m-instruct"),
+        (["download", "qwen3-tokenizer", "--source", "ftp"], "modelscope"),
+    ],
+)
+def test_the_command_line_says_what_exists(arguments, words):
+    run = subprocess.run(
+        [sys.executable, "-m", "course_utils", *arguments], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert run.returncode == 1 and words in run.stderr and "Traceback" not in run.stderr
+
+
+def test_the_report_table_reads_without_the_notebook():
+    assert "0.25 → 1.00" in repr(tables.comparison([compared("json")]))

@@ -1,0 +1,143 @@
+"""course_utils.lessons.machine: the real machine is looked at, and what cannot be had here is put in its place."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from course_utils import machine, profiles
+from course_utils.lessons.machine import Gpu
+
+
+def test_this_machine_is_looked_at():
+    import torch
+
+    found = machine.look()
+    assert found.torch == torch.__version__ and found.torch_cuda == torch.version.cuda
+    assert found.python == ".".join(map(str, sys.version_info[:3]))
+    assert found.installed["rich"] and found.installed["unsloth"] and "pytest" not in found.installed
+    assert found.imported[0] == "unsloth" and "transformers" in found.imported  # conftest imports it first
+    assert not found.late and found.companions == {}
+    assert found.unwritable == ""
+    assert 0 < found.hardware.ram_gib < 10_000
+
+
+def program(folder, *lines):
+    """A stand-in for nvidia-smi; returns the PATH that finds it first."""
+    folder.mkdir()
+    script = folder / "nvidia-smi"
+    script.write_text("\n".join(["#!/bin/sh", *lines]) + "\n")
+    script.chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+TWO_GPUS = (
+    'case "$1" in',
+    '--query*) echo "NVIDIA A10G, 550.54.14, 23028, 22000"; echo "NVIDIA H100, 550.54.14, [N/A], [N/A]";;',
+    '*) echo "| NVIDIA-SMI 550.54.14   Driver Version: 550.54.14   CUDA Version: 12.4 |";;',
+    "esac",
+)
+
+
+def test_the_driver_is_asked_through_nvidia_smi(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", program(tmp_path / "two", *TWO_GPUS))
+    gpus, driver, cuda, error = machine._ask_driver()
+    assert (driver, cuda, error) == ("550.54.14", "12.4", None)
+    assert gpus == (Gpu("NVIDIA A10G", 23028 / 1024, 22000 / 1024), Gpu("NVIDIA H100"))
+    monkeypatch.setenv("PATH", program(tmp_path / "bad", 'echo "NVIDIA-SMI has failed"', "exit 9"))
+    assert machine._ask_driver() == ((), None, None, "NVIDIA-SMI has failed")
+
+
+def test_without_nvidia_smi_the_drivers_own_files_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(machine, "DRIVER_GPUS", tmp_path)
+    assert machine._ask_driver() == ((), None, None, None)
+    (tmp_path / "0000:01:00.0").mkdir()
+    (tmp_path / "0000:01:00.0/information").write_text("Model: \t\t NVIDIA A10\nIRQ: 35\n")
+    assert machine._ask_driver() == ((Gpu("NVIDIA A10"),), None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "kind", "there"),
+    [("0x10de", "0x030000", True), ("0x10de", "0x040300", False), ("0x1002", "0x030000", False)],
+)
+def test_a_gpu_without_a_driver_is_seen_on_the_bus(tmp_path, monkeypatch, vendor, kind, there):
+    monkeypatch.setattr(machine, "BUS", tmp_path)
+    (tmp_path / "device").mkdir()
+    (tmp_path / "device/vendor").write_text(f"{vendor}\n")
+    (tmp_path / "device/class").write_text(f"{kind}\n")  # 0403 is the GPU's sound
+    assert machine._gpu_on_bus() == there
+
+
+@pytest.mark.parametrize(("text", "gib"), [(str(4 * 2**30), 4.0), ("max", float("inf")), (None, float("inf"))])
+def test_a_container_may_have_less_memory(tmp_path, monkeypatch, text, gib):
+    monkeypatch.setattr(profiles, "CONTAINER_LIMIT", tmp_path / "memory.max")
+    if text:
+        (tmp_path / "memory.max").write_text(text)
+    assert profiles._container_limit() == gib
+    assert machine._ask_torch(False)["hardware"].ram_gib <= gib
+
+
+def test_a_torch_that_cannot_be_imported_is_a_finding(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    found = machine._ask_torch(False)
+    assert found["torch_error"].startswith("ModuleNotFoundError") and found["hardware"].ram_gib > 0
+
+
+def test_faults_of_a_process_are_found_by_looking(tmp_path):
+    """A GPU that torch does not see, a broken torchvision, Unsloth and a variable too late: all really there."""
+    package = tmp_path / "site"
+    (package / "torchvision").mkdir(parents=True)
+    (package / "torchvision/__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    (package / "torchvision-0.28.0.dist-info").mkdir()
+    (package / "torchvision-0.28.0.dist-info/METADATA").write_text("Name: torchvision\nVersion: 0.28.0\n")
+    code = (
+        "import json, os, sys, types\n"
+        "import huggingface_hub.constants; os.environ['HF_ENDPOINT'] = 'https://hf-mirror.com'\n"
+        "for name in ('transformers.utils', 'unsloth.models', 'transformers', 'unsloth'):\n"
+        "    sys.modules[name] = types.ModuleType(name)\n"
+        "from course_utils import doctor\n"
+        "print(json.dumps(doctor.examine('cpu', online=False).to_dict()))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ
+        | {
+            "PATH": program(tmp_path / "smi", *TWO_GPUS),
+            "PYTHONPATH": str(package),
+            "CUDA_VISIBLE_DEVICES": "",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    faults = {fact["name"]: fact["value"] for fact in json.loads(run.stdout)["facts"] if fact["state"] == "fault"}
+    assert set(faults) == {"torch", "torchvision", "Unsloth", "variable"}
+    assert "HF_ENDPOINT is https://hf-mirror.com" in faults["variable"]
+    assert "does not see the NVIDIA A10G" in faults["torch"]
+    assert "operator torchvision::nms does not exist" in faults["torchvision"]
+    assert "after transformers" in faults["Unsloth"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    assert machine._unwritable(tmp_path / "models/deep") == ""
+    (tmp_path / "models").write_text("a file")
+    assert "Not a directory" in machine._unwritable(tmp_path / "models")
+
+
+@pytest.mark.parametrize(
+    ("system", "release", "name"),
+    [
+        ("Linux", "6.8.0-45-generic", "Linux"),
+        ("Linux", "5.15.167.4-microsoft-standard-WSL2", "WSL2"),
+        ("Linux", "4.4.0-19041-Microsoft", "WSL1"),
+        ("Windows", "11", "Windows"),
+        ("Darwin", "24.1.0", "macOS"),
+    ],
+)
+def test_systems_are_told_apart(monkeypatch, system, release, name):
+    monkeypatch.setattr(machine.platform, "system", lambda: system)
+    monkeypatch.setattr(machine.platform, "release", lambda: release)
+    assert machine._system()[0] == name

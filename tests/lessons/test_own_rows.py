@@ -1,0 +1,174 @@
+"""Rows that a learner brings, from the file to the chat: in the package, and by the command line as he would do it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from course_utils import data, pipeline, settings
+from course_utils.lessons.setup import LessonError
+from course_utils.train import callbacks
+
+COLOURS = ("red", "blue", "green", "white", "black", "brown", "pink", "grey", "gold", "silver", "teal", "plum")
+QUESTIONS = [f"Where is the {colour} {thing}?" for colour in COLOURS for thing in ("cup", "hat")]
+CACHES = {"__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis", "unsloth_compiled_cache"}
+
+
+def line(question: str, reply: str = "Place: the shelf") -> str:
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+    return json.dumps({"messages": turns})
+
+
+def write(path: Path, lines: list[str]) -> Path:
+    path.write_text("".join(f"{each}\n" for each in lines), encoding="utf-8")
+    return path
+
+
+BROKEN = {  # row 4 of a file, and what is said of it
+    "cut off": (line("What?")[:-9], "not JSON"),
+    "ends with the user's turn": ('{"messages": [{"role": "user", "content": "What?"}]}', "must end with an assistant"),
+    "an empty reply": (line("What?", " "), "messages[1].content: is empty"),
+    "too long": (line("What? " * 600), "tokens, more than 512"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_row_is_named_with_the_command_that_lists_all(kind, cpu, smol_tokenizer, tmp_path):
+    wrong, words = BROKEN[kind]
+    file = write(tmp_path / "my rows.jsonl", [*map(line, QUESTIONS[:3]), wrong, *map(line, QUESTIONS[3:])])
+    with pytest.raises(LessonError) as refused:
+        pipeline.own_rows(file, cpu, smol_tokenizer)
+    said = str(refused.value)
+    assert said.startswith(f"{file}, row 4, line 4") and words in said
+    command = f"check-data '{file}' --tokenizer smollm2-135m-instruct --max-length 512`"
+    assert f"{command} lists every problem (1)." in said
+
+
+def test_too_few_rows_are_refused(cpu, smol_tokenizer, tmp_path):
+    nine = write(tmp_path / "nine.jsonl", [line(question) for question in QUESTIONS[:9]])
+    with pytest.raises(LessonError, match=r"nine\.jsonl holds 9 rows; 10 are the least"):
+        pipeline.own_rows(nine, cpu, smol_tokenizer)
+    ten = write(tmp_path / "ten.jsonl", [line(question) for question in QUESTIONS[:10]])
+    assert [len(part) for part in pipeline.own_rows(ten, cpu, smol_tokenizer)] == [8, 2]
+
+
+def test_what_is_held_back_is_not_trained_in_other_numbers(cpu, smol_tokenizer, tmp_path):
+    asked = [*QUESTIONS, *(f"Where is order {number}?" for number in range(8))]
+    file = write(tmp_path / "rows.jsonl", [line(question) for question in asked])
+    train, valid = pipeline.own_rows(file, cpu, smol_tokenizer)
+    assert len(train) + len(valid) == len(asked) and len(valid) >= 3
+    assert not data.leaks(train, valid)
+    orders = ["order" in row["messages"][0]["content"] for row in train]
+    assert sum(orders) in (0, 8), "all orders are one exercise"
+
+
+def test_the_log_has_each_steps_loss(tmp_path):
+    """With tokens counted, the Trainer adds train_runtime to every line of the log, not only to its summary."""
+    from types import SimpleNamespace
+
+    log = callbacks.RunLog(tmp_path / "log.jsonl", epochs=1)
+    state = SimpleNamespace(global_step=0, max_steps=2, num_input_tokens_seen=0, is_world_process_zero=True)
+    log.on_train_begin(None, state, None)
+    state.global_step, state.num_input_tokens_seen = 1, 100
+    log.on_log(None, state, None, {"loss": 2.0, "train_runtime": 1.0, "train_tokens_per_second": 100.0})
+    log.on_log(None, state, None, {"train_loss": 2.0, "train_runtime": 1.0})
+    assert [entry["step"] for entry in log.entries] == [1]
+    assert {"loss", "tokens_per_second", "memory_gib", "seconds_left"} <= set(log.entries[0])
+
+
+def command(*arguments: str, cwd: Path = ROOT, typed: str = "") -> subprocess.CompletedProcess[str]:
+    """`python -m course_utils …` on two cores."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COURSE_PROFILE": "cpu"}
+    return subprocess.run(
+        [sys.executable, "-m", "course_utils", *arguments],
+        cwd=cwd,
+        env=environment,
+        input=typed,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def files_of_the_clone() -> set[str]:
+    """All files in the clone's folder but models, caches and what the lessons write, which may run beside this test."""
+    found, lessons = set(), {str(ROOT / "runs" / "cpu"), str(ROOT / "data" / "build")}
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = [
+            name for name in folders if name not in CACHES | {".git", "models"} and f"{folder}/{name}" not in lessons
+        ]
+        found |= {f"{folder}/{name}" for name in names}
+    return found
+
+
+def the_error(run: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a failed command says."""
+    assert run.returncode == 1 and "Traceback" not in run.stderr
+    said = [each for each in run.stderr.replace("\r", "\n").splitlines() if each.startswith("error: ")]
+    assert len(said) == 1 and run.stderr.rstrip().endswith(said[0])
+    return said[0]
+
+
+def test_the_whole_path_by_the_command_line(smol, tmp_path):
+    """From a folder of the learner's own, with paths as seen from there."""
+    write(tmp_path / "rows.jsonl", [line(question) for question in QUESTIONS])
+    chosen = {"max_steps": 4, "eval_steps": 2, "output_dir": str(tmp_path / "run"), "tracker": "none"}
+    (tmp_path / "config.json").write_text(json.dumps(chosen), encoding="utf-8")
+    before = files_of_the_clone()
+
+    checked = command("check-data", "rows.jsonl", "--tokenizer", smol.name, "--max-length", "512", cwd=tmp_path)
+    assert checked.returncode == 0, checked.stderr[-1000:]
+    assert "rows that can be used" in checked.stdout
+
+    trained = command("train", "--data", "rows.jsonl", "--config", "config.json", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr[-1000:]
+    adapter = tmp_path / "run" / "adapter"
+    assert f"The adapter lies in {adapter}." in trained.stdout
+    for name in ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json"):
+        assert (adapter / name).stat().st_size > 0, name
+    log = [json.loads(each) for each in (tmp_path / "run" / "train_log.jsonl").read_text("utf-8").splitlines()]
+    assert [entry["step"] for entry in log if "loss" in entry] == [1, 2, 3, 4]
+    losses = {entry["step"]: entry["eval_loss"] for entry in log if "eval_loss" in entry}
+    assert list(losses) == [0, 2, 4] and losses[4] < losses[0]
+
+    chatted = command("chat", "--adapter", "run/adapter", cwd=tmp_path, typed=f"{QUESTIONS[0]}\n")
+    assert chatted.returncode == 0, chatted.stderr[-1000:]
+    _, reply, end = chatted.stdout.split("you> ")
+    assert reply.strip() and not end.strip(), chatted.stdout
+
+    written = {path.name for path in tmp_path.iterdir()} - CACHES
+    assert written == {"rows.jsonl", "config.json", "run"}
+    assert files_of_the_clone() == before
+
+
+def test_a_misspelled_setting_is_one_line(tmp_path):
+    write(tmp_path / "rows.jsonl", [line(question) for question in QUESTIONS])
+    (tmp_path / "config.json").write_text('{"max_step": 4}', encoding="utf-8")
+    said = the_error(command("train", "--data", "rows.jsonl", "--config", "config.json", cwd=tmp_path))
+    assert said.startswith("error: There is no setting 'max_step' (do you mean 'max_steps'?)")
+
+
+def test_a_broken_file_is_one_line(tmp_path):
+    file = write(tmp_path / "rows.jsonl", [*map(line, QUESTIONS), BROKEN["cut off"][0]])
+    chosen = {"data": "rows.jsonl", "profile": "cpu", "output_dir": str(tmp_path / "run")}
+    (tmp_path / "config.json").write_text(json.dumps(chosen), encoding="utf-8")
+    said = the_error(command("train", "--profile", "cpu", "--config", "config.json", cwd=tmp_path))
+    assert said.startswith(f"error: {file}, row 25, line 25: not JSON")
+    assert not (tmp_path / "run").exists()
+    checked = command("check-data", "rows.jsonl", cwd=tmp_path)
+    assert checked.returncode == 1 and "rows.jsonl, row 25, line 25: not JSON" in checked.stdout
+    assert "Traceback" not in checked.stderr
+
+
+@pytest.mark.parametrize("text", ['{"data": 3}', '{"profile": ["cpu"]}', "[]", "{"])
+def test_a_configuration_that_says_nothing_sensible(text, tmp_path, monkeypatch):
+    from course_utils import cli
+
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(settings.SettingsError, match=r"config\.json"):
+        cli.train(config=Path("config.json"))
