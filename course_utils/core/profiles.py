@@ -35,6 +35,7 @@ class Profile:
     """All that differs between machines; each field's meaning and unit stand beside it."""
 
     name: str = field(metadata=why("cpu, t4, 16gb or 24gb"))
+    device: budget.Device = field(metadata=why("where the model lies and is trained: cpu, or cuda for an NVIDIA GPU"))
     model: str = field(metadata=why("base model, a name for hub.download"))
     load_in_4bit: bool = field(metadata=why("hold the frozen base in NF4: a quarter of the memory of bfloat16"))
     dtype: Literal["bfloat16", "float16", "float32"] = field(metadata=why("number format of the arithmetic"))
@@ -138,6 +139,7 @@ class Hardware:
 _WHY_QWEN = "speaks both languages and calls tools; its 8B sister has no Instruct version (Qwen3-8B is a hybrid)"
 _GPU_16GB = Profile(
     name="16gb",
+    device="cuda",
     model="Qwen/Qwen3-4B-Instruct-2507",
     load_in_4bit=True,
     dtype="bfloat16",
@@ -167,6 +169,7 @@ _GPU_16GB = Profile(
 PROFILES: Mapping[str, Profile] = {
     "cpu": Profile(
         name="cpu",
+        device="cpu",
         model="smollm2-135m-instruct",
         load_in_4bit=False,
         dtype="bfloat16",
@@ -315,10 +318,10 @@ def choose(name: str | None = None, hardware: Hardware | None = None) -> Profile
             )
         reason = f"Profile {found} was asked for by {asker}."
     profile = PROFILES[found]
-    if found == "cpu" and hardware.device == "cuda" and not hardware.bf16:
-        profile = replace(profile, dtype="float16")  # a small old GPU
-    if found == "cpu" and hardware.device == "cpu" and not hardware.bf16:
-        profile = replace(profile, dtype="float32")  # emulated bfloat16 is slower than the real float32
+    if found == "cpu":
+        profile = replace(profile, device=hardware.device)  # the small model, on a GPU that is too small for the others
+        if not hardware.bf16:  # an old GPU has float16; a CPU emulates bfloat16, slower than its real float32
+            profile = replace(profile, dtype="float16" if profile.device == "cuda" else "float32")
     warning = _misfit(profile, hardware)
     return replace(profile, reason=f"{reason} Warning: {warning}." if warning else reason)
 
@@ -368,8 +371,8 @@ def memory_budget(
 
     Args:
         config: a `config.json` as a mapping, or a row of `budget.CONFIGS`.
-        profile: rows, length, LoRA, optimiser, checkpointing and number format. The profile cpu is counted for
-            Unsloth's CPU backend, the others for a GPU.
+        profile: rows, length, LoRA, optimiser, checkpointing and number format. On a CPU it is
+            counted for Unsloth's CPU backend.
         generate: count generating (the evaluation's rows, with `max_new_tokens` after `max_length`) and not training.
         bits: hold the base model in so many bits; None: as the profile says.
 
@@ -380,9 +383,8 @@ def memory_budget(
         BudgetError: this is no config of a dense Llama- or Qwen-type model.
     """
     shape = budget.Shape.of(config)
-    device: budget.Device = "cpu" if profile.name == "cpu" else "cuda"
     bits = bits or profile.bits
-    always = (budget.overhead(shape, device, bits), budget.weights(shape, bits))
+    always = (budget.overhead(shape, profile.device, bits), budget.weights(shape, bits))
     settings = profile.train
     if generate:
         length = settings.max_length + profile.max_new_tokens
@@ -393,13 +395,13 @@ def memory_budget(
             *budget.adapter(shape, settings.r, settings.target_modules, settings.optimizer),
             budget.activations(
                 shape,
-                device,
+                profile.device,
                 rank=settings.r,
                 rows=settings.batch_size,
                 length=settings.max_length,
                 checkpointing=settings.gradient_checkpointing,
             ),
-            budget.loss(shape, device, settings.batch_size * settings.max_length),
+            budget.loss(shape, profile.device, settings.batch_size * settings.max_length),
         )
     )
 
@@ -488,7 +490,7 @@ def _fewer_rows(profile: Profile) -> Remedy | None:
 
 
 def _states_in_8_bits(profile: Profile) -> Remedy | None:
-    if profile.train.optimizer == "adamw_8bit" or profile.name == "cpu":  # bitsandbytes' has no CPU kernels
+    if profile.train.optimizer == "adamw_8bit" or profile.device == "cpu":  # bitsandbytes' has no CPU kernels
         return None
     return _remedy(profile, "almost the same result", optimizer="adamw_8bit")
 

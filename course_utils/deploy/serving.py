@@ -90,7 +90,7 @@ def command(
     """
     folder = str(Path(model).absolute())  # both servers use it as the model's name, too
     where = ("--host", HOST, f"--port={port}")
-    if profile.name == "cpu":
+    if profile.device == "cpu":
         if adapter is not None or fp8_cache:
             raise ServingError(
                 "`transformers serve` has no adapters and no 8-bit cache: merge the adapter first "

@@ -424,7 +424,7 @@ def _judge_room(findings: Findings, profile: Profile) -> Iterator[Fact]:
 
 def ram_needed(profile: Profile, hardware: Hardware) -> float:
     """GiB of the machine's own memory that the lessons need: for training on a CPU, or for the merge of lesson 06."""
-    if hardware.device == "cpu" and profile.name == "cpu":
+    if profile.device == "cpu":
         return max(LESSON_GIB, memory_budget(CONFIGS[profile.model], profile).gib) + SYSTEM_GIB
     return _weights_gib(profile.model) + SYSTEM_GIB  # the merge adds up in 16 bits, on the CPU
 

@@ -300,7 +300,7 @@ def lm_eval_command(
         *(str(Path(bin_dir) / "lm_eval"), "run", "--model", "hf"),
         *("--model_args", f"pretrained={Path(model).resolve()},dtype={profile.dtype}"),
         *("--tasks", "course", "--include_path", str(tasks)),
-        *("--device", "cpu" if profile.name == "cpu" else "cuda"),
+        *("--device", profile.device),
         *("--batch_size", str(profile.eval_batch_size)),
         *("--output_path", str(out), "--log_samples"),
     ]

@@ -192,12 +192,11 @@ class TestLifeOfAServer:
 def test_the_command_shows_line_log_and_how_to_ask_and_reports_the_end(cpu, monkeypatch):
     from typer.testing import CliRunner
 
-    from course_utils import cli, pipeline
+    from course_utils import cli
 
     line = stub("--dies")
-    monkeypatch.setattr(
-        pipeline, "setup", lambda needs, profile: SimpleNamespace(profile=cpu, run_dir=Path("runs/cpu"))
-    )
+    ready = SimpleNamespace(profile=cpu, run_dir=Path("runs/cpu"))
+    monkeypatch.setattr("course_utils.lessons.setup.setup", lambda needs, profile: ready)
     monkeypatch.setattr(serving, "command", lambda *args, **kwargs: line)
     ended = CliRunner().invoke(cli.app, ["serve"])
     shown = ended.stdout
