@@ -157,7 +157,7 @@ def _strict_object(text: str) -> Row | None:
     try:
         value = STRICT.decode(text)
         _text(value, indent=2).encode()  # the style that allows the least depth
-    except (ValueError, RecursionError):  # no JSON, NaN, 1e999, half of a character, too deep
+    except (ValueError, RecursionError):  # no JSON, NaN, 1e999, half of a character, too deep to be written
         return None
     return value if isinstance(value, dict) else None
 

@@ -12,8 +12,9 @@ from course_utils.core.files import atomic_dir, write_json
 from course_utils.core.paths import home
 from course_utils.data.cleaning import clean
 from course_utils.data.deduplication import deduplicate
+from course_utils.data.loading import load
 from course_utils.data.reading import read_raw
-from course_utils.data.registry import find, load
+from course_utils.data.registry import find
 from course_utils.data.rows import DataError, quiet
 from course_utils.data.sources import normalise
 
