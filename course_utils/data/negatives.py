@@ -14,8 +14,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from course_utils.data.cleaning import CHINESE
 from course_utils.data.reading import STRICT
-from course_utils.data.rows import REPLIES, DataError, Row, each, plain, to_dataset
+from course_utils.data.rows import REPLIES, DataError, Row, plain_rows, to_dataset
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -40,7 +41,6 @@ CHATTER = {  # before and after the object
     "en": (("Sure! Here is your JSON:\n", ""), ("", "\n\nLet me know if you need anything else.")),
     "zh": (("好的，这是您要的JSON：\n", ""), ("", "\n\n如果还需要别的，请告诉我。")),
 }
-CHINESE = re.compile(r"[\u4e00-\u9fff]")
 NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,6})?")  # text that a model may well write as a number
 STYLES: tuple[dict[str, Any], ...] = ({"separators": (",", ":")}, {"indent": 2}, {})
 
@@ -108,8 +108,7 @@ def negatives(dataset: Dataset, *, form: str, faults: Sequence[str] = FAULTS, se
         _check("fault", fault, FAULTS)
     waiting = random.Random(seed).sample(list(faults), len(faults))
     made = []
-    for raw in each(dataset):
-        row = plain(raw)
+    for row in plain_rows(dataset):
         answer = _answer(row)
         broken = next(((fault, text) for fault in waiting if (text := spoil(answer, fault)) is not None), None)
         if broken is None:

@@ -152,6 +152,14 @@ def features_of(rows: Sequence[Row]) -> Features:
     return Features(columns | {name: feature for name, feature in extra.items() if name in used})
 
 
+def united(parts: Iterable[Features]) -> Features:
+    """Features that hold the columns and keys of all parts, those of the first part first."""
+    import pyarrow as pa
+    from datasets import Features
+
+    return Features.from_arrow_schema(pa.unify_schemas([part.arrow_schema for part in parts]))
+
+
 def to_dataset(rows: Sequence[Row], features: Features | None = None) -> Dataset:
     """Rows of the schema above as a `Dataset`; `source` and `tags` may be missing and are then "" and [].
 

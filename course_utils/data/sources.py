@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from course_utils.data.cleaning import clean_text
+from course_utils.data.cleaning import CHINESE, clean_text
 from course_utils.data.rows import DataError, Problem, Record, Row, RowReader, all_usable, short, to_dataset
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 MAX_DIGITS = 30  # of a number; 1e999999999 would fill the memory when it is written out
 MAX_ANSWER = 3000  # characters; one long answer would set the padding of its whole batch
 PLACEHOLDER = re.compile(r"\b(?:N_|number)(\d+)\b")
-CHINESE = re.compile(r"[\u3400-\u9fff]")
 SENTENCE_END = re.compile(r"[。！？!?…][”’」』\"')）]*|\.[\"')]*(?=\s|$)|\n")
 CLUENER_LABELS = (
     "address", "book", "company", "game", "government", "movie", "name", "organization", "position", "scene",
@@ -92,8 +91,18 @@ def normalise(source: str, rows: Iterable[Row], *, read: Read | None = None) -> 
     Raises:
         DataError: unknown source, or a row that lacks a field; names source, row (counted from 1) and field.
     """
+    return to_dataset(normalise_rows(source, rows, read))
+
+
+def normalise_rows(source: str, rows: Iterable[Row], read: Read | None = None) -> list[Row]:
+    """`normalise`, as plain dicts."""
+    if read is None and source not in READERS:
+        known = ", ".join(READERS)
+        raise DataError(
+            f"There is no source {source!r} to normalise. Known are: {known}; for one of your own give read."
+        )
     records = (Record(source, number, None, row) for number, row in enumerate(rows, start=1))
-    return to_dataset(all_usable(normalised(source, records, read or _reader(source))))
+    return all_usable(normalised(source, records, read or READERS[source]))
 
 
 def normalised(source: str, records: Iterable[Record | Problem], read: Read) -> Iterator[Record | Problem]:
@@ -116,15 +125,6 @@ def normalised(source: str, records: Iterable[Record | Problem], read: Read) -> 
         messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         done = {"id": f"{source}:{record.row}", "messages": messages, "source": source, "tags": tags}
         yield record._replace(value=done)
-
-
-def _reader(source: str) -> Read:
-    if source not in READERS:
-        known = ", ".join(READERS)
-        raise DataError(
-            f"There is no source {source!r} to normalise. Known are: {known}; for one of your own give read."
-        )
-    return READERS[source]
 
 
 def _cmath(row: SourceReader) -> tuple[str, str, list[str]]:
