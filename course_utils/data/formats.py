@@ -28,16 +28,9 @@ LOST_THINKING = {key for key, meant in chat.FIELD_HINTS.items() if meant == "rea
 
 
 def convert(row: Row, layout: Layout, folder: Path) -> tuple[Row, list[Fault]]:
-    """A row of a file as a row of the course's schema (without `source`).
+    """A row of a file as a row of the course's schema (without `source`), and its faults, with which it is of no use.
 
-    Args:
-        row: as `reading.read` gives it.
-        layout: how it is written.
-        folder: the data folder; images, videos and audios are named relative to it. They need not be there.
-
-    Returns:
-        The row (see `rows.py`; of a preference, messages is the prompt; of pretraining text it is []), and its faults,
-        with which it must not be used.
+    Images, videos and audios are named relative to the data folder; they need not be there.
     """
     reader = _LayoutReader(row, layout=layout, folder=folder)
     return reader.read(), reader.faults
@@ -47,10 +40,6 @@ def uneven_media(row: Row, files: dict[str, list[str]]) -> Iterator[tuple[str, i
     """Each of images, videos and audios that has not one file for each placeholder, and how many placeholders it has.
 
     As in LLaMA-Factory the system turn is not counted. Of a preference, the count must be right with either reply.
-
-    Args:
-        row: with messages, and where it is a preference chosen and rejected.
-        files: their names, for each of MEDIA that has some.
     """
     for media, placeholder in PLACEHOLDERS.items():
         for reply in [row[part] for part in REPLIES if part in row] or [[]]:

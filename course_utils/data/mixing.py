@@ -139,18 +139,12 @@ def draw(
 
 
 def normalise_weights(pools: Mapping[str, Any], weights: Mapping[str, float]) -> dict[str, float]:
-    """Shares that add up to 1, in the order of `pools`: negative counts as 0, and if none is above 0 all are equal.
-
-    Raises:
-        DataError: no pools, names that differ, or a weight that is no finite number.
-    """
+    """Shares that add up to 1, in the order of `pools`: negative counts as 0, and if none is above 0 all are equal."""
     if not pools:
         raise DataError("mix: there are no pools to mix.")
     if set(pools) != set(weights):
-        odd = sorted(set(pools) ^ set(weights))
-        raise DataError(
-            f"mix: {odd[0]!r} is in only one of pools ({', '.join(pools)}) and weights ({', '.join(weights)})."
-        )
+        odd, both = sorted(set(pools) ^ set(weights)), f"pools ({', '.join(pools)}) and weights ({', '.join(weights)})"
+        raise DataError(f"mix: {odd[0]!r} is in only one of {both}.")
     for name, weight in weights.items():
         if not math.isfinite(weight):
             raise DataError(f"mix: the weight of {name!r} is {weight}; expected a finite number.")
@@ -173,9 +167,6 @@ def schedule(shares: list[float], limits: list[int], total: int) -> Iterator[int
         shares: above 0, for each pool.
         limits: rows each pool may give.
         total: rows to schedule, at most the sum of `limits`.
-
-    Yields:
-        The number of a pool, `total` times.
     """
     left = list(limits)
     given = 0
