@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from course_utils.core.files import atomic_dir
 from course_utils.core.paths import home
 from course_utils.core.profiles import Profile
-from course_utils.data.deduplication import unique_rows
+from course_utils.data.deduplication import deduplicate
 from course_utils.data.exporting import export_jsonl
 from course_utils.data.keys import row_key
 from course_utils.data.mixing import draw, normalise_weights
@@ -76,7 +76,7 @@ def build(profile: Profile, *, dataset_dir: str | Path = "data", seed: int = 42)
     folder = home() / dataset_dir
     made = {source: pool(source, folder) for source in (HELD_OUT, *RAW_FILES, *REGISTERED)}
     # The held-out rows come first, so that a row that is in two sources stays with them.
-    unique = unique_rows(chain.from_iterable(plain_rows(part.rows) for part in made.values()))
+    unique, _ = deduplicate(list(chain.from_iterable(plain_rows(part.rows) for part in made.values())))
     general = [row for row in unique if row["source"] == HELD_OUT]
     keyed = _kept(unique, profile)
     kept = [row for row, _ in keyed]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from course_utils.core.errors import CourseError
 from course_utils.data.cleaning import CHINESE, TEXTS
-from course_utils.data.deduplication import Removed, repeated_rows
+from course_utils.data.deduplication import Removed, deduplicate
 from course_utils.data.opening import open_rows
 from course_utils.data.rows import (
     BAR_AFTER,
@@ -28,7 +28,7 @@ from course_utils.data.rows import (
     to_dataset,
     turns_of,
 )
-from course_utils.data.splitting import leaked_rows
+from course_utils.data.splitting import leaks
 from course_utils.text import chat, masking
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def check(
         read=total,
         problems=sorted(problems, key=lambda problem: (problem.file, problem.row or 0)),
         remarks=remarks,
-        repeats=repeated_rows(rows),
+        repeats=deduplicate(rows)[1],
         tokens=tokens,
         audit=audit,
     )
@@ -291,7 +291,7 @@ def _leaked(records: list[Record], against: str | Path | Dataset) -> tuple[list[
             f"asks what row {held[leak.first_row].row} of {opened.name} asks, if only with other numbers: the "
             "evaluation would measure memory. Take one of them out.",
         )
-        for leak in leaked_rows(*([record.value for record in part] for part in (records, held)))
+        for leak in leaks(*([record.value for record in part] for part in (records, held)))
     ]
     return found, remarks
 

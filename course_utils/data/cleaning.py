@@ -8,14 +8,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from course_utils.data.rows import REPLIES, DataError, Row, plain, plain_rows, to_dataset, turns_of
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from course_utils.data.rows import REPLIES, DataError, Row, Rows, plain, plain_rows, to_dataset, turns_of
 
 # C0 and C1 controls but tab and line break, the byte order mark, marks that turn the writing direction.
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\u202a-\u202e\u2066-\u2069]")
@@ -50,37 +45,31 @@ def clean_text(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip()
 
 
-def clean(dataset: Dataset, *, max_characters: int = MAX_CHARACTERS) -> tuple[Dataset, list[Dropped]]:
+def clean(dataset: Rows, *, max_characters: int = MAX_CHARACTERS) -> tuple[Rows, list[Dropped]]:
     """Clean every text of a data set; rows that say nothing or too much are left out and reported.
 
     Arguments of tool calls and tool schemas are not touched: they are data.
 
     Args:
-        dataset: rows of the course's schema.
+        dataset: rows of the course's schema, as a Dataset or as a list of plain dicts.
         max_characters: of all texts of a row together.
 
     Returns:
-        The cleaned Dataset, in its order, and what was left out: rows with an empty question or reply, and rows that
-        are too long.
+        The cleaned rows in their order, of the kind given, and what was left out: rows with an empty question or
+        reply, and rows that are too long.
 
     Raises:
         DataError: max_characters is below 1.
     """
     if max_characters < 1:
         raise DataError(f"clean: max_characters must be at least 1, found {max_characters}.")
-    kept, dropped = clean_rows(plain_rows(dataset), max_characters)
-    return to_dataset(kept), dropped
-
-
-def clean_rows(rows: Iterable[Row], max_characters: int = MAX_CHARACTERS) -> tuple[list[Row], list[Dropped]]:
-    """`clean` for plain dicts."""
     kept, dropped = [], []
-    for index, row in enumerate(map(_cleaned, rows)):
+    for index, row in enumerate(map(_cleaned, plain_rows(dataset))):
         if reason := _why_dropped(row, max_characters):
             dropped.append(Dropped(index, row.get("source", ""), reason))
         else:
             kept.append(row)
-    return kept, dropped
+    return kept if isinstance(dataset, list) else to_dataset(kept), dropped
 
 
 def clean_row(row: Row) -> Row:

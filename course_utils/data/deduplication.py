@@ -7,15 +7,14 @@ import json
 import unicodedata
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from course_utils.data.keys import row_key
-from course_utils.data.rows import BAR_AFTER, MEDIA, REPLIES, DataError, Row, plain, plain_rows
+from course_utils.data.rows import BAR_AFTER, MEDIA, REPLIES, DataError, Row, Rows, plain, plain_rows, select
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from datasketch import MinHash
 
 WAYS = ("hash", "numbers", "minhash")
@@ -40,7 +39,7 @@ class Removed:
     similarity: float = 1.0
 
 
-def deduplicate(dataset: Dataset, *, by: str = "hash", threshold: float = 0.85) -> tuple[Dataset, list[Removed]]:
+def deduplicate(dataset: Rows, *, by: str = "hash", threshold: float = 0.85) -> tuple[Rows, list[Removed]]:
     """Keep the first of the rows that repeat each other, within a source and across sources.
 
     hash: rows that say the same (`row_hash`).
@@ -59,12 +58,12 @@ def deduplicate(dataset: Dataset, *, by: str = "hash", threshold: float = 0.85) 
     mixing-loses-weights).
 
     Args:
-        dataset: rows of the schema in `rows.py`; source may be missing.
+        dataset: rows of the schema in `rows.py`, as a Dataset or as a list of plain dicts; source may be missing.
         by: "hash", "numbers" or "minhash".
         threshold: for minhash, the similarity from which a row is removed; above 0, at most 1.
 
     Returns:
-        The Dataset without repeats, in its order, and what was removed.
+        The rows without repeats in their order, of the kind given, and what was removed.
 
     Raises:
         DataError: an unknown `by`, or a threshold out of range.
@@ -80,23 +79,10 @@ def deduplicate(dataset: Dataset, *, by: str = "hash", threshold: float = 0.85) 
         repeats = _equal((row_key(row), _parts(row, MEDIA)) for row in rows)
     else:
         repeats = _near(rows, len(dataset), threshold)
-    sources = dataset["source"][:] if "source" in dataset.column_names else [""] * len(dataset)
-    removed = [Removed(row, sources[row], first, sources[first], near) for row, (first, near) in repeats.items()]
-    return dataset.select([row for row in range(len(dataset)) if row not in repeats]), removed
-
-
-def unique_rows(rows: Iterable[Row]) -> list[Row]:
-    """`deduplicate` by hash, for plain dicts."""
-    first: dict[bytes, Row] = {}
-    for row in rows:
-        first.setdefault(_digest(row), row)
-    return list(first.values())
-
-
-def repeated_rows(rows: Sequence[Row]) -> list[Removed]:
-    """What `deduplicate` by hash would remove, for plain dicts."""
-    found = _equal(map(_digest, rows)).items()
-    return [Removed(row, rows[row]["source"], first, rows[first]["source"]) for row, (first, _) in found]
+    named = isinstance(dataset, list) or "source" in dataset.column_names
+    source = [row.get("source", "") for row in plain_rows(dataset, ("source",))] if named else [""] * len(dataset)
+    removed = [Removed(row, source[row], first, source[first], near) for row, (first, near) in repeats.items()]
+    return select(dataset, [row for row in range(len(dataset)) if row not in repeats]), removed
 
 
 def row_hash(row: Row) -> bytes:

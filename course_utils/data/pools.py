@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from course_utils.core.files import atomic_dir, write_json
 from course_utils.core.paths import home
-from course_utils.data.cleaning import clean_rows
-from course_utils.data.deduplication import unique_rows
+from course_utils.data.cleaning import clean
+from course_utils.data.deduplication import deduplicate
 from course_utils.data.loading import load_rows
 from course_utils.data.reading import read_raw
 from course_utils.data.registry import find
@@ -63,31 +63,27 @@ def pool(source: str, dataset_dir: str | Path = "data") -> Pool:
         rows = normalise_rows(source, read_raw(folder / "raw" / RAW_FILES[source]))
     else:
         rows = load_rows(source, folder)
-    kept, dropped = clean_rows(rows)
-    unique = unique_rows(kept)
-    counts = {"read": len(rows), "dropped": len(dropped), "repeats": len(kept) - len(unique)}
+    cleaned, dropped = clean(rows)
+    unique, repeats = deduplicate(cleaned)
+    counts = {"read": len(rows), "dropped": len(dropped), "repeats": len(repeats)}
     with quiet(), atomic_dir(target) as draft:
         to_dataset(unique).save_to_disk(draft)
         write_json(draft / STAMP, {"made_of": made_of, "counts": counts})
-    return Pool(_loaded(target), **counts)
+    return _made(target, made_of)
 
 
 def _made(target: Path, made_of: str) -> Pool | None:
     """The pool in a folder; None where there is none, where it is broken, or where it was made of something else."""
+    from datasets import load_from_disk
+
     try:
         stamp = json.loads((target / STAMP).read_text(encoding="utf-8"))
         if stamp["made_of"] != made_of:
             return None
-        found = Pool(_loaded(target), **stamp["counts"])
+        found = Pool(load_from_disk(str(target)), **stamp["counts"])
     except (OSError, ValueError, LookupError, TypeError):  # files that are missing, cut or of another version
         return None
     return found if len(found.rows) == found.read - found.dropped - found.repeats else None
-
-
-def _loaded(target: Path) -> Dataset:
-    from datasets import load_from_disk
-
-    return load_from_disk(str(target))
 
 
 def _fingerprint(source: str, folder: Path) -> str:

@@ -14,10 +14,9 @@ and only where a row has them:
     images, videos, audios  names of files, one for each placeholder in the turns
 
 Arguments of tool calls and `tools` stay JSON strings, because Arrow would give every call the argument names of all
-others (pitfall arrow-invents-arguments). Keys that some rows lack come back as None: a None key counts as absent,
-and `plain` drops it. No
-column is named `prompt`, which would make TRL expect a `completion` (pitfall prompt-column): a preference's prompt
-is `messages`.
+others (pitfall arrow-invents-arguments). Keys that some rows lack come back as None: a None key counts as absent, and
+`plain` drops it. No column is named `prompt`, which would make TRL expect a `completion` (pitfall prompt-column): a
+preference's prompt is `messages`.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from course_utils.core.errors import CourseError
 
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 Row = dict[str, Any]
+Rows = TypeVar("Rows", "Dataset", list[Row])  # what most steps take and give back: a data set, or plain dicts
 REPLIES = ("chosen", "rejected")
 MEDIA = ("images", "videos", "audios")
 BAR_AFTER = 2.0  # seconds of work before a progress bar appears
@@ -193,9 +193,14 @@ def each(dataset: Dataset, columns: Sequence[str] | None = None) -> Iterator[Row
         yield from batch.to_pylist()
 
 
-def plain_rows(dataset: Dataset, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """`each` row without the keys that it lacks."""
-    return map(plain, each(dataset, columns))
+def plain_rows(rows: Rows, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """`each` row of a data set without the keys that it lacks; the rows of a list as they are."""
+    return iter(rows) if isinstance(rows, list) else map(plain, each(rows, columns))
+
+
+def select(rows: Rows, numbers: list[int]) -> Rows:
+    """These rows in this order, as a list or a data set as they came."""
+    return [rows[number] for number in numbers] if isinstance(rows, list) else rows.select(numbers)
 
 
 def join(parts: Sequence[Dataset]) -> Dataset:

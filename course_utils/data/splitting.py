@@ -4,12 +4,12 @@ split-leaks-templates)."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from course_utils.data.deduplication import Removed
 from course_utils.data.keys import row_key
-from course_utils.data.rows import DataError, Row, each
+from course_utils.data.rows import DataError, Row, plain_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,7 +37,7 @@ def split(
     Raises:
         DataError: where that leaves nothing to train on.
     """
-    marks = [(row_key(row), row.get("source", "")) for row in each(dataset, COLUMNS)]
+    marks = [(row_key(row), row.get("source", "")) for row in plain_rows(dataset, COLUMNS)]
     held = held_back(marks, valid_ratio=valid_ratio, min_valid=min_valid, seed=seed)
     indices = range(len(dataset))
     return dataset.select([i for i in indices if i not in held]), dataset.select([i for i in indices if i in held])
@@ -81,7 +81,7 @@ def held_back(marks: Sequence[tuple[str, str]], *, valid_ratio: float, min_valid
     return held
 
 
-def leaks(train: Dataset, held: Dataset) -> list[Removed]:
+def leaks(train: Dataset | list[Row], held: Dataset | list[Row]) -> list[Removed]:
     """The training rows that ask what a held-back row asks, if only with other numbers.
 
     Args:
@@ -91,15 +91,10 @@ def leaks(train: Dataset, held: Dataset) -> list[Removed]:
     Returns:
         For each such row its number in `train` and the number in `held` of the first row that asks the same.
     """
-    return leaked_rows(each(train, COLUMNS), each(held, COLUMNS))
-
-
-def leaked_rows(train: Iterable[Row], held: Iterable[Row]) -> list[Removed]:
-    """`leaks` for dicts."""
     asked: dict[str, tuple[int, str]] = {}
-    for number, row in enumerate(held):
+    for number, row in enumerate(plain_rows(held, COLUMNS)):
         asked.setdefault(row_key(row), (number, row.get("source", "")))
-    keyed = ((number, row.get("source", ""), row_key(row)) for number, row in enumerate(train))
+    keyed = ((number, row.get("source", ""), row_key(row)) for number, row in enumerate(plain_rows(train, COLUMNS)))
     return [Removed(number, source, *asked[key]) for number, source, key in keyed if key in asked]
 
 

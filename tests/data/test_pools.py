@@ -66,7 +66,7 @@ def test_a_pool_counts_what_was_read_dropped_and_repeated(folder):
 def test_a_pool_is_reused_without_reading_the_raw_file_again(folder, source, monkeypatch):
     first = data.pool(source, folder)
     before = files(folder)
-    for reader in ("read_raw", "normalise_rows", "load_rows", "clean_rows", "unique_rows"):
+    for reader in ("read_raw", "normalise_rows", "load_rows", "clean", "deduplicate"):
         monkeypatch.setattr(pools, reader, lambda *_: pytest.fail("read again"))
     again = data.pool(source, folder)
     assert list(again.rows) == list(first.rows) and vars(again) | {"rows": 0} == vars(first) | {"rows": 0}
