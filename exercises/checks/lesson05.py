@@ -331,7 +331,7 @@ def paired_interval(attempt: Callable[..., tuple[float, float]]) -> None:
 
 
 def _draws(prompts: int) -> list[list[int]]:
-    """The draws that `chance` takes, as lists of prompt numbers."""
+    """The draws that `statistics` takes, as lists of prompt numbers."""
     import numpy as np
 
     drawn = np.random.default_rng(SEED).multinomial(prompts, [1 / prompts] * prompts, size=DRAWS)
