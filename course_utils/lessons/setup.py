@@ -14,7 +14,7 @@ from typing import Any
 from course_utils import data, hub
 from course_utils.core import profiles
 from course_utils.core.errors import CourseError
-from course_utils.core.paths import home
+from course_utils.core.paths import home, seen_from_here
 from course_utils.core.profiles import Hardware, Profile
 from course_utils.lessons import tables
 from course_utils.lessons.doctor import STACK
@@ -167,7 +167,7 @@ def setup(needs: Sequence[str] = (), profile: str | None = None) -> Setup:
         raise LessonError(f"Nothing is called {', '.join(unknown)}; a lesson can need {', '.join(NEEDS)}.")
     hardware = profiles.detect_hardware()
     chosen = profiles.choose(profile, hardware)
-    out = home() / chosen.train.output_dir  # seen from here, so that every later call finds it
+    out = seen_from_here(home() / chosen.train.output_dir)
     chosen = replace(chosen, train=replace(chosen.train, output_dir=str(out)))
     if "model" in needs:
         modeling.import_unsloth()
@@ -179,8 +179,8 @@ def setup(needs: Sequence[str] = (), profile: str | None = None) -> Setup:
         hardware=hardware,
         versions={name: version(name) for name in STACK},
         made=tuple(made),
-        home=home(),
-        model_dir=home() / "models" / chosen.model,
+        home=seen_from_here(home()),
+        model_dir=seen_from_here(home() / "models" / chosen.model),
         run_dir=run_dir(chosen),
     )
 
