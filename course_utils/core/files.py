@@ -1,13 +1,20 @@
-"""Write files and folders so that they are either whole or absent."""
+"""Write files and folders so that they are either whole or absent, and by one process at a time."""
 
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
+
+from course_utils.core.errors import CourseError
+
+
+class FolderInUse(CourseError):
+    """Another process is writing a run into this folder."""
 
 
 @contextmanager
@@ -89,3 +96,46 @@ def is_write_failure(error: BaseException) -> bool:
     return isinstance(error, OSError) or any(
         words in str(error) for words in ("file write failed", "Error while serializing", "unexpected pos")
     )
+
+
+@contextmanager
+def run_lock(folder: str | Path) -> Iterator[None]:
+    """Hold a run's folder, so that no second run writes into it. The system frees it when the process dies.
+
+    The processes of one `accelerate launch` share a run, so only the first of them takes the lock. Where no lock can
+    be had (the folder cannot be written to, or its file system has no locks) the run goes on without.
+
+    Args:
+        folder: the run's folder; made where it is missing.
+
+    Raises:
+        FolderInUse: another run holds the folder; raised at once, with its process and when it began.
+    """
+    from filelock import FileLock, Timeout
+
+    if int(os.environ.get("RANK", "0")) > 0:
+        yield
+        return
+    path = Path(folder) / ".lock"
+    lock = FileLock(path, timeout=0, fallback_to_soft=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        path.write_text(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M')}", encoding="utf-8")
+    except Timeout:
+        holder = "another process"
+        with suppress(OSError):  # it may end, or has only just begun
+            holder = path.read_text(encoding="utf-8") or holder
+        raise FolderInUse(
+            f"A run goes on in {folder} ({holder}). Wait until it ends or stop that process, or set output_dir to "
+            "another folder."
+        ) from None
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            with suppress(OSError):
+                path.unlink()  # while it is held: filelock sees that a file it has just locked is gone, and tries anew
+        lock.release()

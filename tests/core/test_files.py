@@ -1,12 +1,19 @@
 """course_utils.core.files: a file or a folder is whole or absent, whatever happens while it is written."""
 
 import json
+import os
+import re
+import signal
 import stat
+import subprocess
+import sys
+from contextlib import contextmanager
 
 import pytest
+from conftest import ROOT
 
 from course_utils import files
-from course_utils.core.files import atomic_dir, atomic_file, write_json, write_text
+from course_utils.core.files import FolderInUse, atomic_dir, atomic_file, run_lock, write_json, write_text
 
 
 def names(folder):
@@ -130,3 +137,63 @@ def test_a_folder_whose_last_step_fails_leaves_the_old_one_in_its_place(tmp_path
     with pytest.raises(OSError, match="went away"), atomic_dir(target) as draft:
         (draft / "two").write_text("2")
     assert names(tmp_path) == ["a", "one"]
+
+
+# ---------------------------------------------------------------------------------------------------------------- locks
+@contextmanager
+def another_process(code, *arguments):
+    """A Python process that runs `code` and then waits until it is killed."""
+    wait = "\nprint('ready', flush=True)\nimport time; time.sleep(60)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code + wait, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+
+
+HOLD = "import sys; from course_utils.core.files import run_lock; held = run_lock(sys.argv[1]); held.__enter__()"
+
+
+def test_a_second_run_in_a_folder_is_refused_at_once_until_the_first_is_gone(tmp_path):
+    folder = tmp_path / "deep" / "run"
+    with another_process(HOLD, folder) as other:
+        message = rf"{re.escape(str(folder))} \(process {other.pid}, since \d{{4}}-.*output_dir"
+        with pytest.raises(FolderInUse, match=message), run_lock(folder):
+            pass
+        with run_lock(tmp_path / "deep" / "other"):
+            pass
+    with run_lock(folder):  # killed, it could not clean up
+        pass
+    assert list(folder.iterdir()) == []
+
+
+def test_the_same_process_is_refused_as_well_and_an_error_frees_the_folder(tmp_path):
+    with pytest.raises(KeyError), run_lock(tmp_path):
+        with pytest.raises(FolderInUse, match=f"process {os.getpid()}"), run_lock(tmp_path):
+            pass
+        raise KeyError
+    with run_lock(tmp_path):
+        pass
+
+
+def test_the_other_processes_of_a_launch_share_the_run(tmp_path, monkeypatch):
+    with run_lock(tmp_path):
+        monkeypatch.setenv("RANK", "1")
+        with run_lock(tmp_path):
+            pass
+        assert names(tmp_path) == [".lock"]
+        monkeypatch.setenv("RANK", "0")
+        with pytest.raises(FolderInUse), run_lock(tmp_path):
+            pass
+
+
+def test_where_no_lock_can_be_had_the_run_says_itself_what_is_wrong(tmp_path):
+    write_text(tmp_path / "file", "not a folder")
+    with run_lock(tmp_path / "file" / "run"):
+        pass
+    with pytest.raises(ZeroDivisionError), run_lock(tmp_path / "file" / "run"):
+        raise ZeroDivisionError
