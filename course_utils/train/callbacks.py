@@ -1,6 +1,6 @@
-"""What goes along with a run, as callbacks of the Trainer: bar, log, whole checkpoints, Ctrl-C, a loss that is none.
+"""Callbacks of the Trainer: progress bar, log, whole checkpoints, Ctrl-C, a loss that is no number.
 
-Import this room after Unsloth: it needs transformers, and Unsloth must come first.
+Import this module after Unsloth: it needs transformers, and Unsloth must come first.
 """
 
 from __future__ import annotations
