@@ -1,5 +1,7 @@
 """Write files and folders so that they are either whole or absent, and by one process at a time."""
 
+import errno
+import glob
 import json
 import os
 import shutil
@@ -22,7 +24,8 @@ def atomic_dir(target: str | Path) -> Iterator[Path]:
     """Give a temporary folder that becomes `target` when the block ends without an error.
 
     The temporary folder lies beside `target`, so that the last step is a rename on one file system. If the block
-    raises, the temporary folder is removed and `target` stays as it was. An older `target` is replaced whole.
+    raises, the temporary folder is removed and `target` stays as it was. An older `target` is replaced whole. What a
+    killed process leaves beside `target` is removed at the next write to it.
 
     Args:
         target: the folder to write; its parents are made.
@@ -31,24 +34,20 @@ def atomic_dir(target: str | Path) -> Iterator[Path]:
         The temporary folder to write into.
     """
     target = Path(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-    try:
+    with _draft(target) as draft:
         yield draft
         draft.chmod(0o755)  # mkdtemp gives 0700
-        if target.exists():
-            old = draft.with_suffix(".old")
-            os.replace(target, old)
-            try:
-                os.replace(draft, target)
-            except BaseException:
-                os.replace(old, target)
-                raise
-            shutil.rmtree(old)
-        else:
+        if not target.exists():
             os.replace(draft, target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+            return
+        old = draft.with_suffix(".old")
+        os.replace(target, old)
+        try:
+            os.replace(draft, target)
+        except BaseException:
+            os.replace(old, target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
@@ -64,16 +63,58 @@ def atomic_file(path: str | Path) -> Iterator[TextIO]:
         The temporary file to write into; line breaks are written as they are.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+    with _draft(path) as draft:
+        part = draft / path.name
+        with part.open("w", encoding="utf-8", newline="\n") as file:
             yield file
-        os.chmod(draft, 0o644)  # mkstemp gives 0600
-        os.replace(draft, path)
-    except BaseException:
-        os.unlink(draft)
-        raise
+        part.chmod(0o644)  # whatever the umask
+        os.replace(part, path)
+
+
+@contextmanager
+def _draft(target: Path) -> Iterator[Path]:
+    """A new folder beside `target`, removed at the end. It stays locked, which tells it from a killed process's."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(target)
+    new = Path(tempfile.mkdtemp(prefix=f".{target.name}.draft-", suffix=".new", dir=target.parent))
+    draft = new.with_suffix(".part")
+    handle = os.open(new, os.O_RDONLY)
+    try:
+        _lock(handle)
+        os.rename(new, draft)  # only now, so that nobody finds it unlocked
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        os.close(handle)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what killed processes left beside `target`, and put back a `target` that one of them had moved away."""
+    beside = f".{glob.escape(target.name)}.draft-*"
+    for draft in sorted(target.parent.glob(f"{beside}.part")):
+        with suppress(FileNotFoundError):  # its process has ended meanwhile
+            handle = os.open(draft, os.O_RDONLY)
+            try:
+                if _lock(handle):
+                    old = draft.with_suffix(".old")
+                    if old.exists() and not target.exists():  # killed between the two renames
+                        os.replace(old, target)
+                    shutil.rmtree(draft, ignore_errors=True)
+            finally:
+                os.close(handle)
+    for old in sorted(target.parent.glob(f"{beside}.old")):
+        if not old.with_suffix(".part").exists():  # the new folder is in its place
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _lock(handle: int) -> bool:
+    """Whether this process now holds the lock of an open folder; False also where the file system has no locks."""
+    from filelock import lock_descriptor
+
+    try:
+        return lock_descriptor(handle, blocking=False)
+    except OSError:
+        return False
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -88,14 +129,21 @@ def write_json(path: str | Path, value: Any) -> Path:
     return write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
+_CANNOT_WRITE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),  # the disk
+    *(errno.EACCES, errno.EPERM, errno.EROFS),  # not allowed
+    *(errno.EEXIST, errno.ENOTDIR),  # a file where the folder should be
+}
+
+
 def is_write_failure(error: BaseException) -> bool:
     """True where a file could not be written, for Python's own error and for those of torch and safetensors.
 
     These have no common class; their words are those of torch 2.13 and safetensors on a full disk.
     """
-    return isinstance(error, OSError) or any(
-        words in str(error) for words in ("file write failed", "Error while serializing", "unexpected pos")
-    )
+    if isinstance(error, OSError):
+        return error.errno in _CANNOT_WRITE
+    return any(words in str(error) for words in ("file write failed", "Error while serializing", "unexpected pos"))
 
 
 @contextmanager
