@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -56,11 +57,6 @@ class MaskAudit:
         return sum(self.lengths)
 
     @property
-    def learned(self) -> int:
-        """Tokens with a label, in all rows."""
-        return sum(self.learned_lengths)
-
-    @property
     def longest(self) -> int:
         """Tokens of the longest row."""
         return max(self.lengths, default=0)
@@ -68,7 +64,7 @@ class MaskAudit:
     @property
     def learned_share(self) -> float:
         """Learned tokens over all tokens, 0 to 1."""
-        return self.learned / self.tokens if self.tokens else 0.0
+        return sum(self.learned_lengths) / self.tokens if self.tokens else 0.0
 
     @property
     def faults(self) -> dict[str, tuple[int, ...]]:
@@ -105,7 +101,7 @@ class MaskAudit:
         values = {
             "rows": self.rows,
             "tokens": self.tokens,
-            "learned tokens": self.learned,
+            "learned tokens": sum(self.learned_lengths),
             "learned share": f"{self.learned_share:.1%}",
             "longest row (tokens)": self.longest,
         }
@@ -169,19 +165,17 @@ def audit(
 def _openings(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """The ids with which an inference prompt can end, for each position of the thinking switch; the longest first."""
     ask = [{"role": "user", "content": "?"}]
-    openings = []
+    texts = []
     for thinking in (None, True, False):
-        closed = chat.render_valid(tokenizer, ask, None, enable_thinking=thinking)
-        open_ = chat.render_valid(tokenizer, ask, None, enable_thinking=thinking, add_generation_prompt=True)
-        opening = open_.removeprefix(closed)
-        openings.append(ids_of([opening], tokenizer)[opening])
-    return sorted(openings, key=len, reverse=True)
+        render = partial(chat.render_valid, tokenizer, ask, None, enable_thinking=thinking)
+        texts.append(render(add_generation_prompt=True).removeprefix(render()))
+    return sorted(ids_of(texts, tokenizer).values(), key=len, reverse=True)
 
 
 def _begins_reply(ids: Sequence[int], start: int, openings: Sequence[list[int]]) -> bool:
-    """True where a prompt ends before `start`, and no longer one that only the ids after it complete.
+    """True where a prompt ends at `start`, and the ids after it do not make it a longer prompt.
 
-    So a stretch that begins with the empty think block is at fault: that block is the end of a prompt (pitfall
+    So a stretch that begins with the empty think block is at fault: that block ends a prompt (pitfall
     template-rewrites-history).
     """
     for opening in openings:
@@ -204,7 +198,9 @@ class _ControlTokens:
         """True where `ids` hold more of some control token than the template writes for what they show of the row."""
         raw = [clean_message(message, None) for message in row["messages"]]
         schemas = chat.load_tools(row.get("tools"))
-        if not any(token in text for text in _texts([raw, schemas]) for token in self._added):
+        texts: list[str] = []
+        map_text([raw, schemas], texts.append)
+        if not any(token in text for text in texts for token in self._added):
             return False  # nearly every row
         safe = [clean_message(message, self._neutral) for message in row["messages"]]
         safe_schemas = map_text(schemas, self._neutral)
@@ -222,17 +218,6 @@ class _ControlTokens:
 
     def _count(self, ids: Sequence[int]) -> Counter[int]:
         return Counter(token for token in ids if token in self._control)
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Every text inside nested lists and dicts."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _texts([*value, *value.values()])
-    elif isinstance(value, Sequence):
-        for item in value:
-            yield from _texts(item)
 
 
 def _seen_before(ids: Sequence[int], seen: set[bytes]) -> bool:

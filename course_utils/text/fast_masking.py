@@ -1,5 +1,5 @@
-"""The tricks that make `masking.build_dataset` fast. None of them decides anything: the result is that of the plain
-way in `masking`, row for row, and where a trick cannot be sure of that it says None (tests/text/test_fast_masking.py).
+"""The short cuts that make `masking.build_dataset` fast. They change no result: row for row it is that of the plain way
+in `masking`, and where a short cut cannot be sure of that it returns None (tests/text/test_fast_masking.py).
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 class Frames:
     """What the template writes around the contents of plain turns, learned once for every order of roles.
 
-    Two renderings a turn are most of the work. A plain conversation has nothing but contents, and these hold no
-    control token and no outer line break, so a template only puts them into place. That is tried for every row: its
-    whole text is rendered as ever, and must be what the frame gives. What is assumed is that the opening of a turn does
-    not depend on what was said before; no template of this course reads a content there.
+    The plain way renders twice a turn, which is most of its work. A plain conversation has nothing but contents, and
+    these hold no control token and no outer line break, so a template only puts them into place. That is checked for
+    every row: its whole text is rendered once and must be what the frame gives. One thing is assumed: the opening of a
+    turn does not depend on what was said before. No template of this course reads a content there.
 
     Args:
         tokenizer, enable_thinking: see `masking.build_examples`.
@@ -36,7 +36,7 @@ class Frames:
         self._known: dict[tuple[Any, ...], list[tuple[list[str], str]] | None] = {}
 
     def turns(self, messages: list[Message], learned: list[int]) -> list[Turn] | None:
-        """The learned turns; None where messages are not plain, or the template does more than put them into place.
+        """The learned turns; None where messages are not plain, or where the template changes contents.
 
         Args:
             messages: clean and neutralised, of a row without tools.
@@ -77,8 +77,8 @@ class Frames:
 def tokenise(rows: Sequence[list[Turn]], tokenizer: PreTrainedTokenizerBase) -> list[list[Stretched] | None]:
     """The examples of each row, as `masking.tokenise` makes them; the texts of all rows are tokenised in one call.
 
-    Where every prompt continues the turn before it, only the last prompt and target are tokenised, and the earlier
-    turns are found in their ids. None where that fails.
+    Where the text of every prompt continues the turn before it, only the last prompt and target are tokenised, and the
+    earlier turns are found in their ids; None where one has no border of its own there.
     """
     borders = _Borders(tokenizer)
     joined = [
@@ -107,11 +107,10 @@ class _Borders:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer = tokenizer
         added = tokenizer.get_added_vocab()
         self._control = set(added.values())
         self._pattern = re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))) or "(?!)")
-        self._tails: dict[str, list[int]] = {}
+        self._tail = cache(lambda text: ids_of([text], tokenizer)[text])
 
     def stretches(self, turns: Sequence[Turn], text: str, ids: list[int]) -> list[tuple[int, int]] | None:
         """Where the targets of `turns` stand in the ids of `text`, of which they are a part.
@@ -137,8 +136,5 @@ class _Borders:
         """The number of ids that make up the first `cut` characters of `text`."""
         count = bisect_right(ends, cut)
         last, first = (ends[count - 1], places[count - 1] + 1) if count else (0, 0)
-        tail = text[last:cut]
-        if tail not in self._tails:
-            self._tails |= ids_of([tail], self._tokenizer)
-        after = first + len(self._tails[tail])
-        return after if ids[first:after] == self._tails[tail] else None
+        tail = self._tail(text[last:cut])
+        return first + len(tail) if ids[first : first + len(tail)] == tail else None

@@ -10,8 +10,9 @@ the short cuts of `fast_masking` where they apply.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
@@ -67,7 +68,8 @@ def build_examples(
         MessageError: for messages that the template would drop or garble.
         MaskError: where the template does not continue its own inference prompt.
     """
-    options = _Options(tokenizer, train_on, enable_thinking, train_on_tool_calls, guard)
+    neutral = chat.neutraliser(tokenizer) if guard else None
+    options = _Options(tokenizer, train_on, enable_thinking, train_on_tool_calls, neutral)
     clean, learned, schemas = _read({"messages": messages, "tools": tools}, options)
     turns = _render(clean, learned, schemas, options)
     return _cut(_tokenise(turns, tokenizer), max_length)[0]
@@ -97,14 +99,24 @@ def build_dataset(
     Raises:
         MessageError, MaskError: as `build_examples`, with the number of the row.
     """
-    from datasets import concatenate_datasets
+    from datasets import Dataset, Features, List, Value, concatenate_datasets
 
-    options = _Options(tokenizer, train_on, enable_thinking, train_on_tool_calls, guard)
+    neutral = chat.neutraliser(tokenizer) if guard else None
+    options = _Options(tokenizer, train_on, enable_thinking, train_on_tool_calls, neutral)
     frames = fast_masking.Frames(tokenizer, enable_thinking)
     numbered = enumerate(rows)
-    batches = list(iter(lambda: list(islice(numbered, ROWS_AT_ONCE)), [])) or [[]]
-    made = [_masked(batch, options, frames, max_length) for batch in batches]
-    empty, shortened = ([number for each in made for number in each[place]] for place in (1, 2))
+    parts: list[Dataset] = []
+    empty: list[int] = []
+    shortened: list[int] = []
+    while batch := list(islice(numbered, ROWS_AT_ONCE)):
+        made = []
+        for (number, row), tokenised in zip(batch, _tokenise_rows(batch, frames, options), strict=True):
+            examples, left_out = _cut(tokenised, max_length)
+            made += [example | {"row": number, "source": row.get("source") or ""} for example in examples]
+            if left_out or not examples:
+                (shortened if examples else empty).append(number)
+        if made:
+            parts.append(Dataset.from_list(made))
     too_long = "" if max_length is None else f", or longer than {max_length} tokens"
     for what, numbers in (
         (f"gave no example: nothing to learn in them{too_long}", empty),
@@ -113,27 +125,26 @@ def build_dataset(
         if numbers:
             shown = ", ".join(map(str, numbers[:5])) + (" …" if len(numbers) > 5 else "")
             warnings.warn(f"{len(numbers)} rows {what} (rows {shown})", stacklevel=2)
-    return concatenate_datasets([part for part, _, _ in made])
+    if parts:
+        return concatenate_datasets(parts)
+    ids = List(Value("int64"))
+    features = {"input_ids": ids, "labels": ids, "row": Value("int64"), "source": Value("string")}
+    return Dataset.from_dict({name: [] for name in features}, Features(features))
 
 
+@dataclass(frozen=True)
 class _Options:
     """How turns are chosen and rendered; see `build_examples`."""
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        train_on: str,
-        enable_thinking: bool | None,
-        train_on_tool_calls: bool,
-        guard: bool,
-    ) -> None:
-        if train_on not in ("all", "last"):
-            raise MaskError(f"train_on is {train_on!r}; write 'all' or 'last'")
-        self.tokenizer = tokenizer
-        self.last_only = train_on == "last"
-        self.enable_thinking = enable_thinking
-        self.train_on_tool_calls = train_on_tool_calls
-        self.neutral = chat.neutraliser(tokenizer) if guard else None
+    tokenizer: PreTrainedTokenizerBase
+    train_on: str
+    enable_thinking: bool | None
+    train_on_tool_calls: bool
+    neutral: Callable[[str], str] | None
+
+    def __post_init__(self) -> None:
+        if self.train_on not in ("all", "last"):
+            raise MaskError(f"train_on is {self.train_on!r}; write 'all' or 'last'")
 
 
 def _read(row: Mapping[str, Any], options: _Options) -> tuple[list[Message], list[int], list[dict[str, Any]] | None]:
@@ -148,7 +159,7 @@ def _read(row: Mapping[str, Any], options: _Options) -> tuple[list[Message], lis
         for index, message in enumerate(clean)
         if message["role"] == "assistant" and (options.train_on_tool_calls or not message.get("tool_calls"))
     ]
-    return clean, learned[-1:] if options.last_only else learned, schemas
+    return clean, learned[-1:] if options.train_on == "last" else learned, schemas
 
 
 def _render(
@@ -183,9 +194,8 @@ def _tokenise(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> list
     """The examples of a row as ids with their learned stretches.
 
     Prompt and target are tokenised apart, as inference does it. Where the ids of every prompt continue those of the
-    turn before it, the last prompt and target hold all turns and are one example; else each turn is one. (They may
-    fail to although the texts do: where a merge reaches from one turn into the next, as one sequence the ids would
-    differ from inference's.)
+    turn before it, the last prompt and target hold all turns and make one example; otherwise each turn makes its own.
+    (A merge that reaches from one turn into the next is enough: as one sequence the ids would not be inference's.)
     """
     ids = ids_of([text for turn in turns for text in (turn.prompt, turn.target)], tokenizer)
     prompts = [ids[turn.prompt] for turn in turns]
@@ -212,45 +222,23 @@ def _cut(examples: Sequence[Stretched], max_length: int | None) -> tuple[list[Ex
     return made, left_out
 
 
-def _masked(
-    batch: Sequence[tuple[int, Mapping[str, Any]]],
-    options: _Options,
-    frames: fast_masking.Frames,
-    max_length: int | None,
-) -> tuple[Dataset, list[int], list[int]]:
-    """One batch of `build_dataset`, the numbers of its rows without an example, and of those that lost turns."""
-    from datasets import Dataset, Features, List, Value
-
+def _tokenise_rows(
+    batch: Sequence[tuple[int, Mapping[str, Any]]], frames: fast_masking.Frames, options: _Options
+) -> Iterator[list[Stretched]]:
+    """The examples of each row of a batch: by the short cuts, or the plain way where these return None."""
     rows = []
     for number, row in batch:
         with _row_named(number):
             clean, learned, schemas = _read(row, options)
-            plain = options.neutral and not schemas
-            rows.append((plain and frames.turns(clean, learned)) or _render(clean, learned, schemas, options))
-    columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "row": [], "source": []}
-    empty: list[int] = []
-    shortened: list[int] = []
-    tokenised = fast_masking.tokenise(rows, options.tokenizer)
-    for (number, row), turns, quick in zip(batch, rows, tokenised, strict=True):
-        examples, left_out = _cut(_tokenise(turns, options.tokenizer) if quick is None else quick, max_length)
-        for example in examples:
-            columns["input_ids"].append(example["input_ids"])
-            columns["labels"].append(example["labels"])
-            columns["row"].append(number)
-            columns["source"].append(row.get("source") or "")
-        if not examples:
-            empty.append(number)
-        elif left_out:
-            shortened.append(number)
-    ids = List(Value("int64"))
-    features = {"input_ids": ids, "labels": ids, "row": Value("int64"), "source": Value("string")}
-    # Without rows there is nothing to read the features from; with rows, reading them is faster than to be told.
-    return Dataset.from_dict(columns, None if columns["row"] else Features(features)), empty, shortened
+            turns = frames.turns(clean, learned) if options.neutral and not schemas else None
+            rows.append(turns or _render(clean, learned, schemas, options))
+    for turns, made in zip(rows, fast_masking.tokenise(rows, options.tokenizer), strict=True):
+        yield _tokenise(turns, options.tokenizer) if made is None else made
 
 
 @contextmanager
 def _row_named(number: int) -> Iterator[None]:
-    """Say in an error which row it comes from."""
+    """Name the row in any error."""
     try:
         yield
     except MessageError as error:

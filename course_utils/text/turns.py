@@ -53,8 +53,8 @@ def clean_message(message: Mapping[str, Any], neutral: Callable[[str], str] | No
     return clean
 
 
-def map_text(value: Any, change: Callable[[str], str]) -> Any:
-    """`change` applied to every text inside nested lists and dicts."""
+def map_text(value: Any, change: Callable[[str], Any]) -> Any:
+    """`change` applied to every text inside nested lists and dicts, keys included."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):

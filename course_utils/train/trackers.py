@@ -1,4 +1,4 @@
-"""Trackers: who else gets a run's log (C40). Each writes below the run's folder, without an account and offline.
+"""Trackers, which get a run's log too (C40). Each writes below the run's folder, offline and without an account.
 
 Import this module after Unsloth: it needs transformers, and Unsloth must come first.
 """
@@ -26,13 +26,13 @@ class TrackerError(CourseError):
 def tracker(name: str, folder: Path, first_step: int) -> Iterator[list[TrainerCallback]]:
     """The Trainer's callback of a tracker, ready to write below `folder`.
 
-    What is set in the environment (WANDB_MODE, SWANLAB_MODE, MLFLOW_TRACKING_URI, WANDB_PROJECT, …) is left as it is:
+    What the user has set in the environment (WANDB_MODE, SWANLAB_MODE, MLFLOW_TRACKING_URI, WANDB_PROJECT, …) stays:
     that is how a run is sent to a server.
 
     Args:
         name: a `TrainSettings.tracker`.
         folder: the run's; the tracker's files go to a folder of its name in it.
-        first_step: where the run goes on, so that TensorBoard forgets the steps after it.
+        first_step: the step that the run resumes from, so that TensorBoard forgets the steps after it.
 
     Yields:
         The callbacks for the Trainer; none for "none".
@@ -48,7 +48,7 @@ def tracker(name: str, folder: Path, first_step: int) -> Iterator[list[TrainerCa
     place = (folder / name).resolve()
     place.mkdir(parents=True, exist_ok=True)
     # Not `TrainingArguments.report_to`: the Trainer puts its callbacks before all others, so that they would miss what
-    # `callbacks.RunLog` adds, and TensorBoard's cannot be told where a run goes on.
+    # `callbacks.RunLog` adds, and TensorBoard's cannot be told where a run resumes.
     [callback] = get_reporting_integration_callbacks(name)
     with _environment(name, place):
         if name == "tensorboard":
@@ -67,7 +67,7 @@ def tracker(name: str, folder: Path, first_step: int) -> Iterator[list[TrainerCa
             (package.end_run if name == "mlflow" else package.finish)()
 
 
-# Variable to value; {place} is the tracker's folder.
+# Values for variables that are not set; {place} is the tracker's folder.
 _ENVIRONMENTS = {
     "wandb": {"WANDB_MODE": "offline", "WANDB_DIR": "{place}", "WANDB_PROJECT": "course", "WANDB_SILENT": "true"},
     "mlflow": {
@@ -81,7 +81,7 @@ _ENVIRONMENTS = {
 
 @contextmanager
 def _environment(name: str, place: Path) -> Iterator[None]:
-    """Set what the environment does not say; what was set here or by the tracker itself is taken away again."""
+    """Set what the environment leaves open; what was set here or by the tracker is removed afterwards."""
     before = set(os.environ)
     for key, text in _ENVIRONMENTS.get(name, {}).items():
         os.environ.setdefault(key, text.format(place=place))

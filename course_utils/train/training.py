@@ -74,9 +74,9 @@ def train(
 ) -> TrainResult:
     """Train the adapter of `model` on masked examples.
 
-    A checkpoint is kept at every look at the validation rows. Killed at any moment, the run goes on with `resume=True`
-    from the last whole one and ends with the adapter that it would have had anyway. Ctrl-C keeps a checkpoint of its
-    own at the end of the step. Several processes (`accelerate launch`) share each step's rows.
+    A checkpoint is kept at every evaluation. Killed at any moment, the run goes on with `resume=True` from the last
+    whole one and ends with the same adapter as without the kill. Ctrl-C writes a checkpoint at the end of the step.
+    Several processes (`accelerate launch`) share each step's rows.
 
     Args:
         model: what `modeling.attach_lora` returned.
@@ -88,14 +88,14 @@ def train(
             as it is.
         callbacks: further callbacks for the Trainer; the logs that they get hold what `callbacks.RunLog` adds.
         audit: refuse a set that cannot teach (`masking.MaskAudit.problems`).
-        profile: what the model was loaded with; where memory runs out, its budget and its next remedy are named.
+        profile: what the model was loaded with; where memory runs out, the error gives its budget and next remedy.
 
     Returns:
         The adapter's folder, metrics and log. The log also grows in `train_log.jsonl` while the run goes on.
 
     Raises:
-        TrainingError: the set cannot teach, the folder or the disk cannot be written to, the loss is no number, or
-            `resume` finds a run of other rows or settings.
+        TrainingError: the set cannot teach, the folder or the disk cannot be written to, the loss is not a number,
+            or `resume` finds a run of other rows or settings.
         OutOfMemory: with what to change.
         Interrupted: by Ctrl-C, with how to go on.
         TrackerError: the tracker is not installed.
@@ -125,16 +125,15 @@ def train(
             if _is_first_process():
                 _begin(out, run)
         unsloth.FastLanguageModel.for_training(model)
-        bf16 = unsloth.is_bfloat16_supported()
         first_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
         interrupt, log = StopAtInterrupt(), RunLog(out / "train_log.jsonl", _epochs(settings, len(train)))
         tracker = trackers.tracker(settings.tracker if _is_first_process() else "none", out, first_step)
         with _explained(out, settings, model, profile), tracker as reporters:
-            trainer = _trainer(model, tokenizer, train, valid, settings, bf16=bf16, fresh=checkpoint is None)
+            trainer = _trainer(model, tokenizer, train, valid, settings, fresh=checkpoint is None)
             watchers = (log, NumbersOnly(), WholeCheckpoints(), interrupt, ProgressBar())
             for callback in (*watchers, *reporters, *callbacks):
                 trainer.add_callback(callback)
-            with interrupt, cpu_shortcuts(model, bf16=bf16):
+            with interrupt, cpu_shortcuts(model, bf16=trainer.args.bf16):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             state = trainer.state
             if interrupt.asked and state.global_step < state.max_steps:
@@ -221,11 +220,10 @@ def _continues(out: Path, run: dict[str, Any]) -> bool:
     record = out / "run.json"
     if not record.is_file():
         return False
-    before = json.loads(record.read_text(encoding="utf-8"))
-    now = json.loads(json.dumps(run))  # tuples become lists
-    differing = [name for name in now["settings"] if before["settings"].get(name) != now["settings"][name]]
-    differing = [name for name in differing if name not in ("tracker", "output_dir")]
-    differing += [name for name in now if name != "settings" and before.get(name) != now[name]]
+    runs = json.loads(record.read_text(encoding="utf-8")), json.loads(json.dumps(run))  # tuples become lists
+    before, now = (each.pop("settings") | each for each in runs)
+    free = ("tracker", "output_dir")
+    differing = [name for name, value in now.items() if before.get(name) != value and name not in free]
     if differing:
         raise TrainingError(
             f"The run in {out} cannot go on: {', '.join(differing)} differ from when it began ({record.name} there "
@@ -235,7 +233,7 @@ def _continues(out: Path, run: dict[str, Any]) -> bool:
 
 
 def _begin(out: Path, run: dict[str, Any]) -> None:
-    """Make room for a new run; an adapter that lies there stays until the new one is whole.
+    """Clear the folder for a new run; an adapter that lies there stays until the new one is whole.
 
     Raises:
         TrainingError: the folder cannot be written to. Nothing of an earlier run is then touched.
@@ -288,7 +286,6 @@ def _trainer(
     valid: Dataset,
     settings: TrainSettings,
     *,
-    bf16: bool,
     fresh: bool,
 ) -> Any:
     """TRL's SFTTrainer for these settings, without its own printers."""
@@ -305,7 +302,7 @@ def _trainer(
         per_device_eval_batch_size=settings.batch_size,
         num_train_epochs=1,  # `row_order` holds all of them
         max_length=settings.max_length,
-        **precision(bf16, cuda=torch.cuda.is_available()),
+        **precision(import_unsloth().is_bfloat16_supported(), cuda=torch.cuda.is_available()),
         train_sampling_strategy="sequential",
         logging_nan_inf_filter=False,  # else a loss that is no number is logged as the one before it
         include_num_input_tokens_seen="non_padding",
@@ -386,19 +383,20 @@ def _metrics(log: list[dict[str, float]], *, rows: int, state: Any) -> dict[str,
     """The run in numbers, from its log; numbers that the log does not hold are left out."""
     from course_utils.train.callbacks import peak_memory_gib
 
-    steps = [entry for entry in log if "loss" in entry]
-    losses = [entry["loss"] for entry in steps]
-    eval_losses = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+    def logged(name: str, place: int) -> float | None:
+        values = [entry[name] for entry in log if name in entry]
+        return values[place] if values else None
+
     metrics = {
         "rows": rows,
         "steps": state.global_step,
-        "seconds": log[-1]["seconds"] if log else None,
+        "seconds": logged("seconds", -1),
         "tokens": state.num_input_tokens_seen,
-        "tokens_per_second": steps[-1]["tokens_per_second"] if steps else None,
+        "tokens_per_second": logged("tokens_per_second", -1),
         "peak_memory_gib": peak_memory_gib(),
-        "first_loss": losses[0] if losses else None,
-        "last_loss": losses[-1] if losses else None,
-        "first_eval_loss": eval_losses[0] if eval_losses else None,
-        "last_eval_loss": eval_losses[-1] if eval_losses else None,
+        "first_loss": logged("loss", 0),
+        "last_loss": logged("loss", -1),
+        "first_eval_loss": logged("eval_loss", 0),
+        "last_eval_loss": logged("eval_loss", -1),
     }
     return {name: value for name, value in metrics.items() if value is not None}
