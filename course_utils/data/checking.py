@@ -29,6 +29,7 @@ from course_utils.data.rows import (
 )
 from course_utils.data.splitting import leaks
 from course_utils.text import chat, masking
+from course_utils.text.script import HAN
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from course_utils.text.masking import MaskAudit
 
 ROWS_AT_ONCE = 500  # are masked together; where one of them fails, one by one
-CHINESE, LATIN = re.compile(r"[\u3400-\u9fff]"), re.compile(r"[A-Za-z\u00c0-\u024f]{2}")
+LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]{2}")
 
 
 @dataclass(frozen=True)
@@ -332,5 +333,5 @@ def _texts(row: Row) -> list[str]:
 
 
 def _language(text: str) -> str:
-    has = [name for name, letters in (("zh", CHINESE), ("en", LATIN)) if letters.search(text)]
+    has = [name for name, letters in (("zh", HAN), ("en", LATIN)) if letters.search(text)]
     return " and ".join(has) or "other"

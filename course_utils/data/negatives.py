@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from course_utils.data.reading import STRICT
 from course_utils.data.rows import REPLIES, DataError, Row, each, plain, to_dataset
+from course_utils.text.script import HAN
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -40,7 +41,6 @@ CHATTER = {  # before and after the object
     "en": (("Sure! Here is your JSON:\n", ""), ("", "\n\nLet me know if you need anything else.")),
     "zh": (("好的，这是您要的JSON：\n", ""), ("", "\n\n如果还需要别的，请告诉我。")),
 }
-CHINESE = re.compile(r"[\u4e00-\u9fff]")
 NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,6})?")  # text that a model may well write as a number
 STYLES: tuple[dict[str, Any], ...] = ({"separators": (",", ":")}, {"indent": 2}, {})
 
@@ -76,7 +76,7 @@ def spoil(answer: str, fault: str) -> str | None:
     if fault == "fenced":
         return f"```json\n{answer}\n```"
     if fault == "extra_text":
-        before, after = CHATTER["zh" if CHINESE.search(answer) else "en"][len(answer) % 2]
+        before, after = CHATTER["zh" if HAN.search(answer) else "en"][len(answer) % 2]
         return f"{before}{answer}{after}"
     changed = _without_last(value) if fault == "missing_field" else _other_type(value)
     return None if changed is None else _writer(answer, value)(changed)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from course_utils.data.cleaning import clean_text
 from course_utils.data.rows import DataError, Problem, Record, Row, RowReader, all_usable, short, to_dataset
+from course_utils.text.script import HAN
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 MAX_DIGITS = 30  # of a number; 1e999999999 would fill the memory when it is written out
 MAX_ANSWER = 3000  # characters; one long answer would set the padding of its whole batch
 PLACEHOLDER = re.compile(r"\b(?:N_|number)(\d+)\b")
-CHINESE = re.compile(r"[\u3400-\u9fff]")
 SENTENCE_END = re.compile(r"[。！？!?…][”’」』\"')）]*|\.[\"')]*(?=\s|$)|\n")
 CLUENER_LABELS = (
     "address", "book", "company", "game", "government", "movie", "name", "organization", "position", "scene",
@@ -152,7 +152,7 @@ def _mawps(row: SourceReader) -> tuple[str, str, list[str]]:
 
 def _emoji(row: SourceReader) -> tuple[str, str, list[str]]:
     question, answer = row.text("question"), cut(row.text("answer_zh", "answer_en"))
-    return question, answer, ["chat", "zh" if CHINESE.search(question + answer) else "en"]
+    return question, answer, ["chat", "zh" if HAN.search(question + answer) else "en"]
 
 
 def _cluener(row: SourceReader) -> tuple[str, str, list[str]]:

@@ -8,9 +8,10 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_utils import budget, modeling, profiles, training
+from course_utils import budget, modeling, profiles
 from course_utils.core.budget import CONFIGS, BudgetError, Shape
 from course_utils.core.profiles import PROFILES, memory_budget
+from course_utils.train.cpu import cpu_shortcuts
 
 QWEN = "Qwen/Qwen3-4B-Instruct-2507"
 TINY = {**CONFIGS["Qwen/Qwen3-0.6B"], "num_hidden_layers": 3, "vocab_size": 151936 // 8}
@@ -115,7 +116,7 @@ def test_training_terms_are_the_tensors_that_training_makes(tiny_folder, cpu, ch
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", dtype=torch.bfloat16),
-        training._cpu_shortcuts(model, bf16=True),
+        cpu_shortcuts(model, bf16=True),
     ):
         hidden = inner(input_ids=ids).last_hidden_state
         at_the_end = dict(kept)
