@@ -12,8 +12,7 @@ from ipywidgets import HTML, Button, HBox, Layout, Text, VBox
 from course_utils.lessons.conversation import ENDINGS, Conversation
 from course_utils.lessons.widgets.common import COLUMN, as_fault, as_text
 
-EVERY = 0.1
-"""Seconds between two looks of a reply that is being written: each look is a message to the browser."""
+EVERY = 0.1  # seconds between two looks of a reply that is being written: each is a message to the browser
 
 
 class Chat(VBox):
@@ -46,10 +45,9 @@ class Chat(VBox):
         self.send_button.on_click(self._send)
         self.stop_button.on_click(self._stop)
         self.new_button.on_click(self._begin_anew)
-        heads = (HTML(f"<b>{html.escape(name)}</b>") for name in conversations)
         boxes = [
-            VBox([head, column], layout=Layout(**COLUMN))
-            for head, column in zip(heads, self.columns.values(), strict=True)
+            VBox([HTML(f"<b>{html.escape(name)}</b>"), column], layout=Layout(**COLUMN))
+            for name, column in self.columns.items()
         ]
         super().__init__([HBox(boxes), HBox([self.field, self.send_button, self.stop_button, self.new_button])])
 
