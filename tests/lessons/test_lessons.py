@@ -12,8 +12,9 @@ import pytest
 from conftest import ROOT, compared
 
 from course_utils import cli, pipeline, profiles, tables
-from course_utils.lessons import course, setup
+from course_utils.lessons import setup
 from course_utils.lessons.setup import LessonError, Need
+from lab import run_lessons
 
 
 @pytest.mark.parametrize(("folder", "seen"), [("", ""), ("notebooks", "../"), ("notebooks/extras", "../../")])
@@ -64,10 +65,10 @@ def notebook(tmp_path, *cells):
 
 def test_a_failing_cell_is_named_and_the_notebook_kept(tmp_path, monkeypatch):
     path = notebook(tmp_path, "1 + 1", "1 / 0")
-    monkeypatch.setattr(course, "notebooks", lambda: [path])
+    monkeypatch.setattr(run_lessons, "notebooks", lambda: [path])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LessonError, match=r"01_try\.ipynb, cell 1: ZeroDivisionError"):
-        course.run(profiles.PROFILES["cpu"])
+        run_lessons.run(profiles.PROFILES["cpu"])
     kept = nbformat.read(tmp_path / "runs/cpu/notebooks/01_try.ipynb", as_version=4)
     assert kept.cells[0].outputs[0].data["text/plain"] == "2"
 
@@ -81,9 +82,9 @@ def test_the_run_writes_the_report(tmp_path, monkeypatch):
     )
     (out / "train_metrics.json").write_text(json.dumps({"metrics": {"steps": 1}}), encoding="utf-8")
     path = notebook(tmp_path, "import os; os.environ['COURSE_PROFILE']")
-    monkeypatch.setattr(course, "notebooks", lambda: [path])
+    monkeypatch.setattr(run_lessons, "notebooks", lambda: [path])
     monkeypatch.chdir(tmp_path)
-    page = course.run(profiles.PROFILES["cpu"])
+    page = run_lessons.run(profiles.PROFILES["cpu"])
     facts = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
     assert facts["table"] == [row] and facts["seed"] == 42 and set(facts["seconds"]) == {"01_try"}
     text = page.read_text(encoding="utf-8")
