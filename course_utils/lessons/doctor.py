@@ -50,21 +50,13 @@ class Fact:
 
 @dataclass(frozen=True)
 class ModelFit:
-    """What a model would need on this machine.
+    """What a model would need on this machine."""
 
-    Attributes:
-        model: a name for hub.download.
-        base: "4 bits" or "16 bits", as the frozen base is held in training.
-        train_gib: memory that training needs at its peak.
-        answer_gib: memory that lesson 05 needs, which answers with the base in 16 bits.
-        state: "tight" is above 92 % of the memory there; "trains only": lesson 05 does not fit.
-    """
-
-    model: str
-    base: str
-    train_gib: float
-    answer_gib: float
-    state: FitState
+    model: str  # a name for hub.download
+    base: str  # how the frozen base is held in training: "4 bits" or "16 bits"
+    train_gib: float  # memory that training needs at its peak
+    answer_gib: float  # memory that lesson 05 needs, which answers with the base in 16 bits
+    state: FitState  # "tight": above TIGHT of the memory there; "trains only": lesson 05 does not fit
 
     @property
     def short(self) -> str:
@@ -132,9 +124,8 @@ def judge(findings: Findings, profile: Profile) -> Diagnosis:
         profile: from `profiles.choose`, for `findings.hardware`.
     """
     models = model_fits(profile, findings.hardware)
-    own = next(fit for fit in models if fit.model == profile.model)
     facts = [
-        _profile(findings, profile, own),
+        _profile(findings, profile, models),
         Fact("why", profile.reason, "note" if "Warning:" in profile.reason else "ok"),
         _driver(findings),
         *_gpu(findings),
@@ -150,16 +141,14 @@ def judge(findings: Findings, profile: Profile) -> Diagnosis:
     ]
     found = sorted(filter(None, facts), key=lambda fact: get_args(State).index(fact.state))
     faults = sum(fact.state == "fault" for fact in found)
-    return Diagnosis(tuple(found), tuple(_verdict(findings, profile, own, models, faults)), models, profile)
+    return Diagnosis(tuple(found), tuple(_verdict(findings, profile, models, faults)), models, profile)
 
 
 def model_fits(profile: Profile, hardware: Hardware) -> tuple[ModelFit, ...]:
     """What each model of the course's list needs, with the settings it would be trained with on this hardware.
 
-    Args:
-        profile: its own model is budgeted with its own settings; the Qwen3 models with those of profile 16gb, the
-            small one with those of profile cpu.
-        hardware: the memory there is.
+    The profile's own model is budgeted with the profile's settings, another Qwen3 with those of profile 16gb, the small
+    one with those of profile cpu.
     """
     there = hardware.vram_gib if hardware.device == "cuda" else hardware.ram_gib - SYSTEM_GIB
     fits = []
@@ -189,7 +178,8 @@ def _note(name: str, value: str, remedy: str = "") -> Fact:
     return Fact(name, value, "note", remedy)
 
 
-def _profile(findings: Findings, profile: Profile, own: ModelFit) -> Fact:
+def _profile(findings: Findings, profile: Profile, models: Sequence[ModelFit]) -> Fact:
+    own = next(fit for fit in models if fit.model == profile.model)
     lies = "on disk" if findings.on_disk else "not downloaded yet"
     value = f"{profile.name}: {own.short}, base in {own.base}, arithmetic in {profile.dtype} ({lies})"
     if own.state == "needs a GPU" or (own.state == "too large" and findings.hardware.device == "cuda"):
@@ -214,15 +204,21 @@ def _driver(findings: Findings) -> Fact | None:
 
 
 def _gpu(findings: Findings) -> Iterator[Fact]:
-    """The GPU with its memory, and whether there is bfloat16 arithmetic."""
+    """The GPU and its memory, and whether there is bfloat16 arithmetic."""
     hardware = findings.hardware
     if hardware.device == "cuda":
         has, first = (".".join(map(str, number)) for number in (hardware.capability or (0, 0), BF16_CAPABILITY))
         yield Fact("gpu", f"{hardware.gpu}, compute capability {has}")
-        yield _gpu_memory(findings)
+        there = hardware.vram_gib
+        free = next((gpu.free_gib for gpu in findings.gpus if gpu.name == hardware.gpu), None)
+        if free is not None and free < HELD_SHARE * there:
+            value = f"{free:.1f} of {there:.1f} GiB are free: something else holds the rest."
+            remedy = "Shut down other notebooks' kernels; `nvidia-smi` lists who holds it."
+            yield _note("GPU's memory", value, remedy)
+        else:
+            yield Fact("GPU's memory", f"{there:.1f} GiB" + (f", {free:.1f} free" if free is not None else ""))
         no = f"no: {has} is older than {first} (Ampere), so float16 is used"
-        yes = f"yes: in hardware since compute capability {first} (Ampere)"
-        yield Fact("bfloat16", yes if hardware.bf16 else no)
+        yield Fact("bfloat16", f"yes: in hardware since compute capability {first} (Ampere)" if hardware.bf16 else no)
         return
     if findings.gpus:
         gpu = findings.gpus[0]
@@ -233,17 +229,6 @@ def _gpu(findings: Findings) -> Iterator[Fact]:
     if findings.torch:
         no = "no: this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16; ARM: bf16), so float32 is used"
         yield Fact("bfloat16", f"yes: this CPU has {', '.join(findings.cpu_bf16)}" if findings.cpu_bf16 else no)
-
-
-def _gpu_memory(findings: Findings) -> Fact:
-    name, there = "GPU's memory", findings.hardware.vram_gib
-    free = next((gpu.free_gib for gpu in findings.gpus if gpu.name == findings.hardware.gpu), None)
-    if free is None:
-        return Fact(name, f"{there:.1f} GiB")
-    if free >= HELD_SHARE * there:
-        return Fact(name, f"{there:.1f} GiB, {free:.1f} free")
-    value = f"{free:.1f} of {there:.1f} GiB are free: something else holds the rest."
-    return _note(name, value, "Shut down other notebooks' kernels; `nvidia-smi` lists who holds it.")
 
 
 def _torch(findings: Findings) -> Fact:
@@ -330,15 +315,13 @@ def _import_order(findings: Findings) -> Fact | None:
 
 
 def _variables(findings: Findings) -> Iterator[Fact]:
-    late = [
-        f"{found.name} is {found.environment or 'not set'}, but huggingface_hub had read it before and goes on with "
-        f"{found.held}."
-        for found in findings.late
-    ]
+    remedy = "Set it before Python starts (or before the first import), then restart."
+    for late in findings.late:
+        now = f"{late.name} is {late.environment or 'not set'}"
+        yield _fault("variable", f"{now}, but huggingface_hub had read it before and goes on with {late.held}.", remedy)
     if findings.hardware.device == "cuda" and findings.gpus and _hides(findings.visible, len(findings.gpus)):
-        late.append(f'CUDA_VISIBLE_DEVICES="{findings.visible}" came after CUDA had started, so it does nothing.')
-    for sentence in late:
-        yield _fault("variable", sentence, "Set it before Python starts (or before the first import), then restart.")
+        value = f'CUDA_VISIBLE_DEVICES="{findings.visible}" came after CUDA had started, so it does nothing.'
+        yield _fault("variable", value, remedy)
 
 
 def _system(findings: Findings) -> Fact:
@@ -371,21 +354,17 @@ def _enough(name: str, value: str, there: float, wanted: float, who: str, remedy
 
 def ram_needed(profile: Profile) -> float:
     """GiB of the machine's own memory that the lessons need: for training on a CPU, or for the merge of lesson 06."""
+    config = CONFIGS[profile.model]
     if profile.device == "cpu":
-        return max(LESSON_GIB, memory_budget(CONFIGS[profile.model], profile).gib) + SYSTEM_GIB
-    return _weights_gib(profile.model) + SYSTEM_GIB  # the merge adds up in 16 bits, on the CPU
+        return max(LESSON_GIB, memory_budget(config, profile).gib) + SYSTEM_GIB
+    return weights(Shape.of(config), 16).bytes / GIB + SYSTEM_GIB  # the merge adds up in 16 bits, on the CPU
 
 
 def disk_needed(profile: Profile, on_disk: bool) -> float:
     """GiB of disk for the download, the merged model and what the lessons write."""
-    model = _weights_gib(profile.model)
+    model = weights(Shape.of(CONFIGS[profile.model]), 16).bytes / GIB
     download = hub.WHEELS[profile.model].room / GIB if profile.model in hub.WHEELS else model
     return (0 if on_disk else download * ROOM_MARGIN) + model + RUN_GIB
-
-
-def _weights_gib(model: str) -> float:
-    """A model's folder, or the model in memory, in 16 bits."""
-    return weights(Shape.of(CONFIGS[model]), 16).bytes / GIB
 
 
 def _hubs(findings: Findings, profile: Profile) -> Fact:
@@ -408,14 +387,13 @@ def _hubs(findings: Findings, profile: Profile) -> Fact:
 # ---- the verdict
 
 
-def _verdict(
-    findings: Findings, profile: Profile, own: ModelFit, models: Sequence[ModelFit], faults: int
-) -> Iterator[str]:
+def _verdict(findings: Findings, profile: Profile, models: Sequence[ModelFit], faults: int) -> Iterator[str]:
     """What a learner can do here, in sentences."""
     hardware = findings.hardware
     if findings.system == "Windows":
         yield "Not here: the course runs on Windows inside WSL2 only. Install it, and run doctor there."
         return
+    own, *larger = models[[fit.model for fit in models].index(profile.model) :]
     name = "SmolLM2-135M-Instruct" if own.model == SMALL else own.short
     if faults:
         many = "faults come" if faults > 1 else "fault comes"
@@ -430,7 +408,6 @@ def _verdict(
     yield f"You can {'then ' if faults else ''}do lessons 1-6 with {name}{held} (profile {profile.name})."
     if own.state == "tight":
         yield "The memory is just enough: close other programs first."
-    larger = models[models.index(own) + 1 :]
     if hardware.device == "cpu":
         timed = f"They took about {CPU_MINUTES} minutes on the two cores where they were last timed"
         yield f"{timed}; nobody has timed them on a Mac." if findings.system == "macOS" else f"{timed}."

@@ -11,15 +11,16 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from course_utils.core.budget import GIB, Budget
 from course_utils.text.masking import MaskAudit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-DARK, LIGHT, ACCENT, GREY, PALE, VIOLET, GREEN = (
-    "#1b4f72", "#a9cce3", "#b9770e", "#7f8c8d", "#d5d8dc", "#5b2c6f", "#196f3d",
-)  # fmt: skip
+DARK, LIGHT, ACCENT = "#1b4f72", "#a9cce3", "#b9770e"
+GREY, PALE, VIOLET, GREEN = "#7f8c8d", "#d5d8dc", "#5b2c6f", "#196f3d"
 LINE = {"edgecolor": "white", "linewidth": 0.5}  # around bars that touch each other
 LIMIT = {"color": "black", "linestyle": "--", "linewidth": 1}
 
@@ -119,9 +120,8 @@ def audit(report: MaskAudit) -> Figure:
     figure, (left, right) = panels(10, 3.4, 2)
     learned = f"{report.learned_share:.0%} of {report.tokens:,} tokens are learned"
     figure.suptitle(f"What this set would teach: {learned}", fontweight="bold")
-    shares = [
-        100 * learned / max(length, 1) for learned, length in zip(report.learned_lengths, report.lengths, strict=True)
-    ]
+    pairs = zip(report.learned_lengths, report.lengths, strict=True)
+    shares = [100 * learned / max(length, 1) for learned, length in pairs]
     left.hist(shares, bins=range(0, 101, 5), color=LIGHT, edgecolor=DARK)
     left.set(title="How much of a row is learned", xlabel="learned tokens of the row (%)", ylabel="rows")
     left.yaxis.get_major_locator().set_params(integer=True)
@@ -147,31 +147,28 @@ def memory(
         title: what stands above it.
     """
     figure, [axes] = panels(8.5, 1.4 + 0.5 * len(budgets))
-    groups = {  # terms that belong together, so that six shades are enough
-        "overhead": (("overhead", "process"), PALE, ""),
-        "weights": (("weights",), DARK, ""),
-        "adapter, gradients, optimiser": (("LoRA", "gradients", "optimiser"), ACCENT, "//"),
-        "activations": (("activations",), LIGHT, ".."),
-        "logits and loss": (("logits",), GREY, "xx"),
-        "key-value cache": (("key-value",), VIOLET, "\\\\"),
-    }
-    left = dict.fromkeys(budgets, 0.0)
-    for group, (starts, shade, hatch) in groups.items():
-        sizes = {
-            name: sum(term.bytes for term in budget.terms if term.name.startswith(starts)) / GIB
-            for name, budget in budgets.items()
-        }
-        if any(sizes.values()):
-            style = {"color": shade, "hatch": hatch, **LINE}
-            axes.barh(list(sizes), list(sizes.values()), left=list(left.values()), label=group, **style)
-        left = {name: left[name] + size for name, size in sizes.items()}
-    for number, total in enumerate(left.values()):
+    groups = (  # terms that belong together, so that six shades are enough
+        ("overhead", ("overhead", "process"), PALE, ""),
+        ("weights", ("weights",), DARK, ""),
+        ("adapter, gradients, optimiser", ("LoRA", "gradients", "optimiser"), ACCENT, "//"),
+        ("activations", ("activations",), LIGHT, ".."),
+        ("logits and loss", ("logits",), GREY, "xx"),
+        ("key-value cache", ("key-value",), VIOLET, "\\\\"),
+    )
+    ends = np.zeros(len(budgets))
+    for label, starts, color, hatch in groups:
+        terms = ([term.bytes for term in each.terms if term.name.startswith(starts)] for each in budgets.values())
+        sizes = np.array([sum(each) / GIB for each in terms])
+        if sizes.any():
+            axes.barh(list(budgets), sizes, left=ends, label=label, color=color, hatch=hatch, **LINE)
+        ends = ends + sizes
+    for number, total in enumerate(ends):
         axes.text(total, number, f" {total:.1f}", va="center", fontsize=9)
     for gpu in gpus:
         axes.axvline(gpu, **LIMIT)
         axes.text(gpu, len(budgets) - 0.35, f"{gpu:g} GB GPU", ha="center", fontsize=8)
     axes.set_ylim(len(budgets) - 0.15, -0.6)  # the first model on top
-    axes.set_xlim(0, 1.08 * max([*gpus, *left.values()]))
+    axes.set_xlim(0, 1.08 * max([*gpus, *ends]))
     axes.set(title=title, xlabel="GiB")
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
@@ -190,23 +187,22 @@ def before_after(rows: Sequence[Mapping[str, Any]]) -> Figure:
     rows = [row for row in rows if row["source"] != "all"]
     sources = [row["source"] for row in rows]
     named = [f"{row['source']}\n{row['metric']}" for row in rows]
-    for axes, key, names, label in (
-        (left, "perplexity", sources, "perplexity, log scale (lower is better)"),
-        (right, "metric", named, "share of prompts (higher is better)"),
+    for axes, key, digits, names, label in (
+        (left, "perplexity", 1, sources, "perplexity, log scale (lower is better)"),
+        (right, "metric", 2, named, "share of prompts (higher is better)"),
     ):
         for offset, when, colour, hatch in ((-0.2, "before", LIGHT, "//"), (0.2, "after", DARK, "")):
-            values = [row[f"{key} {when}"] for row in rows]
-            ends = [row["intervals"][f"{key} {when}"] for row in rows]
-            places = [place + offset for place in range(len(rows))]
-            below = [max(value - low, 0) for value, (low, _) in zip(values, ends, strict=True)]
-            above = [max(high - value, 0) for value, (_, high) in zip(values, ends, strict=True)]
+            places = np.arange(len(rows)) + offset
+            values = np.array([row[f"{key} {when}"] for row in rows])
+            low, high = np.array([row["intervals"][f"{key} {when}"] for row in rows]).T
+            error = np.maximum([values - low, high - values], 0)
             axes.bar(places, values, width=0.38, label=when, color=colour, hatch=hatch, edgecolor="white")
             # A white line below the black one: it is seen on the dark bars, too.
             for width, line in ((3.5, "white"), (1.3, "black")):
-                axes.errorbar(places, values, yerr=(below, above), fmt="none", ecolor=line, elinewidth=width, capsize=0)
-            for place, value, (_, high) in zip(places, values, ends, strict=True):
-                said = f"{value:.2f}" if key == "metric" else f"{value:.1f}"
-                axes.annotate(said, (place, high), (0, 3), textcoords="offset points", ha="center", fontsize=8)
+                axes.errorbar(places, values, yerr=error, fmt="none", ecolor=line, elinewidth=width, capsize=0)
+            for place, value, end in zip(places, values, high, strict=True):
+                said = f"{value:.{digits}f}"
+                axes.annotate(said, (place, end), (0, 3), textcoords="offset points", ha="center", fontsize=8)
         axes.set_xticks(range(len(rows)), names, fontsize=8)
         axes.set_ylabel(label, fontsize=9)
     left.legend(frameon=False, title="lines: 95 % intervals", title_fontsize=8)

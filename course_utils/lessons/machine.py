@@ -153,14 +153,10 @@ def _ask_driver() -> tuple[tuple[Gpu, ...], str | None, str | None, str | None]:
     if code:
         return (), None, None, listing.strip().split("\n")[0]
     lines = [[cell.strip() for cell in line.split(",")] for line in listing.strip().splitlines()]
-    gpus = tuple(Gpu(name, _gib(total), _gib(free)) for name, _, total, free in lines)
+    sizes = ([int(mib) / 1024 if mib.isdigit() else None for mib in line[2:]] for line in lines)  # or "[N/A]": a slice
+    gpus = tuple(Gpu(line[0], *size) for line, size in zip(lines, sizes, strict=True))
     header = re.search(r"CUDA Version:\s*([\d.]+)", _run([smi])[1])
     return gpus, lines[0][1] if lines else None, header[1] if header else None, None
-
-
-def _gib(mebibytes: str) -> float | None:
-    """nvidia-smi's MiB as GiB; GPUs cut into slices state "[N/A]"."""
-    return int(mebibytes) / 1024 if mebibytes.isdigit() else None
 
 
 def _gpu_on_bus() -> bool:
@@ -191,11 +187,9 @@ def _run(command: Sequence[str]) -> tuple[int, str]:
 
 
 def _order_of_arrival() -> tuple[str, ...]:
-    """The packages of UNSLOTH_FIRST in this process, in the order in which their imports began.
-
-    A package moves to the end of sys.modules when its import is done, and Unsloth's import ends after those of all that
-    it imports itself. The first of its inner modules keeps its place.
-    """
+    """The packages of UNSLOTH_FIRST in this process, in the order in which their imports began."""
+    # A package moves to the end of sys.modules when its import is done, and Unsloth's import ends after those of all
+    # that it imports itself. The first of its inner modules keeps its place.
     tops = dict.fromkeys(name.split(".")[0] for name in sys.modules)
     return tuple(name for name in tops if name in UNSLOTH_FIRST)
 

@@ -102,16 +102,12 @@ def evaluate_adapter(profile: Profile, *, merged: bool = False, resume: bool = F
     out, name = run_dir(profile), "evaluation_merged" if merged else "evaluation"
     kept = {when: out / f"{name}_{when}.jsonl" for when in ("before", "after")}
 
-    def forget() -> None:
-        for file in kept.values():
-            file.unlink(missing_ok=True)
-
     def answered(model: Any, when: str) -> evaluation.EvalReport:
         how = {"batch_size": profile.eval_batch_size, "max_new_tokens": profile.max_new_tokens}
         return evaluation.evaluate(modeling.for_inference(model), tokenizer, rows, resume_file=kept[when], **how)
 
-    if not resume:
-        forget()
+    for file in kept.values() if not resume else ():
+        file.unlink(missing_ok=True)
     before = answered(model, "before")
     if merged:
         del model  # one at a time: two large models do not fit a GPU
@@ -122,5 +118,6 @@ def evaluate_adapter(profile: Profile, *, merged: bool = False, resume: bool = F
     evaluation.save(comparison, out / f"{name}.json")
     body = reports.evaluation(comparison.table(), comparison.worse()).html
     write_text(out / f"{name}.html", reports.page("Before and after", body))
-    forget()
+    for file in kept.values():
+        file.unlink(missing_ok=True)
     return comparison

@@ -29,19 +29,12 @@ class LessonError(CourseError):
 
 @dataclass(frozen=True)
 class Need:
-    """Something that a lesson finds on disk, or has made for it.
+    """Something that a lesson finds on disk, or has made for it."""
 
-    Attributes:
-        what: in words, with the time it takes to make it on two cores.
-        there: True where it is on disk already.
-        make: makes it.
-        after: the needs that must be there first.
-    """
-
-    what: str
-    there: Callable[[Profile], bool]
+    what: str  # in words, with the time it takes to make it on two cores
+    there: Callable[[Profile], bool]  # True where it is on disk already
     make: Callable[[Profile], Any]
-    after: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()  # the needs that must be there first
 
 
 def _command(name: str) -> Callable[[Profile], None]:
@@ -108,25 +101,15 @@ NEEDS: dict[str, Need] = {
 
 @dataclass(frozen=True)
 class Setup:
-    """What the first cell of a lesson found and made.
+    """What the first cell of a lesson found and made."""
 
-    Attributes:
-        profile: the profile in use, with the reason.
-        hardware: the machine.
-        versions: the stack's versions.
-        made: what was missing and has been made, in words.
-        home: the folder of `data/`, `models/` and `runs/`, seen from the current one.
-        model_dir: where the base model lies (or will lie).
-        run_dir: where this profile's run is written.
-    """
-
-    profile: Profile
+    profile: Profile  # the profile in use, with the reason
     hardware: Hardware
-    versions: dict[str, str]
-    made: tuple[str, ...]
-    home: Path
-    model_dir: Path
-    run_dir: Path
+    versions: dict[str, str]  # of the packages that a lesson computes with
+    made: tuple[str, ...]  # what was missing and has been made, in words
+    home: Path  # the folder of `data/`, `models/` and `runs/`, seen from the current one
+    model_dir: Path  # where the base model lies (or will lie)
+    run_dir: Path  # where this profile's run is written
 
     def _shown(self) -> tables.Shown:
         machine, profile = self.hardware, self.profile
@@ -152,8 +135,8 @@ def setup(needs: Sequence[str] = (), profile: str | None = None) -> Setup:
     """The first cell of every lesson: choose the profile, and make what is missing.
 
     Args:
-        needs: names out of `NEEDS`: what the lesson finds on disk. What is missing is made by the package's own
-            commands, and what those need before it. "model" also imports Unsloth, which must come before transformers.
+        needs: names out of `NEEDS`. What is missing is made by the package's own commands, and what those need before
+            it. "model" also imports Unsloth, which must come before transformers.
         profile: a profile's name; None leaves the choice to COURSE_PROFILE and the hardware.
 
     Returns:

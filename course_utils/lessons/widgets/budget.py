@@ -50,11 +50,11 @@ class BudgetSlider(VBox):
     def _begin(self, _: object = None) -> None:
         """Set the controls to what the chosen profile says."""
         profile = PROFILES[self.profile.value]
-        settings = profile.train
+        train = profile.train
         self._setting = True
         self.model.value, self.bits.value = profile.model, profile.bits
-        self.rank.value, self.length.value, self.rows.value = settings.r, settings.max_length, settings.batch_size
-        self.checkpointing.value = settings.gradient_checkpointing
+        self.rank.value, self.length.value, self.rows.value = train.r, train.max_length, train.batch_size
+        self.checkpointing.value = train.gradient_checkpointing
         self._setting = False
         self._look()
 
