@@ -249,7 +249,7 @@ def chat(
     both: Annotated[bool, typer.Option("--both", help="Each line is answered by the base, then by the tuned.")] = False,
     think: Annotated[bool, typer.Option("--think", help="Let the model think first; shown dimmed.")] = False,
 ) -> None:
-    """Talk to the tuned model. Ctrl-C ends a reply, /new begins anew, an empty line or Ctrl-D ends it all."""
+    """Talk to the tuned model. Ctrl-C ends a reply, /new starts over, an empty line or Ctrl-D quits."""
     needs = ["model", "adapter"] if both and not adapter else ["model"] if base or both or adapter else ["merged"]
     ready = _setup(needs, profile)
 

@@ -27,7 +27,7 @@ class ColabError(CourseError):
 
 
 class Restarting(ColabError):
-    """The kernel is about to restart; as an error it also stops the cells that wait behind this one."""
+    """The kernel is about to restart; an error also stops the cells that wait behind this one."""
 
 
 def prepare() -> None:
@@ -49,7 +49,13 @@ def prepare() -> None:
             raise ColabError("The course is not installed: what went wrong stands above. Then run this cell again.")
         write_text(done, stamp)
         if replaced := [name for name, number in before.items() if _version(name) != number]:
-            _restart(replaced)
+            from IPython import get_ipython
+
+            get_ipython().kernel.do_shutdown(True)  # Colab starts it again, as condacolab has it do
+            raise Restarting(
+                f"The kernel restarts, because it had loaded older versions of {', '.join(replaced)}. "
+                "Run this cell again, or choose Runtime > Run all: nothing is installed twice."
+            )
     print(
         "The course is ready. This machine and its files are lost when you leave it for long; "
         "colab.use_drive() in a cell of its own keeps models/ and runs/ in your Google Drive."
@@ -69,17 +75,6 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _restart(replaced: list[str]) -> None:
-    """Have Colab restart this kernel, as condacolab does it."""
-    from IPython import get_ipython
-
-    get_ipython().kernel.do_shutdown(True)
-    raise Restarting(
-        f"The kernel restarts, because it had loaded older versions of {', '.join(replaced)}. "
-        "Run this cell again, or choose Runtime > Run all: nothing is installed twice."
-    )
 
 
 def use_drive(folder: str = "course") -> Path:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Ending = Literal["ended", "stopped", "cut off"]
+# What is written behind a reply, so that nobody takes a part for the whole.
 ENDINGS: dict[Ending, str] = {"ended": "", "stopped": " … (stopped)", "cut off": " … (did not stop)"}
-"""What is written behind a reply, so that nobody takes a part for the whole."""
 
 # Two replies at once would only slow each other down, and switching the adapter off switches it off for both.
 _ONE_REPLY_AT_A_TIME = threading.Lock()
@@ -162,31 +162,22 @@ class Conversation:
                 )
             by_itself = int(output[0, -1]) in stops
             self.ending = "ended" if by_itself else "stopped" if self._stopped.is_set() else "cut off"
-            arriving.close()
+            arriving.put(None)
         except Exception as error:
-            arriving.close(error)
+            arriving.put(error)
 
 
-class _Arriving:
-    """The streamer that `generate` writes ids to, and its reader's end."""
-
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[list[int] | Exception | None] = queue.SimpleQueue()
-        self._is_prompt = True  # `generate` passes the prompt on first
-
-    def put(self, value: torch.Tensor) -> None:
-        if not self._is_prompt:
-            self._queue.put(value.flatten().tolist())
-        self._is_prompt = False
+class _Arriving(queue.SimpleQueue):
+    """The streamer that `generate` puts ids into; None or an error behind them ends it."""
 
     def end(self) -> None:
-        """Called by `generate`; the reader is told by `close`, when the ending is known, too."""
-
-    def close(self, error: Exception | None = None) -> None:
-        self._queue.put(error)
+        """Called by `generate`; the reader is told when the ending is known, too."""
 
     def __iter__(self) -> Iterator[list[int]]:
-        while isinstance(item := self._queue.get(), list):
-            yield item
+        is_prompt = True  # `generate` passes the prompt on first
+        while isinstance(item := self.get(), torch.Tensor):
+            if not is_prompt:
+                yield item.flatten().tolist()
+            is_prompt = False
         if item is not None:
             raise item

@@ -38,10 +38,8 @@ def text(found: Diagnosis) -> str:
 
 def terminal(found: Diagnosis) -> Group:
     """The diagnosis with colours: verdict, facts, models."""
-    facts = Table(
-        Column(no_wrap=True), Column(no_wrap=True, style="bold"), Column(ratio=1),
-        box=None, show_header=False, padding=(0, 2, 0, 0),
-    )  # fmt: skip
+    columns = Column(no_wrap=True), Column(no_wrap=True, style="bold"), Column(ratio=1)
+    facts = Table(*columns, box=None, show_header=False, padding=(0, 2, 0, 0))
     for fact in found.facts:
         value = Text(fact.value)
         if fact.remedy:
@@ -63,11 +61,9 @@ def page(found: Diagnosis) -> str:
     rows = []
     for fact in found.facts:
         remedy = f"<br><b>→ {html.escape(fact.remedy)}</b>" if fact.remedy else ""
-        rows.append([
-            tables.cell(SIGNS[fact.state], MARKS[fact.state]),
-            tables.cell(f"<b>{html.escape(fact.name)}</b>", "white-space:nowrap"),
-            tables.cell(html.escape(fact.value) + remedy),
-        ])  # fmt: skip
+        name = tables.cell(f"<b>{html.escape(fact.name)}</b>", "white-space:nowrap")
+        value = tables.cell(html.escape(fact.value) + remedy)
+        rows.append((tables.cell(SIGNS[fact.state], MARKS[fact.state]), name, value))
     first, *others = map(html.escape, found.verdict)
     verdict = "<br>".join([f"<b>{first}</b>", *others])
     models = tables.table([_cells(fit, found.profile) for fit in found.models], columns=HEADS).html

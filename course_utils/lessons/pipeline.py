@@ -18,7 +18,7 @@ from course_utils.lessons.setup import LessonError, run_dir
 from course_utils.text import masking
 from course_utils.train import modeling, training
 
-FEWEST_ROWS = 10  # of one's own, to train on nine of them and to be judged by one
+FEWEST_ROWS = 10  # of one's own: most to train on, and at least two to evaluate with
 
 
 def train_adapter(profile: Profile, *, file: str | Path | None = None, resume: bool = False) -> training.TrainResult:
@@ -40,7 +40,7 @@ def train_adapter(profile: Profile, *, file: str | Path | None = None, resume: b
 
 
 def own_rows(file: str | Path, profile: Profile, tokenizer: Any) -> tuple[Any, Any]:
-    """Rows that a learner brings, checked and split: a tenth of them, in whole groups, is held back to judge the run.
+    """Rows that a learner brings, checked and split: a tenth of them, in whole groups, is held back for validation.
 
     Args:
         file: whatever `data.check` opens.
