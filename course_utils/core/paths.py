@@ -5,6 +5,7 @@ from pathlib import Path
 
 VARIABLE = "COURSE_HOME"
 MARK = Path("data", "dataset_info.json")
+CLONE = Path(__file__).resolve().parents[2]  # where this package lies in one
 
 
 def home() -> Path:
@@ -12,11 +13,13 @@ def home() -> Path:
 
     Returns:
         COURSE_HOME where it is set; else the nearest folder, from the current one upwards, that holds
-        `data/dataset_info.json` (a clone); else the current one. An absolute path.
+        `data/dataset_info.json` (a clone); else the clone that this package lies in; else the current one. An absolute
+        path.
     """
     here = Path.cwd()
     asked = os.environ.get(VARIABLE)
-    found = Path(asked) if asked else next((each for each in (here, *here.parents) if (each / MARK).is_file()), here)
+    above = (here, *here.parents, CLONE)
+    found = Path(asked) if asked else next((each for each in above if (each / MARK).is_file()), here)
     return Path(os.path.abspath(found))
 
 

@@ -230,6 +230,7 @@ def main() -> None:
     from rich.text import Text
 
     from course_utils import setup
+    from course_utils.cli import ask
 
     run_dir = setup(["evaluation"]).run_dir
     ballot = Ballot(read_pairs(run_dir / "evaluation.json"), run_dir / "votes.jsonl")
@@ -245,14 +246,6 @@ def main() -> None:
             break
         ballot.vote(question, keys[answer])
     print(ballot.tally().words)
-
-
-def ask(prompt: str) -> str:
-    """One line from the keyboard; "" at its end."""
-    try:
-        return input(prompt).strip()
-    except (EOFError, KeyboardInterrupt):
-        return ""
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from conftest import ROOT
+
+from course_utils.core import paths
 from course_utils.core.paths import VARIABLE, home, seen_from_here
 
 
@@ -15,9 +18,16 @@ def test_the_nearest_folder_above_with_a_registry(tmp_path, monkeypatch):
         assert home() == tmp_path / "course" and seen_from_here(home()) == Path(seen)
 
 
+def test_outside_of_a_clone_it_is_the_one_that_the_package_lies_in(tmp_path, monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert home().resolve() == ROOT
+
+
 def test_without_a_clone_it_is_the_current_folder(tmp_path, monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(paths, "CLONE", tmp_path / "site-packages")
     assert home() == tmp_path
 
 

@@ -140,7 +140,6 @@ def clone(monkeypatch, tmp_path):
     monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(kernel=kernel))
     monkeypatch.setattr(colab, "CLONE", root)
     monkeypatch.chdir(root)
-    monkeypatch.setenv("COURSE_HOME", "")  # prepare() sets it
     monkeypatch.setattr(colab, "packages_distributions", lambda: {"wetpaint": ["wetpaint"]})  # the real one is slow
     colab._loaded.cache_clear()  # a new kernel
     return SimpleNamespace(root=root, ended=ended, runs=lambda: (root / "runs.txt").read_text().split())

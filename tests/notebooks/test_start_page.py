@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT
 
 from course_utils import doctor
+from course_utils.core.profiles import PROFILES
 from course_utils.lessons.doctor import Diagnosis, Fact
 from course_utils.lessons.progress import Task
 from lab import start_page
@@ -40,6 +41,15 @@ def test_what_is_solved_and_what_is_there(found):
     assert "| the base model (a minute) | there |" in text
     assert "| the trained adapter (3 minutes) | not there; made by the lesson" in text
     assert found.verdict[0] in text.replace("\\", "")
+
+
+def test_what_is_there_is_found_from_another_folder(tmp_path, monkeypatch):
+    adapter = tmp_path / "home/runs/cpu/adapter/adapter_model.safetensors"
+    adapter.parent.mkdir(parents=True)
+    adapter.touch()
+    monkeypatch.setenv("COURSE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert [what for what, there in start_page._needs(PROFILES["cpu"]) if there] == ["the trained adapter (3 minutes)"]
 
 
 def test_a_fault_stands_there_as_text_and_what_is_fine_does_not(found):
