@@ -177,8 +177,8 @@ def evaluate(
 
     ready = setup(["model", "merged" if merged else "adapter", "data"], profile)
     comparison = pipeline.evaluate_adapter(ready.profile, merged=merged, resume=resume)
-    print(tables.comparison(comparison.table()))
-    print(f"\nWhat got worse:\n{tables.changes(comparison.worse())}")
+    print(tables.comparison(comparison.table))
+    print(f"\nWhat got worse:\n{tables.changes(comparison.worse)}")
     print(f"\nThe page with the picture: {ready.run_dir / ('evaluation_merged' if merged else 'evaluation')}.html")
 
 

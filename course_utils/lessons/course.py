@@ -15,6 +15,7 @@ from course_utils.core import profiles
 from course_utils.core.files import write_json, write_text
 from course_utils.core.paths import home
 from course_utils.core.profiles import Profile
+from course_utils.evals import evaluation
 from course_utils.lessons import reports
 from course_utils.lessons.doctor import STACK
 from course_utils.lessons.pipeline import evaluation_body
@@ -98,7 +99,7 @@ def _execute(path: Path, lesson: Any, folder: Path, profile: Profile, *, on_cell
 
 def _write_report(profile: Profile, out: Path, durations: dict[str, float]) -> Path:
     """Put the table, the figure, the durations and the circumstances on one page, and the figures into JSON."""
-    figures = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    compared = evaluation.Comparison.load(out / "evaluation.json")
     facts = {
         "profile": profile.name,
         "reason": profile.reason,
@@ -106,9 +107,9 @@ def _write_report(profile: Profile, out: Path, durations: dict[str, float]) -> P
         "seed": profile.train.seed,
         "versions": {name: version(name) for name in STACK},
         "seconds": durations,
-        "table": figures["table"],
-        "worse": figures["worse"],
-        "perplexities": figures["perplexities"],
+        "table": compared.table,
+        "worse": compared.worse,
+        "perplexities": compared.perplexities,
         "training": json.loads((out / "train_metrics.json").read_text(encoding="utf-8"))["metrics"],
     }
     write_json(out / "report.json", facts)
@@ -119,6 +120,6 @@ def _write_report(profile: Profile, out: Path, durations: dict[str, float]) -> P
     versions = " · ".join(f"{name} {number}" for name, number in facts["versions"].items())
     body = f"""<h1>What fine-tuning did to {html.escape(profile.model)}</h1>
 <p>Held-out rows, greedy replies, seed {profile.train.seed}. {html.escape(profile.reason)}</p>
-{evaluation_body(figures["table"], figures["worse"])}
+{evaluation_body(compared.table, compared.worse)}
 <h2>The lessons as they ran</h2><ol>{"".join(links)}</ol><p><small>{html.escape(versions)}</small></p>"""
     return write_text(out / "report.html", reports.page("Before and after", body))

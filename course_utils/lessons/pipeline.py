@@ -116,8 +116,8 @@ def evaluate_adapter(profile: Profile, *, merged: bool = False, resume: bool = F
     else:
         model = modeling.load_adapter(model, out / "adapter")
     comparison = evaluation.compare(before, answered(model, "after"))
-    evaluation.save(comparison, out / f"{name}.json")
-    page = reports.page("Before and after", evaluation_body(comparison.table(), comparison.worse()))
+    comparison.save(out / f"{name}.json")
+    page = reports.page("Before and after", evaluation_body(comparison.table, comparison.worse))
     write_text(out / f"{name}.html", page)
     _remove(kept.values())
     return comparison
@@ -132,8 +132,8 @@ def evaluation_body(table: Sequence[Mapping[str, Any]], worse: Sequence[Mapping[
     """The HTML of an evaluation: the table, the picture, and what got worse.
 
     Args:
-        table: `Comparison.table()`.
-        worse: `Comparison.worse()`.
+        table: `Comparison.table`.
+        worse: `Comparison.worse`.
     """
     return f"""{tables.comparison(table).html}
 {figures.image(figures.before_after(table))}

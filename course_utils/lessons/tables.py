@@ -102,7 +102,7 @@ def changes(lines: Sequence[Mapping[str, Any]]) -> Shown:
     """Figures before and after with their verdicts, one per line; a word where there is none.
 
     Args:
-        lines: `Comparison.changes()` or `Comparison.worse()`.
+        lines: `Comparison.changes()` or `Comparison.worse`.
     """
     return table(lines) if lines else table([("nothing that a test tells apart",)], columns=("figure",))
 
