@@ -190,7 +190,7 @@ def merge(profile: ProfileName = None) -> None:
 
     ready = setup(["adapter"], profile)
     report = pipeline.merge(ready.profile)
-    print(f"{report.layers} layers merged; the model lies in {report.path}.")
+    print(f"{report.adapter.layers} layers merged; the model lies in {report.path}.")
     for remark in report.adapter.remarks:
         print(remark)
 

@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
-from course_utils import evaluation, export, generation, masking, statistics
+from course_utils import adapters, evaluation, generation, masking, statistics
 
 
 @pytest.fixture(scope="module")
 def float32_model(smol):
-    model, tokenizer = export.load_base(smol)
+    model, tokenizer = adapters.load_base(smol)
     return model.float(), tokenizer
 
 
