@@ -143,9 +143,9 @@ def test_the_command(run, server, monkeypatch):
 
     from typer.testing import CliRunner
 
-    from course_utils import cli, pipeline
+    from course_utils import cli
 
-    monkeypatch.setattr(pipeline, "setup", lambda *_: SimpleNamespace(run_dir=run))
+    monkeypatch.setattr("course_utils.lessons.setup.setup", lambda *_: SimpleNamespace(run_dir=run))
     monkeypatch.setattr(publishing.hubs, "ENDPOINTS", publishing.hubs.ENDPOINTS | {"huggingface": server.address})
     monkeypatch.setenv("HF_TOKEN", SECRET)
     done = CliRunner().invoke(cli.app, ["push", "me/my-adapter"])
