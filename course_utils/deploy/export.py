@@ -175,11 +175,7 @@ def _digest(model: PreTrainedModel) -> str:
 
 
 def _in_new_process(folder: str | Path, order: dict[str, Any]) -> tuple[list[list[int]], str]:
-    """Greedy replies of the model in `folder` and a hash of its weights, from a Python that knows only that folder.
-
-    Raises:
-        ExportError: the folder does not load; the message ends with the process's last line.
-    """
+    """Greedy replies of the model in `folder` and a hash of its weights, from a Python that knows only that folder."""
     with tempfile.TemporaryDirectory() as scratch:
         answered = Path(scratch) / "answered.json"
         command = [sys.executable, "-m", __name__, str(Path(folder).resolve()), str(answered)]

@@ -77,13 +77,9 @@ def model_card(adapter_dir: str | Path, repo: str = "THIS_REPOSITORY") -> str:
         eval_results=results or None,
     )
     about = {"name": name, "base": base, "licence": licence, "repo": repo, "adapter": adapter, "compared": compared}
-    about |= {"trained": _json(run / "train_metrics.json"), "change": _change}
     template = Path(__file__).with_name("model_card.md.jinja").read_text(encoding="utf-8")
-    return str(ModelCard.from_template(header, template_str=template, **about))
-
-
-def _change(line: dict[str, Any], figure: str = "") -> str:
-    return f"{line[f'{figure}before']:.2f} → {line[f'{figure}after']:.2f}"
+    trained = _json(run / "train_metrics.json")
+    return str(ModelCard.from_template(header, template_str=template, trained=trained, **about))
 
 
 def _base(adapter: Adapter) -> tuple[str, str | None]:

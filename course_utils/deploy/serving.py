@@ -68,9 +68,9 @@ def command(
     """The command line that serves a model folder with an OpenAI interface on this machine.
 
     Args:
-        profile: cpu gives `transformers serve`; a GPU gives vLLM with flags that leave room on 16 GB.
-        model: a complete model folder: the merged one, or the base where an adapter is mounted. With a template that
-            knows thinking vLLM gets the parser for it.
+        profile: cpu gives `transformers serve`; a GPU gives vLLM with flags that suit 16 GB.
+        model: a complete model folder: the merged one, or the base for an adapter. If its template knows thinking,
+            vLLM gets the parser for it.
         port: on loopback.
         adapter: a LoRA folder to mount on the base; clients ask for it by the folder's name. Only with vLLM.
         fp8_cache: hold keys and values in 8 bits; for GPUs of compute capability 8.9 or more (on older ones vLLM ends
@@ -222,8 +222,7 @@ def serve(
     """Run a server while the block lasts; no process of it is left when the block ends, however it ends.
 
     That holds also if this process is ended by kill -9: a small second process then sees its pipe closed and ends the
-    server and the server's children. (Linux could tie the server to this process by itself, with PR_SET_PDEATHSIG,
-    but to one thread of it, without the children, and no other system can.)
+    server and its children. (Linux's PR_SET_PDEATHSIG ties the server to one thread, and leaves its children alone.)
 
     Args:
         line: what `command` returned, with a free port.
