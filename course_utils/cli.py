@@ -170,7 +170,7 @@ def evaluate(
 
     ready = _setup(["model", "merged" if merged else "adapter", "data"], profile)
     comparison = pipeline.evaluate_adapter(ready.profile, merged=merged, resume=resume)
-    print(reports.evaluation(comparison.table(), comparison.worse()))
+    print(reports.evaluation(comparison.table, comparison.worse))
     print(f"\nThe page with the picture: {ready.run_dir / ('evaluation_merged' if merged else 'evaluation')}.html")
 
 
@@ -182,7 +182,7 @@ def merge(profile: ProfileName = None) -> None:
     ready = _setup(["adapter"], profile)
     base = hub.download(ready.profile.model)
     report = export.merge_adapter(base, ready.run_dir / "adapter", ready.run_dir / "merged")
-    print(f"{report.layers} layers merged; the model lies in {report.path}.")
+    print(f"{report.adapter.layers} layers merged; the model lies in {report.path}.")
     for remark in report.adapter.remarks:
         print(remark)
 

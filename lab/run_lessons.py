@@ -23,6 +23,7 @@ from course_utils.core import paths, profiles
 from course_utils.core.errors import CourseError
 from course_utils.core.files import write_json, write_text
 from course_utils.core.profiles import Profile
+from course_utils.evals import evaluation
 from course_utils.lessons import reports, tables
 from course_utils.lessons.machine import STACK
 from course_utils.lessons.setup import LessonError, run_dir
@@ -91,7 +92,7 @@ def _execute(path: Path, lesson: Any, profile: Profile, on_cell: Callable[[], An
 def _write_report(profile: Profile, durations: dict[str, float]) -> Path:
     """Put the table, the figure, the durations and the circumstances on one page, and the figures into JSON."""
     out = run_dir(profile)
-    figures = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    compared = evaluation.Comparison.load(out / "evaluation.json")
     facts = {
         "profile": profile.name,
         "reason": profile.reason,
@@ -99,7 +100,9 @@ def _write_report(profile: Profile, durations: dict[str, float]) -> Path:
         "seed": profile.train.seed,
         "versions": {name: version(name) for name in STACK},
         "seconds": durations,
-        **{name: figures[name] for name in ("table", "worse", "perplexities")},
+        "table": compared.table,
+        "worse": compared.worse,
+        "perplexities": compared.perplexities,
         "training": json.loads((out / "train_metrics.json").read_text(encoding="utf-8"))["metrics"],
     }
     write_json(out / "report.json", facts)
@@ -110,7 +113,7 @@ def _write_report(profile: Profile, durations: dict[str, float]) -> Path:
     versions = " · ".join(f"{name} {number}" for name, number in facts["versions"].items())
     body = f"""<h1>What fine-tuning did to {html.escape(profile.model)}</h1>
 <p>Held-out rows, greedy replies, seed {profile.train.seed}. {html.escape(profile.reason)}</p>
-{reports.evaluation(figures["table"], figures["worse"]).html}
+{reports.evaluation(compared.table, compared.worse).html}
 <h2>The lessons as they ran</h2><ol>{"".join(links)}</ol><p><small>{html.escape(versions)}</small></p>"""
     return write_text(out / "report.html", reports.page("Before and after", body))
 

@@ -180,7 +180,7 @@ def before_after(rows: Sequence[Mapping[str, Any]]) -> Figure:
     The lines on the bars are 95 % intervals.
 
     Args:
-        rows: `Comparison.table()`.
+        rows: `Comparison.table`.
     """
     figure, (left, right) = panels(10, 3.8, 2)
     figure.suptitle("What fine-tuning did", fontweight="bold")

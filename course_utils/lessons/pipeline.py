@@ -115,8 +115,8 @@ def evaluate_adapter(profile: Profile, *, merged: bool = False, resume: bool = F
     else:
         model = modeling.load_adapter(model, out / "adapter")
     comparison = evaluation.compare(before, answered(model, "after"))
-    evaluation.save(comparison, out / f"{name}.json")
-    body = reports.evaluation(comparison.table(), comparison.worse()).html
+    comparison.save(out / f"{name}.json")
+    body = reports.evaluation(comparison.table, comparison.worse).html
     write_text(out / f"{name}.html", reports.page("Before and after", body))
     for file in kept.values():
         file.unlink(missing_ok=True)

@@ -81,8 +81,8 @@ def evaluation(rows: Sequence[Mapping[str, Any]], worse: Sequence[Mapping[str, A
     """An evaluation: the table, the picture, and what got worse.
 
     Args:
-        rows: `Comparison.table()`.
-        worse: `Comparison.worse()`.
+        rows: `Comparison.table`.
+        worse: `Comparison.worse`.
 
     Returns:
         A part of a page; in a terminal the table and what got worse.

@@ -54,7 +54,9 @@ def _command(name: str) -> Callable[[Profile], None]:
 
 def at_home(profile: Profile) -> Profile:
     """The profile with its run's folder as seen from the current one, so that every later call finds it."""
-    return replace(profile, train=replace(profile.train, output_dir=str(home() / profile.train.output_dir)))
+    return replace(
+        profile, train=replace(profile.train, output_dir=str(seen_from_here(home() / profile.train.output_dir)))
+    )
 
 
 def run_dir(profile: Profile) -> Path:

@@ -91,7 +91,7 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> Shown:
     """The before/after table, one line per source, with what the paired tests say.
 
     Args:
-        rows: `Comparison.table()`.
+        rows: `Comparison.table`.
     """
 
     def said(row: Mapping[str, Any], key: str) -> str:
@@ -114,7 +114,7 @@ def changes(lines: Sequence[Mapping[str, Any]]) -> Shown:
     """Figures before and after with their verdicts, one per line, or a line that says there are none.
 
     Args:
-        lines: `Comparison.changes()` or `Comparison.worse()`.
+        lines: `Comparison.changes()` or `Comparison.worse`.
     """
     return table(lines) if lines else table([("nothing that a test tells apart",)], columns=("figure",))
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from course_utils import statistics
+from course_utils import evaluation, statistics
 from course_utils.core.errors import CourseError
 from course_utils.core.files import write_text
 
@@ -206,7 +206,7 @@ def _digest(*texts: str) -> str:
 
 
 def read_pairs(path: str | Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """The replies before and after, out of the file that `evaluation.save` wrote.
+    """The replies before and after, out of the file that lesson 05 saved.
 
     Args:
         path: `evaluation.json` of a run.
@@ -215,9 +215,9 @@ def read_pairs(path: str | Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         VoteError: there is no such file, or it is another one.
     """
     try:
-        replies = json.loads(Path(path).read_text(encoding="utf-8"))["replies"]
+        replies = evaluation.Comparison.load(path).replies
         return list(zip(replies["before"], replies["after"], strict=True))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (evaluation.EvaluationError, ValueError, KeyError, TypeError) as error:
         raise VoteError(
             f"{path} holds no replies to vote on; `python -m course_utils evaluate` writes them."
         ) from error

@@ -47,9 +47,9 @@ def one_by_one(model: Any, tokenizer: Any, prompts: list[str]) -> list[list[int]
 
 def side_by_side() -> dict[str, Any]:
     """Answer the blocks in turns; returns the figures of the page."""
-    from course_utils import export, generation
+    from course_utils import adapters, generation
 
-    model, tokenizer = export.load_base(MODEL)
+    model, tokenizer = adapters.load_base(MODEL)
     prompts = some_prompts(tokenizer)
     size = len(prompts) // BLOCKS
     how = {"batch_size": PROFILE.eval_batch_size, "max_new_tokens": PROFILE.max_new_tokens}

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from conftest import ROOT, compared
 
-from course_utils import cli, pipeline, profiles, tables
+from course_utils import cli, evaluation, pipeline, profiles, tables
 from course_utils.core import paths
 from course_utils.lessons import setup
 from course_utils.lessons.setup import LessonError, Need
@@ -116,9 +116,8 @@ def test_the_run_writes_the_report(tmp_path, monkeypatch):
     row = compared("json")
     out = tmp_path / "runs/cpu"
     out.mkdir(parents=True)
-    (out / "evaluation.json").write_text(
-        json.dumps({"table": [row], "worse": [{"figure": "usable"}], "perplexities": {}}), encoding="utf-8"
-    )
+    figures = {"perplexities": {}, "figures": {}, "replies": {}}
+    evaluation.Comparison([row], [{"figure": "usable"}], **figures).save(out / "evaluation.json")
     (out / "train_metrics.json").write_text(json.dumps({"metrics": {"steps": 1}}), encoding="utf-8")
     path = notebook(tmp_path, "import os; os.environ['COURSE_PROFILE']")
     monkeypatch.setattr(run_lessons, "notebooks", lambda: [path])
@@ -157,7 +156,7 @@ def test_a_stopped_evaluation_goes_on_and_writes_table_page_and_replies(monkeypa
     comparison = pipeline.evaluate_adapter(profile, resume=True)
     assert asked == [False, True, False]  # the replies of the base were kept
     saved = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
-    assert saved["table"] == comparison.table() and saved["table"][0]["source"] == "general"
+    assert saved["table"] == comparison.table and saved["table"][0]["source"] == "general"
     text = (run / "evaluation.html").read_text(encoding="utf-8")
     assert "What got worse" in text and "data:image/png" in text
     assert not list(run.glob("evaluation_*.jsonl"))

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_utils import chat, evaluation, export, metrics
+from course_utils import adapters, chat, evaluation, export, metrics
 from notebooks.extras import public_tasks
 from notebooks.extras.public_tasks import PublicTaskError
 
@@ -157,7 +157,7 @@ def test_the_harness_agrees_with_the_course_on_base_and_tuned(cpu, smol, trained
         scores = public_tasks.run_lm_eval(cpu, folder, tasks, tmp_path / "out", bin_dir=tools)
         assert [score.task for score in scores] == ["course_general", "course_json", "course_mawps"]
         assert [score.prompts for score in scores] == [5, 5, 4]
-        model, tokenizer = export.load_base(folder)
+        model, tokenizer = adapters.load_base(folder)
         report = evaluation.evaluate(model.float(), tokenizer, ROWS, batch_size=cpu.eval_batch_size, max_new_tokens=24)
         for score, source, figure in zip(scores[1:], ("json", "mawps"), ("json_strict", "exact"), strict=True):
             mine = [line for line in report.rows if line["source"] == source]
