@@ -63,6 +63,7 @@ def test_write_reads_the_machine_and_survives_a_broken_exercise(found, tmp_path,
     for name in ("notebooks", "exercises", "models", "data"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.setattr(start_page, "ROOT", tmp_path)
+    monkeypatch.setenv("COURSE_HOME", str(tmp_path))
     monkeypatch.setattr(doctor, "examine", lambda online: found)
     text = start_page.write().read_text(encoding="utf-8")
     assert re.search(r"\d of \d+ tasks solved", text) and "| the trained adapter (3 minutes) | not there" in text
