@@ -10,11 +10,11 @@ from course_utils.data.cleaning import Dropped, clean, clean_row
 from course_utils.data.deduplication import Removed, deduplicate
 from course_utils.data.exporting import export_jsonl, export_llamafactory
 from course_utils.data.keys import group_key
+from course_utils.data.loading import load, stream
 from course_utils.data.mixing import MixReport, mix
 from course_utils.data.negatives import negatives
 from course_utils.data.pools import Pool, pool
 from course_utils.data.reading import read_raw
-from course_utils.data.registry import load, stream
 from course_utils.data.rows import DataError, Problem, each, join, plain, to_dataset
 from course_utils.data.sources import normalise
 from course_utils.data.splitting import leaks, split

@@ -3,46 +3,37 @@
 data/build/pools/<source>                       Arrow, every source once, whatever the profile
 data/build/<profile>/{train,valid,general}      Arrow: quick to load
 data/build/<profile>/{train,valid,general}.jsonl  the same rows to read, Chinese as it is
+
+Between the pools and what is saved the rows are plain dicts, and each row's key is made once.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from course_utils.core.files import atomic_dir
 from course_utils.core.paths import home
-from course_utils.data.deduplication import deduplicate
+from course_utils.core.profiles import Profile
+from course_utils.data.deduplication import unique_rows
 from course_utils.data.exporting import export_jsonl
 from course_utils.data.keys import row_key
-from course_utils.data.mixing import mix
+from course_utils.data.mixing import draw, normalise_weights
 from course_utils.data.pools import RAW_FILES, pool
-from course_utils.data.rows import DataError, Row, each, join, plain, quiet, to_dataset
-from course_utils.data.splitting import split
+from course_utils.data.rows import DataError, Row, features_of, plain_rows, quiet, to_dataset, united
+from course_utils.data.splitting import held_back
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, Features
 
 REGISTERED = ("json", "tools", "thinking", "general")  # in dataset_info.json
 HELD_OUT = "general"  # never trained on: it shows what is forgotten
 PARTS = ("train", "valid", "general")
 VALID_RATIO = 0.2  # the bundled set is small: 2 % would be a handful of rows
 MIN_VALID = 100
-
-
-class BuildProfile(Protocol):
-    """What `build` needs to know of a `profiles.Profile`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def languages(self) -> tuple[str, ...]: ...
-    @property
-    def kinds(self) -> tuple[str, ...]: ...
-    @property
-    def weights(self) -> tuple[tuple[str, float], ...]: ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +54,7 @@ class BuildReport:
         return [*rows, {"source": "total", **total}]
 
 
-def build(profile: BuildProfile, *, dataset_dir: str | Path = "data", seed: int = 42) -> BuildReport:
+def build(profile: Profile, *, dataset_dir: str | Path = "data", seed: int = 42) -> BuildReport:
     """Build the pools and the train, validation and general sets of a profile.
 
     A profile trains on rows in one of its languages and of one of its kinds. Rows tagged "negative" (a broken reply,
@@ -72,7 +63,7 @@ def build(profile: BuildProfile, *, dataset_dir: str | Path = "data", seed: int 
     else it takes every training row once, the sources interleaved by their sizes.
 
     Args:
-        profile: a `profiles.Profile`; its name, languages, kinds and weights are read.
+        profile: its name, languages, kinds and weights are read.
         dataset_dir: the folder with `dataset_info.json` and `raw/`; results go to `build/` in it.
         seed: of the split and the mixture. The same seed and rows give the same JSONL, byte for byte.
 
@@ -84,30 +75,32 @@ def build(profile: BuildProfile, *, dataset_dir: str | Path = "data", seed: int 
     """
     folder = home() / dataset_dir
     made = {source: pool(source, folder) for source in (HELD_OUT, *RAW_FILES, *REGISTERED)}
-    raw = {source: made[source].read for source in (*RAW_FILES, *REGISTERED)}
     # The held-out rows come first, so that a row that is in two sources stays with them.
-    unique, _ = deduplicate(join([part.rows for part in made.values()]))
-    general = _of(unique, HELD_OUT)
-    kept = _kept(unique, profile, general)
-    train, valid = split(kept, valid_ratio=VALID_RATIO, min_valid=MIN_VALID, seed=seed)
-    pools = {source: _of(train, source) for source in dict.fromkeys(train["source"])}
-    if profile.weights:
-        mixture, _ = mix(pools, dict(profile.weights), strategy="resample", seed=seed)
-    else:
-        mixture, _ = mix(pools, {source: len(rows) for source, rows in pools.items()}, seed=seed)
+    unique = unique_rows(chain.from_iterable(plain_rows(part.rows) for part in made.values()))
+    general = [row for row in unique if row["source"] == HELD_OUT]
+    keyed = _kept(unique, profile)
+    kept = [row for row, _ in keyed]
+    marks = [(key, row["source"]) for row, key in keyed]
+    held = held_back(marks, valid_ratio=VALID_RATIO, min_valid=MIN_VALID, seed=seed)
+    valid = [kept[number] for number in sorted(held)]
+    train, train_features = _mixture([row for number, row in enumerate(kept) if number not in held], profile, seed)
+    parts = {"train": (train, train_features), "valid": (valid, features_of(kept)), "general": (general, None)}
     target = folder / "build" / profile.name
     with quiet(), atomic_dir(target) as draft:
-        for part, dataset in zip(PARTS, (mixture, valid, general), strict=True):
-            dataset.save_to_disk(draft / part)
-            export_jsonl(dataset, draft / f"{part}.jsonl")
-    steps = {"unique": unique, "kept": kept, "train": mixture, "valid": valid}
-    tallies = {step: Counter(dataset["source"]) for step, dataset in steps.items()}
-    counts = {source: {"raw": raw[source]} | {step: tally[source] for step, tally in tallies.items()} for source in raw}
+        for part, (rows, features) in parts.items():
+            to_dataset(rows, features).save_to_disk(draft / part)
+            export_jsonl(rows, draft / f"{part}.jsonl")
+    steps = {"unique": unique, "kept": kept, "train": train, "valid": valid}
+    tallies = {step: Counter(row["source"] for row in rows) for step, rows in steps.items()}
+    counts = {
+        source: {"raw": made[source].read} | {step: tally[source] for step, tally in tallies.items()}
+        for source in (*RAW_FILES, *REGISTERED)
+    }
     paths = {"pools": folder / "build" / "pools"} | {part: target / part for part in PARTS}
     return BuildReport(profile.name, counts, paths | {f"{part}.jsonl": target / f"{part}.jsonl" for part in PARTS})
 
 
-def load_built(profile: BuildProfile, part: str, dataset_dir: str | Path = "data") -> Dataset:
+def load_built(profile: Profile, part: str, dataset_dir: str | Path = "data") -> Dataset:
     """Load what `build` wrote.
 
     Args:
@@ -131,22 +124,18 @@ def load_built(profile: BuildProfile, part: str, dataset_dir: str | Path = "data
     return load_from_disk(str(path))
 
 
-def _kept(unique: Dataset, profile: BuildProfile, held_out: Dataset) -> Dataset:
-    """The rows that a profile trains on or validates with."""
-    asked = set(map(row_key, each(held_out, ("messages",))))
+def _kept(unique: list[Row], profile: Profile) -> list[tuple[Row, str]]:
+    """The rows that a profile trains on or validates with, and the key of each."""
+    keyed = [(row, row_key(row)) for row in unique]
+    asked = {key for row, key in keyed if row["source"] == HELD_OUT}
 
     def keeps(row: Row) -> bool:
         tags = set(row["tags"])
-        return (
-            row["source"] != HELD_OUT
-            and bool(tags & set(profile.languages))
-            and bool(tags & set(profile.kinds))
-            and ("negative" not in tags or "negative" in profile.kinds)
-            and row_key(row) not in asked
-        )
+        wanted = tags & set(profile.languages) and tags & set(profile.kinds)
+        return bool(wanted) and ("negative" not in tags or "negative" in profile.kinds)
 
-    kept = to_dataset([row for row in map(plain, each(unique)) if keeps(row)])
-    if not len(kept):
+    kept = [(row, key) for row, key in keyed if key not in asked and keeps(row)]
+    if not kept:
         raise DataError(
             f"Profile {profile.name} trains on languages {', '.join(profile.languages)} and "
             f"kinds {', '.join(profile.kinds)}: no row has both. Check the tags of the rows."
@@ -154,6 +143,14 @@ def _kept(unique: Dataset, profile: BuildProfile, held_out: Dataset) -> Dataset:
     return kept
 
 
-def _of(dataset: Dataset, source: str) -> Dataset:
-    """The rows of one source, with the keys that this source has and no others."""
-    return to_dataset([plain(row) for row in each(dataset) if row["source"] == source])
+def _mixture(rows: list[Row], profile: Profile, seed: int) -> tuple[list[Row], Features]:
+    """The rows to train on in their order, each as often as the weights want, and features of all their sources."""
+    pools: dict[str, list[Row]] = {}
+    for row in rows:
+        pools.setdefault(row["source"], []).append(row)
+    sizes = {source: len(pool) for source, pool in pools.items()}
+    shares = normalise_weights(pools, dict(profile.weights) or sizes)
+    order, _ = draw(sizes, shares, strategy="resample" if profile.weights else "interleave", seed=seed)
+    taken = [pool for source, pool in pools.items() if shares[source]]
+    together = list(chain.from_iterable(taken))
+    return [together[number] for number in order], united(map(features_of, taken))

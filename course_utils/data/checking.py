@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils.core.errors import CourseError
-from course_utils.data.deduplication import Removed, deduplicate
+from course_utils.data.cleaning import TEXTS
+from course_utils.data.deduplication import Removed, repeated_rows
 from course_utils.data.opening import open_rows
 from course_utils.data.rows import (
     BAR_AFTER,
@@ -23,11 +24,11 @@ from course_utils.data.rows import (
     Problem,
     Record,
     Row,
-    each,
-    plain,
+    plain_rows,
     to_dataset,
+    turns_of,
 )
-from course_utils.data.splitting import leaks
+from course_utils.data.splitting import leaked_rows
 from course_utils.text import chat, masking
 from course_utils.text.script import HAN
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from course_utils.text.masking import MaskAudit
 
-ROWS_AT_ONCE = 500  # are masked together; where one of them fails, one by one
+ROWS_AT_ONCE = 500  # are masked together; where one of them fails, it is looked for
 LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]{2}")
 
 
@@ -80,24 +81,17 @@ class CheckReport:
     @cached_property
     def characters(self) -> dict[str, list[int]]:
         """Characters of each usable row, by its source."""
-        found: dict[str, list[int]] = {}
-        for row in map(plain, each(self.rows)):
-            found.setdefault(row["source"], []).append(sum(map(len, _texts(row))))
-        return found
+        return _by_source((row["source"], [len(_text(row, ""))]) for row in plain_rows(self.rows))
 
     @cached_property
     def tallies(self) -> dict[str, Counter[str]]:
         """Usable rows by source, by tag, and by the language of their text ("zh", "en", "zh and en" or "other")."""
-        found: dict[str, Counter[str]] = {"source": Counter(), "tag": Counter(), "language": Counter()}
-        for row in map(plain, each(self.rows)):
-            found["source"][row["source"]] += 1
-            found["tag"].update(row["tags"])
-            found["language"][_language(" ".join(_texts(row)))] += 1
-        return found
+        rows = list(plain_rows(self.rows))
+        tags, languages = (tag for row in rows for tag in row["tags"]), (_language(_text(row, " ")) for row in rows)
+        return {"source": Counter(self.rows["source"]), "tag": Counter(tags), "language": Counter(languages)}
 
     def table(self) -> list[tuple[str, Any]]:
         """The summary, as pairs of what and how much."""
-        characters = sorted(chain.from_iterable(self.characters.values())) or [0]
         table: list[tuple[str, Any]] = [
             ("read as", self.read_as),
             ("rows read", self.read),
@@ -105,13 +99,12 @@ class CheckReport:
             ("rows with a problem", self.reported),
             ("problems", len(self.problems)),
             ("repeats of an earlier row", len(self.repeats)),
-            ("characters of a row: median, longest", f"{characters[len(characters) // 2]:,}, {characters[-1]:,}"),
+            ("characters of a row: median, longest", _median_and_longest(self.characters)),
         ]
         if self.audit is not None and self.tokens is not None:
-            tokens = sorted(chain.from_iterable(self.tokens.values())) or [0]
             table += [
-                ("tokens of a row: median, longest", f"{tokens[len(tokens) // 2]:,}, {tokens[-1]:,}"),
-                ("tokens in all", f"{sum(tokens):,}"),
+                ("tokens of a row: median, longest", _median_and_longest(self.tokens)),
+                ("tokens in all", f"{sum(map(sum, self.tokens.values())):,}"),
                 ("share of the chats' tokens that is learned", f"{self.audit.learned_share:.1%}"),
             ]
         for what, tally in self.tallies.items():
@@ -155,37 +148,31 @@ def check(
         leaked, unread = _leaked(records, against)
         problems += leaked
         remarks += unread
-    examples: list[list[Row]] = []
+    examples: list[list[Row]] = [[] for _ in records]
     if tokenizer is not None:
         examples, unfit = _masked(records, tokenizer, max_length)
         problems += unfit
     bad = _rows_of(problems)
-    usable = [index for index, record in enumerate(records) if (record.file, record.row) not in bad]
-    rows = to_dataset([records[index].value for index in usable])
+    usable = [pair for pair in zip(records, examples, strict=True) if (pair[0].file, pair[0].row) not in bad]
+    rows = [record.value for record, _ in usable]
     tokens, audit = None, None
     if tokenizer is not None:
-        tokens = _token_lengths([(records[index].value, examples[index]) for index in usable])
-        chats = [examples[index] for index in usable if "text" not in records[index].value]
+        tokens = _by_source(
+            (record.value["source"], [len(one["input_ids"]) for one in made]) for record, made in usable
+        )
+        chats = [made for record, made in usable if "text" not in record.value]
         audit = masking.audit(chain.from_iterable(chats), tokenizer)
     return CheckReport(
         name=opened.name,
         read_as=opened.read_as,
-        rows=rows,
+        rows=to_dataset(rows),
         read=total,
         problems=sorted(problems, key=lambda problem: (problem.file, problem.row or 0)),
         remarks=remarks,
-        repeats=deduplicate(rows)[1],
+        repeats=repeated_rows(rows),
         tokens=tokens,
         audit=audit,
     )
-
-
-def _token_lengths(made: list[tuple[Row, list[Row]]]) -> dict[str, list[int]]:
-    """Tokens of each example, by the source of its row."""
-    found: dict[str, list[int]] = {}
-    for row, examples in made:
-        found.setdefault(row["source"], []).extend(len(example["input_ids"]) for example in examples)
-    return found
 
 
 def _rows_of(problems: Iterable[Problem]) -> set[tuple[str, int]]:
@@ -210,28 +197,24 @@ def _parted(items: Iterable[Record | Problem]) -> tuple[list[Problem], list[Reco
 def _faults(record: Record) -> Iterator[Fault]:
     """What a template would stumble over in a row of the course's schema, and what teaches nothing."""
     row = record.value
-    if row.get("text") is not None and not row["text"].strip():
-        yield Fault("text", "is empty. Leave the row out.")
-    for reply in [row[part] for part in REPLIES if part in row] or [[]]:
-        if "text" in row:
-            break
-        try:
+    if "text" in row:
+        if not row["text"].strip():
+            yield Fault("text", "is empty. Leave the row out.")
+        return
+    try:
+        for reply in [row[part] for part in REPLIES if part in row] or [[]]:
             chat.validate(row["messages"] + reply)
             chat.load_tools(row.get("tools"))
-        except chat.MessageError as error:
-            yield _fault(error)
-            break
+    except chat.MessageError as error:
+        yield _fault(error)
     else:
-        yield from _empty_replies(row)
+        # Turns that would teach the model to say nothing; of a KTO row that may well be the bad reply.
+        for index, turn in enumerate(row["messages"] if row.get("label", True) else ()):
+            if turn["role"] == "assistant" and not turn.get("content", "").strip() and not turn.get("tool_calls"):
+                reason = "is empty: that would teach silence. Write it, or leave it out."
+                yield Fault(f"messages[{index}].content", reason)
     if row.get("chosen") and row["chosen"] == row.get("rejected"):
         yield Fault("rejected", "is equal to chosen, so there is nothing to prefer. Mend one, or leave the row out.")
-
-
-def _empty_replies(row: Row) -> Iterator[Fault]:
-    """Turns that would teach the model to say nothing; of a KTO row that may well be the bad reply."""
-    for index, turn in enumerate(row["messages"] if row.get("label", True) else ()):
-        if turn["role"] == "assistant" and not (turn.get("content") or "").strip() and not turn.get("tool_calls"):
-            yield Fault(f"messages[{index}].content", "is empty: that would teach silence. Write it, or leave it out.")
 
 
 def _masked(
@@ -242,7 +225,8 @@ def _masked(
 
     examples: list[list[Row]] = []
     problems = []
-    rows = [_learnable(record.value) for record in records]
+    # A row as training would see it: of a preference, the prompt with the chosen reply.
+    rows = [row | {"messages": row["messages"] + row.get("chosen", [])} for row in (item.value for item in records)]
     batches = (rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE))
     made = chain.from_iterable(_examples(batch, tokenizer) for batch in batches)
     for record, found in zip(tqdm(records, desc="masks", unit="row", leave=False, delay=BAR_AFTER), made, strict=True):
@@ -264,20 +248,24 @@ def _unfit(row: Row, examples: list[Row], max_length: int | None) -> Fault | Non
     return Fault(field, f"{longest:,} tokens, more than {max_length:,}: training would leave it out. Shorten it.")
 
 
-def _learnable(row: Row) -> Row:
-    """A row as training would see it: of a preference, the prompt with the chosen reply."""
-    return row | {"messages": row["messages"] + row.get("chosen", [])}
-
-
 def _examples(rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[list[Row] | Fault]:
-    """The examples of each row, or why it cannot be rendered."""
+    """The examples of each row, or why it cannot be rendered; of a text its ids, all of them learned."""
+    made: list[list[Row] | Fault] = [[] for _ in rows]
+    chats = [index for index, row in enumerate(rows) if "text" not in row]
     try:
-        return list(_of_batch(rows, tokenizer))
+        with warnings.catch_warnings():  # of rows that give no example: they are reported one by one
+            warnings.simplefilter("ignore")
+            for example in masking.build_dataset([rows[index] for index in chats], tokenizer):
+                made[chats[example["row"]]].append(example)
     except CourseError as error:
         if len(rows) == 1:
             return [_fault(error)]
         half = len(rows) // 2  # one of the rows: which?
         return _examples(rows[:half], tokenizer) + _examples(rows[half:], tokenizer)
+    for index in set(range(len(rows))) - set(chats):
+        ids = tokenizer(rows[index]["text"], add_special_tokens=False)["input_ids"]
+        made[index] = [{"input_ids": ids, "labels": ids}]
+    return made
 
 
 def _fault(error: CourseError) -> Fault:
@@ -289,20 +277,6 @@ def _fault(error: CourseError) -> Fault:
     return Fault(field, f"{error.reason.removesuffix(' (row 0)')}.")
 
 
-def _of_batch(batch: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[list[Row]]:
-    """The examples of each row of a batch; of a text its ids, all of them learned."""
-    made: list[list[Row]] = [[] for _ in batch]
-    chats = [index for index, row in enumerate(batch) if "text" not in row]
-    with warnings.catch_warnings():  # of rows that give no example: they are reported one by one
-        warnings.simplefilter("ignore")
-        for example in masking.build_dataset([batch[index] for index in chats], tokenizer):
-            made[chats[example["row"]]].append(example)
-    for index in set(range(len(batch))) - set(chats):
-        ids = tokenizer(batch[index]["text"], add_special_tokens=False)["input_ids"]
-        made[index].append({"input_ids": ids, "labels": ids})
-    return made
-
-
 def _leaked(records: list[Record], against: str | Path | Dataset) -> tuple[list[Problem], list[str]]:
     """The rows that ask what an evaluation row asks, if only with other numbers; a remark where some were not read."""
     opened = open_rows(against)
@@ -312,24 +286,33 @@ def _leaked(records: list[Record], against: str | Path | Dataset) -> tuple[list[
         raise DataError(f"check: {opened.name} has no row to compare with: {found}")
     count = len(_rows_of(unread))
     remarks = [f"{count} rows of {opened.name} cannot be read and were not compared: check it, too."] if count else []
-    if not records:
-        return [], remarks
-    sets = [to_dataset([record.value for record in part]) for part in (records, held)]
     found = [
         records[leak.row].problem(
             "messages",
             f"asks what row {held[leak.first_row].row} of {opened.name} asks, if only with other numbers: the "
             "evaluation would measure memory. Take one of them out.",
         )
-        for leak in leaks(*sets)
+        for leak in leaked_rows(*([record.value for record in part] for part in (records, held)))
     ]
     return found, remarks
 
 
-def _texts(row: Row) -> list[str]:
-    """All texts of a row that a model would read or learn."""
-    turns = chain(row["messages"], *(row.get(part, []) for part in REPLIES))
-    return [turn.get(key, "") for turn in turns for key in ("content", "reasoning_content")] + [row.get("text", "")]
+def _by_source(pairs: Iterable[tuple[str, list[int]]]) -> dict[str, list[int]]:
+    """The numbers of each source, one list after the other."""
+    found: dict[str, list[int]] = {}
+    for source, numbers in pairs:
+        found.setdefault(source, []).extend(numbers)
+    return found
+
+
+def _median_and_longest(lengths: dict[str, list[int]]) -> str:
+    together = sorted(chain.from_iterable(lengths.values())) or [0]
+    return f"{together[len(together) // 2]:,}, {together[-1]:,}"
+
+
+def _text(row: Row, between: str) -> str:
+    """All that a model would read or learn of a row."""
+    return between.join([turn.get(key, "") for turn in turns_of(row) for key in TEXTS] + [row.get("text", "")])
 
 
 def _language(text: str) -> str:

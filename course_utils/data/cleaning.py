@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from course_utils.data.rows import REPLIES, DataError, Row, each, plain, to_dataset
+from course_utils.data.rows import REPLIES, DataError, Row, plain, plain_rows, to_dataset, turns_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,6 +22,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\u202a-\u202e\u2066-\u2
 # Full-width letters and digits, typographic ligatures, and spaces of other widths: here NFKC changes the shape only.
 SHAPES = re.compile(r"[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\ufb00-\ufb06\u00a0\u2000-\u200a\u202f\u205f\u3000]+")
 LINE_BREAK = re.compile(r"\r\n?|[\x0b\x0c]")  # a form feed stands between two pages, and would join their words
+TEXTS = ("content", "reasoning_content")  # keys of a turn
 MAX_CHARACTERS = 20_000  # of a whole row; about 5,000 tokens of English or 14,000 of Chinese
 
 
@@ -65,13 +67,19 @@ def clean(dataset: Dataset, *, max_characters: int = MAX_CHARACTERS) -> tuple[Da
     """
     if max_characters < 1:
         raise DataError(f"clean: max_characters must be at least 1, found {max_characters}.")
+    kept, dropped = clean_rows(plain_rows(dataset), max_characters)
+    return to_dataset(kept), dropped
+
+
+def clean_rows(rows: Iterable[Row], max_characters: int = MAX_CHARACTERS) -> tuple[list[Row], list[Dropped]]:
+    """`clean` for plain dicts."""
     kept, dropped = [], []
-    for index, row in enumerate(map(clean_row, each(dataset))):
-        if reason := why_dropped(row, max_characters):
+    for index, row in enumerate(map(_cleaned, rows)):
+        if reason := _why_dropped(row, max_characters):
             dropped.append(Dropped(index, row.get("source", ""), reason))
         else:
             kept.append(row)
-    return to_dataset(kept), dropped
+    return kept, dropped
 
 
 def clean_row(row: Row) -> Row:
@@ -80,31 +88,26 @@ def clean_row(row: Row) -> Row:
     Args:
         row: of the course's schema; keys that are None are left out of the result.
     """
-    row = plain(dict(row))  # `Dataset.map` gives a mapping that is no dict
-    changed: Row = {name: [_message(turn) for turn in row[name]] for name in ("messages", *REPLIES) if name in row}
-    return row | changed | ({"text": clean_text(row["text"])} if "text" in row else {})
+    return _cleaned(plain(dict(row)))  # `Dataset.map` gives a mapping that is no dict
 
 
-def _message(turn: Row) -> Row:
-    return turn | {key: clean_text(turn[key]) for key in ("content", "reasoning_content") if key in turn}
+def _cleaned(row: Row) -> Row:
+    columns = [column for column in ("messages", *REPLIES) if column in row]
+    turns = {column: [turn | _clean_texts(turn, TEXTS) for turn in row[column]] for column in columns}
+    return row | turns | _clean_texts(row, ("text",))
 
 
-def why_dropped(row: Row, max_characters: int = MAX_CHARACTERS) -> str:
-    """Why a cleaned row is left out, "" where it is not.
+def _clean_texts(part: Row, keys: tuple[str, ...]) -> Row:
+    return {key: clean_text(part[key]) for key in keys if key in part}
 
-    Args:
-        row: from `clean_row`.
-        max_characters: as for `clean`.
-    """
-    turns = [turn for name in ("messages", *REPLIES) for turn in row.get(name, [])]
-    texts = [text for turn in turns for text in (turn["content"], turn.get("reasoning_content", ""))]
-    length = sum(map(len, texts)) + len(row.get("text", ""))
+
+def _why_dropped(row: Row, max_characters: int) -> str:
+    """Why a cleaned row is left out, "" where it is not."""
+    turns = turns_of(row)
+    length = sum(len(turn.get(key, "")) for turn in turns for key in TEXTS) + len(row.get("text", ""))
     if length > max_characters:
         return f"{length:,} characters, more than {max_characters:,}"
     if "text" in row:
         return "" if row["text"] else "the text is empty"
-    return next((f"an empty turn of {turn['role']}" for turn in turns if _is_empty(turn)), "")
-
-
-def _is_empty(turn: dict[str, Any]) -> bool:
-    return not turn["content"] and not turn.get("tool_calls") and turn["role"] != "tool"
+    empty = (turn for turn in turns if not turn["content"] and not turn.get("tool_calls") and turn["role"] != "tool")
+    return next((f"an empty turn of {turn['role']}" for turn in empty), "")

@@ -7,12 +7,12 @@ import json
 import unicodedata
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from course_utils.data.keys import row_key
-from course_utils.data.rows import BAR_AFTER, MEDIA, REPLIES, DataError, Row, each, plain
+from course_utils.data.rows import BAR_AFTER, MEDIA, REPLIES, DataError, Row, plain, plain_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -73,18 +73,30 @@ def deduplicate(dataset: Dataset, *, by: str = "hash", threshold: float = 0.85) 
         raise DataError(f"deduplicate: unknown by={by!r}; expected one of {', '.join(WAYS)}.")
     if not 0 < threshold <= 1:
         raise DataError(f"deduplicate: threshold must be above 0 and at most 1, found {threshold}.")
-    rows = each(dataset, SAID)
+    rows = plain_rows(dataset, SAID)
     if by == "hash":
-        repeats = _equal(row_hash(row) for row in rows)
+        repeats = _equal(map(_digest, rows))
     elif by == "numbers":
         repeats = _equal((row_key(row), _parts(row, MEDIA)) for row in rows)
     else:
         repeats = _near(rows, len(dataset), threshold)
     sources = dataset["source"][:] if "source" in dataset.column_names else [""] * len(dataset)
-    removed = [
-        Removed(row, sources[row], first, sources[first], similarity) for row, (first, similarity) in repeats.items()
-    ]
+    removed = [Removed(row, sources[row], first, sources[first], near) for row, (first, near) in repeats.items()]
     return dataset.select([row for row in range(len(dataset)) if row not in repeats]), removed
+
+
+def unique_rows(rows: Iterable[Row]) -> list[Row]:
+    """`deduplicate` by hash, for plain dicts."""
+    first: dict[bytes, Row] = {}
+    for row in rows:
+        first.setdefault(_digest(row), row)
+    return list(first.values())
+
+
+def repeated_rows(rows: Sequence[Row]) -> list[Removed]:
+    """What `deduplicate` by hash would remove, for plain dicts."""
+    found = _equal(map(_digest, rows)).items()
+    return [Removed(row, rows[row]["source"], first, rows[first]["source"]) for row, (first, _) in found]
 
 
 def row_hash(row: Row) -> bytes:
@@ -96,13 +108,16 @@ def row_hash(row: Row) -> bytes:
     Returns:
         The SHA-256 digest of its canonical JSON, 32 bytes.
     """
+    return _digest(plain(row))
+
+
+def _digest(row: Row) -> bytes:
     return hashlib.sha256(_parts(row, SAID).encode("utf-8", "surrogatepass")).digest()
 
 
 def _parts(row: Row, columns: Iterable[str]) -> str:
-    """Canonical JSON of those columns that are not None."""
-    said = plain({column: row.get(column) for column in columns})
-    return json.dumps(said, ensure_ascii=False, sort_keys=True)
+    """Canonical JSON of those columns that a plain row has."""
+    return json.dumps({column: row[column] for column in columns if column in row}, ensure_ascii=False, sort_keys=True)
 
 
 def _equal(keys: Iterable[Hashable]) -> dict[int, tuple[int, float]]:
@@ -157,11 +172,9 @@ def _near(rows: Iterable[Row], total: int, threshold: float) -> dict[int, tuple[
 def _conversation(row: Row) -> Conversation:
     """A row as it is compared; calls of tools and thinking are said too. NFKC, lower case, no white space."""
     texts = defaultdict(list)
-    for message in row["messages"]:
-        texts[message["role"]] += _texts(message)
-    for reply in REPLIES:
-        for message in row.get(reply) or []:
-            texts[reply] += _texts(message)
+    for column in ("messages", *REPLIES):
+        for turn in row.get(column, ()):
+            texts[turn["role"] if column == "messages" else column] += _texts(turn)
     if row.get("text"):
         texts["text"] = [row["text"]]
     rest = json.dumps(texts.pop("system", []), ensure_ascii=False) + _parts(row, ("tools", "label", *MEDIA))
@@ -169,9 +182,9 @@ def _conversation(row: Row) -> Conversation:
     return Conversation(rest, {role: "".join(text.casefold().split()) for role, text in together.items()})
 
 
-def _texts(message: dict[str, Any]) -> list[str]:
-    calls = [call["function"] for call in message.get("tool_calls") or []]
-    texts = [message.get("reasoning_content"), message.get("content")]
+def _texts(turn: Row) -> list[str]:
+    calls = [call["function"] for call in turn.get("tool_calls", ())]
+    texts = [turn.get("reasoning_content"), turn.get("content")]
     return [text for text in texts + [call[key] for call in calls for key in ("name", "arguments")] if text]
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils.core.files import atomic_file, write_json
-from course_utils.data.formats import BETWEEN_RESULTS, DEFAULT_COLUMNS, OWN_COLUMNS, PLACEHOLDERS, path_inside
+from course_utils.data.formats import BETWEEN_RESULTS, PLACEHOLDERS, uneven_media
+from course_utils.data.layout import DEFAULT_COLUMNS, OWN_COLUMNS
 from course_utils.data.reading import STRICT
-from course_utils.data.registry import REGISTRY
-from course_utils.data.rows import MEDIA, REPLIES, DataError, Row, each, plain, short
+from course_utils.data.registry import REGISTRY, path_inside, read_registry
+from course_utils.data.rows import MEDIA, REPLIES, DataError, Row, plain, plain_rows, short
 from course_utils.text import chat
 from course_utils.text.chat import MessageError
 from course_utils.text.thinking import CLOSER, OPENER
@@ -48,8 +49,8 @@ def export_jsonl(rows: Dataset | Iterable[Row], path: str | Path) -> int:
 
     count = 0
     with atomic_file(path) as file:
-        for row in each(rows) if isinstance(rows, Dataset) else rows:
-            file.write(json.dumps(plain(row), ensure_ascii=False) + "\n")
+        for row in plain_rows(rows) if isinstance(rows, Dataset) else map(plain, rows):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
     return count
 
@@ -110,12 +111,7 @@ def _registry(folder: Path, name: str) -> Row:
         raise DataError(
             f"export: {name!r} cannot name a data set. Take letters, digits, _, - and dots, and not dataset_info."
         )
-    try:
-        known = STRICT.decode(registry.read_text(encoding="utf-8")) if registry.exists() else {}
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{registry}: not JSON ({error}). Mend it first; nothing was written.") from None
-    if not isinstance(known, dict):
-        raise DataError(f"{registry}: expected an object of data sets, found {type(known).__name__}.")
+    known = read_registry(folder) if registry.exists() else {}
     there = known.get(name)
     if name in known and (not isinstance(there, dict) or there.get("file_name") != path.name):
         raise DataError(
@@ -134,8 +130,8 @@ def _file_rows(dataset: Dataset, folder: Path, name: str, formatting: str) -> tu
     """The kind of the rows, and the rows as they stand in the file."""
     with_media = bool(set(MEDIA) & set(dataset.column_names))
     kind, rows = "", []
-    for index, raw in enumerate(each(dataset)):
-        row, where = plain(raw), f"export of {name!r}, dataset[{index}]"
+    for index, row in enumerate(plain_rows(dataset)):
+        where = f"export of {name!r}, dataset[{index}]"
         kind = kind or _kind(row)
         if _kind(row) != kind:
             raise DataError(f"{where}: a row of {_kind(row)} among rows of {kind}. Export each kind by itself.")
@@ -243,7 +239,7 @@ def _calls(calls: list[Row], where: str) -> str:
         ]
         text = json.dumps(found if len(found) > 1 else found[0], ensure_ascii=False, allow_nan=False)
         text.encode()
-    except (ValueError, RecursionError) as error:  # NaN, 1e999, a key twice, half of a character, too deep
+    except ValueError as error:  # NaN, 1e999, a key twice, half of a character, too deep
         raise DataError(f"{where}, tool_calls: arguments that cannot be written as JSON ({error}).") from None
     return text.replace("<", "\\u003c")  # LLaMA-Factory would take <tool_call> or <think> in an argument for its mark
 
@@ -269,7 +265,7 @@ def _tools(row: Row, where: str) -> Row:
         return {}
     try:
         found = STRICT.decode(row["tools"])
-    except (ValueError, RecursionError):
+    except ValueError:
         found = None
     if not isinstance(found, list) or not all(isinstance(tool, dict) for tool in found):
         raise DataError(f"{where}, tools: expected JSON text of a list of schemas, found {short(row['tools'])}.")
@@ -278,18 +274,14 @@ def _tools(row: Row, where: str) -> Row:
 
 def _media(row: Row, folder: Path, where: str) -> Row:
     """Names of images, videos and audios, as many as there are placeholders, whichever reply is taken."""
-    turns = [turn for turn in row["messages"] if turn["role"] != "system"]
-    for media, placeholder in PLACEHOLDERS.items():
-        files = row.get(media, [])
-        for index, file in enumerate(files):
+    for media in MEDIA:
+        for index, file in enumerate(row.get(media, [])):
             path_inside(folder, file, f"{where}, {media}[{index}]")
-        for said in [row[reply] for reply in REPLIES if reply in row] or [[]]:
-            count = sum(turn.get("content", "").count(placeholder) for turn in turns + said)
-            if count != len(files):
-                raise DataError(
-                    f"{where}, {media}: {len(files)} files for {count} placeholders {placeholder} in the turns. Each "
-                    "needs the other."
-                )
+    for media, count in uneven_media(row, row):
+        raise DataError(
+            f"{where}, {media}: {len(row.get(media, []))} files for {count} placeholders {PLACEHOLDERS[media]} in the "
+            "turns. Each needs the other."
+        )
     return {media: row[media] for media in MEDIA if row.get(media)}
 
 

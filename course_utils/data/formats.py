@@ -9,106 +9,22 @@ the others.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from course_utils.data.layout import TURN_TEXTS, Layout
 from course_utils.data.reading import STRICT
+from course_utils.data.registry import path_inside
 from course_utils.data.rows import MEDIA, REPLIES, DataError, Fault, Row, RowReader, short
 from course_utils.text import chat, thinking
 
-FORMATTINGS = ("alpaca", "sharegpt", "openai")
 PLACEHOLDERS = {"images": "<image>", "videos": "<video>", "audios": "<audio>"}  # LLaMA-Factory's
 # What Qwen's template writes between the results of parallel calls. ShareGPT wants the roles by turns, so such a file
 # holds them as one observation; LLaMA-Factory's OpenAI converter joins them so, too.
 BETWEEN_RESULTS = "\n</tool_response>\n<tool_response>\n"
-DEFAULT_COLUMNS: dict[str, str | None] = {
-    "prompt": "instruction",
-    "query": "input",
-    "response": "output",
-    "history": None,
-    "messages": "conversations",
-    "system": None,
-    "tools": None,
-    "images": None,
-    "videos": None,
-    "audios": None,
-    "chosen": None,
-    "rejected": None,
-    "kto_tag": None,
-}
-DEFAULT_TAGS: dict[str, str | None] = {
-    "role_tag": "from",
-    "content_tag": "value",
-    "user_tag": "human",
-    "assistant_tag": "gpt",
-    "observation_tag": "observation",
-    "function_tag": "function_call",
-    "system_tag": "system",
-}
-TURN_TEXTS = ("reasoning_content", "tool_call_id")  # OpenAI's keys of a turn that hold text
 LOST_THINKING = {key for key, meant in chat.FIELD_HINTS.items() if meant == "reasoning_content"}
-OWN_COLUMNS = ("id", "tags")  # of the course: kept where a row has them, unknown to LLaMA-Factory
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a file is written: the formatting, what kind its rows are, the column of each part, the tag of each role.
-
-    `kind` is "chat", "preference" (chosen and rejected replies), "kto" (a reply and whether it is good) or "text"
-    (pretraining). `explicit` lists the parts that the entry's `columns` names itself: see `unread`.
-    """
-
-    formatting: str
-    columns: dict[str, str | None]
-    tags: dict[str, str | None]
-    kind: str = "chat"
-    explicit: tuple[str, ...] = ()
-
-    @cached_property
-    def roles(self) -> dict[str, str]:
-        """The role that each tag stands for; "function" is an assistant turn that holds calls as JSON text."""
-        named = {"user": "user", "assistant": "assistant", "observation": "tool", "function": "function"}
-        tags = {self.tags[f"{name}_tag"]: role for name, role in (named | {"system": "system"}).items()}
-        return {tag: role for tag, role in tags.items() if tag is not None}
-
-    @cached_property
-    def read_columns(self) -> frozenset[str]:
-        """The columns of a row that are read; all others are not."""
-        parts = {"messages"} if self.formatting != "alpaca" else {"prompt", "query", "response", "history"}
-        parts = {"prompt"} if self.kind == "text" else parts | {"system", "tools", *MEDIA}
-        parts |= {"kto": {"kto_tag"}, "preference": set(REPLIES)}.get(self.kind, set())
-        return frozenset({self.columns[part] or part for part in parts if self.columns[part]} | set(OWN_COLUMNS))
-
-    @cached_property
-    def read_keys(self) -> frozenset[str]:
-        """The keys of a turn that are read; all others are not."""
-        tags = {self.tags["role_tag"] or "", self.tags["content_tag"] or ""}
-        return frozenset(tags | {*TURN_TEXTS, "tool_calls"})
-
-
-def unread(found: set[str], layout: Layout) -> list[Fault]:
-    """What a layout says that no row has, or that would be lost (LLaMA-Factory: a KeyError, or silence).
-
-    Args:
-        found: all columns that the rows have; empty where there is no row.
-        layout: how the rows are said to be written.
-    """
-    faults = []
-    for part in layout.explicit if found else ():
-        column = layout.columns[part]
-        if column is not None and column not in found:
-            names = ", ".join(sorted(found))
-            faults.append(Fault(f"columns.{part}", f"names {column!r}, which no row has. Rows have: {names}."))
-    lost = DEFAULT_COLUMNS["response"]
-    if layout.kind == "text" and lost in found:
-        reason = (
-            f"columns names prompt alone, so the rows are pretraining text, but they have {lost!r}, which would be "
-            f"lost. Name it as columns.response: what columns does not name is None, not its default."
-        )
-        faults.append(Fault("columns", reason))
-    return faults
 
 
 def convert(row: Row, layout: Layout, folder: Path) -> tuple[Row, list[Fault]]:
@@ -127,20 +43,22 @@ def convert(row: Row, layout: Layout, folder: Path) -> tuple[Row, list[Fault]]:
     return reader.read(), reader.faults
 
 
-def path_inside(folder: Path, name: str, field: str) -> Path:
-    """The path of a file in `folder`, if it still lies there once links and ".." are followed; it need not exist.
+def uneven_media(row: Row, files: dict[str, list[str]]) -> Iterator[tuple[str, int]]:
+    """Each of images, videos and audios that has not one file for each placeholder, and how many placeholders it has.
 
-    Raises:
-        DataError: names the field and the path.
+    As in LLaMA-Factory the system turn is not counted. Of a preference, the count must be right with either reply.
+
+    Args:
+        row: with messages, and where it is a preference chosen and rejected.
+        files: their names, for each of MEDIA that has some.
     """
-    path = folder / name
-    try:
-        inside = path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError, ValueError) as error:  # too long, links in a circle, a zero byte
-        raise DataError(f"{field}: {short(name)} is no path that can be read ({error}). Name a file.") from None
-    if not inside:
-        raise DataError(f"{field}: {short(name)} leads out of {folder}. Put the file inside that folder.")
-    return path
+    for media, placeholder in PLACEHOLDERS.items():
+        for reply in [row[part] for part in REPLIES if part in row] or [[]]:
+            turns = [turn for turn in row["messages"] + reply if turn["role"] != "system"]
+            count = sum(turn.get("content", "").count(placeholder) for turn in turns)
+            if count != len(files.get(media, [])):
+                yield media, count
+                break
 
 
 @dataclass(kw_only=True)
@@ -159,7 +77,7 @@ class _LayoutReader(RowReader):
         is_alpaca = layout.formatting == "alpaca"
         out["messages"] = self._alpaca() if is_alpaca else self._conversation()
         if layout.kind == "preference":
-            out |= {part: [self._alpaca_reply(part) if is_alpaca else self._turn_reply(part)] for part in REPLIES}
+            out |= {part: [_reply(self._required(part)) if is_alpaca else self._turn_reply(part)] for part in REPLIES}
         if layout.kind == "kto":
             out["label"] = self._label()
         tools = self._tools()
@@ -176,17 +94,13 @@ class _LayoutReader(RowReader):
                 self.fault(field, f"expected a pair [prompt, reply], found {short(pair)}.")
                 continue
             messages.append({"role": "user", "content": self._text(pair[0], f"{field}[0]")})
-            messages.append(self._reply(pair[1], f"{field}[1]"))
+            messages.append(_reply(self._text(pair[1], f"{field}[1]")))
         asked = [self._required("prompt")]
         query = columns["query"]
         if query is not None and self.row.get(query) is not None:
             asked.append(self._text(self.row[query], query))
         messages.append({"role": "user", "content": "\n".join(part for part in asked if part)})
-        return messages if self.layout.kind == "preference" else [*messages, self._alpaca_reply("response")]
-
-    def _alpaca_reply(self, part: str) -> Row:
-        """The reply that a column holds as text."""
-        return _with_thinking({"role": "assistant", "content": self._required(part)})
+        return messages if self.layout.kind == "preference" else [*messages, _reply(self._required("response"))]
 
     def _conversation(self) -> list[Row]:
         """A list of turns under the tags of the entry; OpenAI's own keys (tool_calls, reasoning_content) are kept."""
@@ -194,7 +108,7 @@ class _LayoutReader(RowReader):
         turns = self._list(column, required=True)
         before = len(self.faults)
         messages = [self._message(turn, f"{column}[{index}]") for index, turn in enumerate(turns)]
-        messages = [each for message in messages for each in _apart(message)]
+        messages = [turn for message in messages for turn in _apart(message)]
         if len(self.faults) > before or not messages:
             return []  # what is due after a turn that cannot be read is not known
         if messages[0]["role"] != "system":
@@ -228,6 +142,7 @@ class _LayoutReader(RowReader):
         return self._turn(turn, role, content_tag, field)
 
     def _turn(self, turn: Row, role: str, content_tag: str, field: str) -> Row:
+        """A turn whose role is known."""
         for key in sorted(turn.keys() & LOST_THINKING):
             self.fault(f"{field}.{key}", "this thinking would be lost; name the key reasoning_content.")
         content, calls = turn.get(content_tag), turn.get("tool_calls")
@@ -243,9 +158,6 @@ class _LayoutReader(RowReader):
         elif calls:
             message["tool_calls"] = [self._call(call, f"{field}.tool_calls[{i}]") for i, call in enumerate(calls)]
         return _with_thinking(message) if role == "assistant" else message
-
-    def _reply(self, text: Any, field: str) -> Row:
-        return _with_thinking({"role": "assistant", "content": self._text(text, field)})
 
     def _check_order(self, messages: list[Row], field: str) -> None:
         """System first if at all, then user (or tool results) and assistant by turns, an assistant last (no prompt).
@@ -293,9 +205,8 @@ class _LayoutReader(RowReader):
     def _system(self) -> list[Row]:
         """The system turn that a column of the row holds, if any."""
         column = self.layout.columns["system"]
-        if column is None or not self.row.get(column):
-            return []
-        return [{"role": "system", "content": self._text(self.row[column], column)}]
+        text = self.row.get(column)
+        return [{"role": "system", "content": self._text(text, str(column))}] if text else []
 
     def _label(self) -> bool:
         """KTO: whether the reply is a good one. Anything but true and false makes LLaMA-Factory drop the row."""
@@ -306,32 +217,24 @@ class _LayoutReader(RowReader):
         return bool(label)
 
     def _media(self, out: Row) -> Row:
-        """Images, videos and audios: as many files as the turns have placeholders, whichever reply is taken.
-
-        As in LLaMA-Factory all three are counted where the entry names one of them; the system turn is not counted.
-        """
+        """Images, videos and audios; all three are counted where the entry names one of them, as in LLaMA-Factory."""
         columns = self.layout.columns
         if not any(columns[media] for media in MEDIA):
             return {}
         found = {media: self._files(columns[media]) for media in MEDIA}
         if self.faults:
             return {}  # the turns may be missing
-        for media, files in found.items():
-            for reply in [out[part] for part in REPLIES if part in out] or [[]]:
-                turns = [message for message in out["messages"] + reply if message["role"] != "system"]
-                count = sum(message["content"].count(PLACEHOLDERS[media]) for message in turns)
-                if count != len(files):
-                    self.fault(
-                        columns[media] or media,
-                        f"names {len(files)}, and the turns hold {PLACEHOLDERS[media]} {count} times. Each needs the "
-                        f"other; name the column of each in `columns`.",
-                    )
-                    break
+        for media, count in uneven_media(out, found):
+            self.fault(
+                columns[media] or media,
+                f"names {len(found[media])}, and the turns hold {PLACEHOLDERS[media]} {count} times. Each needs the "
+                f"other; name the column of each in `columns`.",
+            )
         return {media: files for media, files in found.items() if files}
 
     def _files(self, column: str | None) -> list[str]:
         """The file names that a column holds: a list, or one name. None, "" and [] are none."""
-        value = self.row.get(column) if column is not None else None
+        value = self.row.get(column)
         files = value if isinstance(value, list) else [value] if value not in (None, "") else []
         for index, name in enumerate(files):
             field = f"{column}[{index}]"
@@ -347,7 +250,7 @@ class _LayoutReader(RowReader):
     def _tools(self) -> str | None:
         """The tools of a row as one JSON string, each as {"type": "function", "function": ...}."""
         column = self.layout.columns["tools"]
-        tools = self.row.get(column) if column is not None else None
+        tools = self.row.get(column)
         if not tools:
             return None
         if isinstance(tools, str):
@@ -398,7 +301,7 @@ class _LayoutReader(RowReader):
         return self._text(self.row[column], column)
 
     def _list(self, column: str | None, *, required: bool = False) -> list[Any]:
-        value = self.row.get(column) if column is not None else None
+        value = self.row.get(column)
         if value is None and not required:
             return []
         if not isinstance(value, list) or (required and not value):
@@ -427,7 +330,7 @@ class _LayoutReader(RowReader):
             return STRICT.decode(text)
         except json.JSONDecodeError as error:
             self.fault(field, f"expected JSON text, found {error.msg} at character {error.pos} of {short(text)}.")
-        except (ValueError, RecursionError) as error:  # NaN, a key that stands twice, too many brackets
+        except ValueError as error:  # NaN, a key that stands twice, too many brackets
             self.fault(field, f"expected JSON text, found {short(text)}: {error}")
         return None
 
@@ -437,6 +340,10 @@ def _apart(message: Row) -> list[Row]:
     if message["role"] != "tool" or BETWEEN_RESULTS not in message["content"]:
         return [message]
     return [message | {"content": result} for result in message["content"].split(BETWEEN_RESULTS)]
+
+
+def _reply(text: str) -> Row:
+    return _with_thinking({"role": "assistant", "content": text})
 
 
 def _with_thinking(message: Row) -> Row:

@@ -35,12 +35,9 @@ def group_key(messages: list[dict[str, Any]]) -> str:
 
 
 def row_key(row: Row) -> str:
-    """`group_key` of a row's messages, or the same made of its `text` where it has no messages (pretraining).
-
-    Args:
-        row: with messages, and text where there are none.
-    """
-    return group_key(row["messages"]) if row["messages"] else _masked(row.get("text") or "")
+    """`group_key` of a row's messages, or the same made of its `text` where it has no messages (pretraining)."""
+    messages = row.get("messages")
+    return group_key(messages) if messages else _masked(row.get("text") or "")
 
 
 def _masked(text: str) -> str:

@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from course_utils.data.rows import DataError, join
@@ -86,11 +87,28 @@ def mix(
         DataError: names that differ, an unknown strategy, an empty pool to resample, or more rows asked than there are.
     """
     shares = normalise_weights(pools, weights)
+    sizes = {name: len(pool) for name, pool in pools.items()}
+    order, report = draw(sizes, shares, strategy=strategy, total_size=total_size, seed=seed)
+    return join([pool for name, pool in pools.items() if shares[name]]).select(order), report
+
+
+def draw(
+    sizes: Mapping[str, int], shares: Mapping[str, float], *, strategy: str, total_size: int | None = None, seed: int
+) -> tuple[list[int], MixReport]:
+    """Which rows `mix` takes, and its report.
+
+    Args:
+        sizes: rows of each pool.
+        shares: of each pool, from `normalise_weights`.
+        strategy, total_size, seed: as for `mix`.
+
+    Returns:
+        Numbers of rows, counted through the pools of a share above 0 put after one another.
+    """
     if strategy not in STRATEGIES:
         raise DataError(f"mix: unknown strategy {strategy!r}; expected one of {', '.join(STRATEGIES)}.")
-    names = [name for name in pools if shares[name] > 0]
-    sizes = {name: len(pools[name]) for name in names}
-    everything = sum(sizes.values())
+    names = [name for name in sizes if shares[name] > 0]
+    everything = sum(sizes[name] for name in names)
     if total_size is None:
         total_size = everything if strategy == "interleave" else round(0.9 * everything)
     if total_size < 0:
@@ -109,22 +127,22 @@ def mix(
         if empty:
             raise DataError(f"mix: pool {empty[0]!r} is empty and cannot be resampled. Give it weight 0 or fill it.")
     passes = [_passes(sizes[name], random.Random(f"{seed}:{name}")) for name in names]
-    starts = [sum(sizes[name] for name in names[:i]) for i in range(len(names))]
-    drawn: list[list[int]] = [[] for _ in names]
+    starts = list(accumulate((sizes[name] for name in names), initial=0))
+    drawn: dict[str, list[int]] = {name: [] for name in sizes}
     order = []
     for which in schedule(weighted, limits, total_size):
-        drawn[which].append(next(passes[which]))
-        order.append(starts[which] + drawn[which][-1])
-    taken = dict(zip(names, drawn, strict=True))
+        row = next(passes[which])
+        drawn[names[which]].append(row)
+        order.append(starts[which] + row)
     report = MixReport(
         strategy=strategy,
         requested={name: total_size * share for name, share in shares.items()},
-        actual={name: len(taken.get(name, [])) for name in pools},
-        unique={name: len(set(taken.get(name, []))) for name in pools},
-        available={name: len(pool) for name, pool in pools.items()},
-        times={name: _times(taken.get(name, []), len(pool)) for name, pool in pools.items()},
+        actual={name: len(rows) for name, rows in drawn.items()},
+        unique={name: len(set(rows)) for name, rows in drawn.items()},
+        available=dict(sizes),
+        times={name: _times(rows, sizes[name]) for name, rows in drawn.items()},
     )
-    return join([pools[name] for name in names]).select(order), report
+    return order, report
 
 
 def normalise_weights(pools: Mapping[str, Any], weights: Mapping[str, float]) -> dict[str, float]:
@@ -147,9 +165,7 @@ def normalise_weights(pools: Mapping[str, Any], weights: Mapping[str, float]) ->
     largest = max(positive.values())
     if largest == 0:
         return {name: 1 / len(pools) for name in pools}
-    scaled = {
-        name: weight / largest for name, weight in positive.items()
-    }  # so that the sum of huge weights stays finite
+    scaled = {name: weight / largest for name, weight in positive.items()}  # the sum of huge weights stays finite
     whole = sum(scaled.values())
     return {name: weight / whole for name, weight in scaled.items()}
 

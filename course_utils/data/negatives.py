@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from course_utils.data.reading import STRICT
-from course_utils.data.rows import REPLIES, DataError, Row, each, plain, to_dataset
+from course_utils.data.rows import REPLIES, DataError, Row, plain_rows, to_dataset
 from course_utils.text.script import HAN
 
 if TYPE_CHECKING:
@@ -108,8 +108,7 @@ def negatives(dataset: Dataset, *, form: str, faults: Sequence[str] = FAULTS, se
         _check("fault", fault, FAULTS)
     waiting = random.Random(seed).sample(list(faults), len(faults))
     made = []
-    for raw in each(dataset):
-        row = plain(raw)
+    for row in plain_rows(dataset):
         answer = _answer(row)
         broken = next(((fault, text) for fault in waiting if (text := spoil(answer, fault)) is not None), None)
         if broken is None:
@@ -157,7 +156,7 @@ def _strict_object(text: str) -> Row | None:
     try:
         value = STRICT.decode(text)
         _text(value, indent=2).encode()  # the style that allows the least depth
-    except (ValueError, RecursionError):  # no JSON, NaN, 1e999, half of a character, too deep
+    except (ValueError, RecursionError):  # no JSON, NaN, 1e999, half of a character, too deep to be written
         return None
     return value if isinstance(value, dict) else None
 

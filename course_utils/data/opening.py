@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils.data import registry, sources
+from course_utils.data.loading import entry_rows
 from course_utils.data.reading import SUFFIXES, read
-from course_utils.data.rows import MEDIA, REPLIES, DataError, Problem, Record, Row, each, plain, short
+from course_utils.data.rows import MEDIA, REPLIES, DataError, Problem, Record, Row, plain_rows, short
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -65,9 +66,10 @@ def open_rows(target: str | Path | Dataset) -> Opened:
         return _registered(path.parent if path.name == registry.REGISTRY else path)
     if not path.is_dir():
         return _file(path)
-    if not _files(path):
+    files = registry.files_with_rows(path)
+    if not files:
         raise DataError(f"{path}: the folder holds no {', '.join(SUFFIXES)} file and no {registry.REGISTRY}.")
-    return _joined(str(path), [_file(file) for file in _files(path)])
+    return _joined(str(path), list(map(_file, files)))
 
 
 def _joined(name: str, parts: Sequence[Opened]) -> Opened:
@@ -81,7 +83,7 @@ def _rows_of_dataset(dataset: Dataset, name: str) -> Opened:
         found = ", ".join(dataset.column_names)
         raise DataError(f"{name} has the columns {found}; rows of the course have messages or text (see data.load).")
     empty: Row = {"messages": [], "source": "", "tags": []}
-    rows = (Record(name, number, None, empty | plain(row)) for number, row in enumerate(each(dataset), start=1))
+    rows = (Record(name, number, None, empty | row) for number, row in enumerate(plain_rows(dataset), start=1))
     media = ", ".join(part for part in MEDIA if part in dataset.column_names)
     remarks = [f"{name}: whether the files of {media} are there was not looked at."] if media else []
     return Opened(name, "rows of the course's schema", chain.from_iterable(map(_in_schema, rows)), remarks)
@@ -119,9 +121,9 @@ def _registered(folder: Path) -> Opened:
     path = str(folder / registry.REGISTRY)
     parts: list[Opened] = []
     named: set[Path] = set()
-    for name in registry.names(folder):
+    for name, said in registry.read_registry(folder).items():
         try:
-            entry = registry.find(name, folder)
+            entry = registry.parse(name, said, folder)
             opened = _entry(entry)
             if not named.isdisjoint(entry.files):  # a file that is read in two ways: its rows are told apart
                 opened = replace(opened, items=_of_entry(opened.items, name))
@@ -130,16 +132,11 @@ def _registered(folder: Path) -> Opened:
         except DataError as error:
             reason = str(error).removeprefix(f"{path}, {name}: ")
             parts.append(Opened(name, "not read", iter([Problem(path, None, None, name, reason)]), []))
-    known = {file.resolve() for file in named}
-    beside = [file.name for file in _files(folder) if file.name != registry.REGISTRY and file.resolve() not in known]
+    known = {file.resolve() for file in (*named, folder / registry.REGISTRY)}
+    beside = [file.name for file in registry.files_with_rows(folder) if file.resolve() not in known]
     opened = _joined(path, parts)
     left = [f"{path} names no data set in {', '.join(beside)}, so that was not read."] if beside else []
     return replace(opened, remarks=[*opened.remarks, *left])
-
-
-def _files(folder: Path) -> list[Path]:
-    """The files with rows right in a folder, by name."""
-    return [file for file in sorted(folder.iterdir()) if file.suffix in SUFFIXES and not file.name.startswith(".")]
 
 
 def _of_entry(items: Iterator[Record | Problem], name: str) -> Iterator[Record | Problem]:
@@ -164,7 +161,7 @@ def _entry(entry: registry.Entry) -> Opened:
         f"{entry.files[0]}: not read are the {what} {', '.join(sorted(keys))}." for what, keys in unread.items() if keys
     ]
     marks = chain.from_iterable(map(_byte_order_mark, entry.files))
-    return Opened(entry.name, read_as, chain(marks, _with_media(registry.rows(entry), entry.folder)), remarks)
+    return Opened(entry.name, read_as, chain(marks, _with_media(entry_rows(entry), entry.folder)), remarks)
 
 
 def _with_media(items: Iterator[Record | Problem], folder: Path) -> Iterator[Record | Problem]:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from course_utils.core.files import atomic_dir, write_json
 from course_utils.core.paths import home
-from course_utils.data.cleaning import clean
-from course_utils.data.deduplication import deduplicate
+from course_utils.data.cleaning import clean_rows
+from course_utils.data.deduplication import unique_rows
+from course_utils.data.loading import load_rows
 from course_utils.data.reading import read_raw
-from course_utils.data.registry import find, load
-from course_utils.data.rows import DataError, quiet
-from course_utils.data.sources import normalise
+from course_utils.data.registry import find
+from course_utils.data.rows import DataError, quiet, to_dataset
+from course_utils.data.sources import normalise_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,14 +59,15 @@ def pool(source: str, dataset_dir: str | Path = "data") -> Pool:
     made = _made(target, made_of)
     if made is not None:
         return made
-    rows = (
-        normalise(source, read_raw(folder / "raw" / RAW_FILES[source])) if source in RAW_FILES else load(source, folder)
-    )
-    cleaned, dropped = clean(rows)
-    unique, repeats = deduplicate(cleaned)
-    counts = {"read": len(rows), "dropped": len(dropped), "repeats": len(repeats)}
+    if source in RAW_FILES:
+        rows = normalise_rows(source, read_raw(folder / "raw" / RAW_FILES[source]))
+    else:
+        rows = load_rows(source, folder)
+    kept, dropped = clean_rows(rows)
+    unique = unique_rows(kept)
+    counts = {"read": len(rows), "dropped": len(dropped), "repeats": len(kept) - len(unique)}
     with quiet(), atomic_dir(target) as draft:
-        unique.save_to_disk(draft)
+        to_dataset(unique).save_to_disk(draft)
         write_json(draft / STAMP, {"made_of": made_of, "counts": counts})
     return Pool(_loaded(target), **counts)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 LONGEST_LINE = 16 * 2**20  # bytes; a longer line is a file without line breaks, and would fill the memory
 LONGEST_CELL = 2**24  # characters; Python's own limit for CSV is 131,072
 HALVES = re.compile("[\ud800-\udfff]|" + r"\\u[dD]")  # bytes that were not UTF-8, and escapes of half a character
+WHITE = re.compile(r"[ \t\r\n]*")
 UTF8 = {"encoding": "utf-8-sig", "errors": "surrogateescape"}  # bytes that are not UTF-8 are found in their row
 
 
@@ -89,7 +91,17 @@ def _constant(name: str) -> None:
     raise _Unfit("", f"{name} is no JSON. Write null, or leave the key out.")
 
 
-STRICT = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+class _StrictDecoder(json.JSONDecoder):
+    """Reads what every reader of JSON reads alike; all else is a ValueError, a JSONDecodeError where it is misspelt."""
+
+    def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]:
+        try:
+            return super().raw_decode(s, idx)
+        except RecursionError:
+            raise _Unfit("", "objects stand too deep in one another. Keep such a value as text.") from None
+
+
+STRICT = _StrictDecoder(object_pairs_hook=_object, parse_constant=_constant)
 
 
 def _json(path: Path) -> Iterator[Record | Problem]:
@@ -126,16 +138,9 @@ def _record(path: Path, row: int, line: int, text: str) -> Record | Problem:
     except json.JSONDecodeError as error:
         reason = f"not JSON ({error.msg}, column {error.colno}). JSONL holds one whole object a line."
         return Problem(str(path), row, line, "", reason)
-    except (ValueError, RecursionError) as error:
-        return _unfit(path, row, line, error)
-    return _fit(path, row, line, value, suspect=_is_suspect(text))
-
-
-def _unfit(path: Path, row: int, line: int, error: Exception) -> Problem:
-    """What a decoder refused that is no fault of spelling."""
-    if isinstance(error, RecursionError):
-        return Problem(str(path), row, line, "", "objects stand too deep in one another. Keep such a value as text.")
-    return Problem(str(path), row, line, getattr(error, "field", ""), str(error))
+    except ValueError as error:
+        return Problem(str(path), row, line, getattr(error, "field", ""), str(error))
+    return _fit(path, row, line, value, suspect=HALVES.search(text) is not None)
 
 
 def _fit(path: Path, row: int, line: int | None, value: Any, *, suspect: bool) -> Record | Problem:
@@ -147,10 +152,6 @@ def _fit(path: Path, row: int, line: int | None, value: Any, *, suspect: bool) -
         reason = "holds bytes that are not UTF-8, or half of a character. Save the file as UTF-8."
         return Problem(str(path), row, line, where, reason)
     return Record(str(path), row, line, value)
-
-
-def _is_suspect(text: str) -> bool:
-    return HALVES.search(text) is not None
 
 
 def _broken(value: Any, where: str = "") -> str | None:
@@ -179,53 +180,49 @@ def _document(path: Path) -> Iterator[Record | Problem]:
     """The objects of a list, or objects after one another. Where one is not JSON, its end is unknown: there we stop."""
     with path.open(newline="", **UTF8) as file:
         text = file.read()
-    suspect = _is_suspect(text)
-    place = _skip(text, 0)
-    is_list = text[place : place + 1] == "["
+    suspect = HALVES.search(text) is not None
+    breaks = [found.start() for found in re.finditer("\n", text)]
+
+    def problem(row: int | None, place: int, reason: str, field: str = "") -> Problem:
+        return Problem(str(path), row, bisect_left(breaks, place) + 1, field, reason)
+
+    row, start, place = 0, 0, _skip(text, 0)
+    is_list = text.startswith("[", place)
     place = _skip(text, place + 1) if is_list else place
-    row, line, counted = 0, 1, 0
     while place < len(text) and not (is_list and text[place] == "]"):
-        row, line, counted = row + 1, line + text.count("\n", counted, place), place
+        row, start = row + 1, place
         try:
             value, end = STRICT.raw_decode(text, place)
-            yield _fit(path, row, line, value, suspect=suspect)
+            yield _fit(path, row, bisect_left(breaks, place) + 1, value, suspect=suspect)
         except json.JSONDecodeError as error:
-            reason = f"not JSON ({error.msg}, line {error.lineno}, column {error.colno}). What follows was not read."
-            yield Problem(str(path), row, line, "", reason)
+            where = f"line {error.lineno}, column {error.colno}"
+            yield problem(row, place, f"not JSON ({error.msg}, {where}). What follows was not read.")
             return
-        except (ValueError, RecursionError) as error:
-            yield _unfit(path, row, line, error)
+        except ValueError as error:
+            yield problem(row, place, str(error), getattr(error, "field", ""))
             try:
                 _, end = json.JSONDecoder().raw_decode(text, place)
             except (ValueError, RecursionError):  # too deep, or a number of too many digits: its end is unknown, too
                 return
         place = _skip(text, end)
         if is_list and place < len(text) and text[place] not in ",]":
-            line += text.count("\n", counted, place)
             reason = "expected a comma or the end of the list before this. It and what follows was not read."
-            yield Problem(str(path), row + 1, line, "", reason)
+            yield problem(row + 1, place, reason)
             return
-        if is_list and text[place : place + 1] == ",":
+        if is_list and text.startswith(",", place):
             place = _skip(text, place + 1)
-            if text[place : place + 1] == "]":
-                line += text.count("\n", counted, place)
-                yield Problem(str(path), None, line, "", "a comma stands before the end of the list. Remove it.")
-                counted = place
-    if not is_list:
-        return
-    if place >= len(text):
-        yield Problem(str(path), None, line, "", "the list is not closed: the file was cut. Save it anew.")
-    elif (after := _skip(text, place + 1)) < len(text):
-        line += text.count("\n", counted, after)
+            if text.startswith("]", place):
+                yield problem(None, place, "a comma stands before the end of the list. Remove it.")
+    if is_list and place >= len(text):
+        yield problem(None, start, "the list is not closed: the file was cut. Save it anew.")
+    elif is_list and (after := _skip(text, place + 1)) < len(text):
         reason = "the list is closed before this. It and what follows was not read: keep all rows in one list."
-        yield Problem(str(path), row + 1, line, "", reason)
+        yield problem(row + 1, after, reason)
 
 
 def _skip(text: str, place: int) -> int:
     """The first place from `place` on that is no white space."""
-    while place < len(text) and text[place] in " \t\r\n":
-        place += 1
-    return place
+    return WHITE.match(text, place).end()
 
 
 # ---------------------------------------------------------------------------------------------------- the other files
@@ -243,25 +240,18 @@ def _csv(path: Path) -> Iterator[Record | Problem]:
             if twice is not None:
                 yield Problem(str(path), None, reader.line_num, twice, "two columns have this name. Rename one.")
                 return
-            yield from _csv_rows(path, reader, head)
+            row, line = 0, reader.line_num + 1
+            for cells in reader:
+                row += bool(cells)  # a blank line is no row
+                if len(cells) == len(head):
+                    yield _fit(path, row, line, dict(zip(head, cells, strict=True)), suspect=True)
+                elif cells:
+                    found = f"has {len(cells)} cells, the header has {len(head)} ({', '.join(head)})"
+                    yield Problem(str(path), row, line, "", f"{found}. Quote cells with commas.")
+                line = reader.line_num + 1
         except csv.Error as error:
             reason = f"not CSV ({error}). Check the quotes there. What follows was not read."
             yield Problem(str(path), None, reader.line_num, "", reason)
-
-
-def _csv_rows(path: Path, reader: Any, head: list[str]) -> Iterator[Record | Problem]:
-    row, line = 0, reader.line_num + 1
-    for cells in reader:
-        if not cells:  # a blank line
-            line = reader.line_num + 1
-            continue
-        row += 1
-        if len(cells) == len(head):
-            yield _fit(path, row, line, dict(zip(head, cells, strict=True)), suspect=True)
-        else:
-            reason = f"has {len(cells)} cells, the header has {len(head)} ({', '.join(head)}). Quote cells with commas."
-            yield Problem(str(path), row, line, "", reason)
-        line = reader.line_num + 1
 
 
 def _parquet(path: Path) -> Iterator[Record | Problem]:

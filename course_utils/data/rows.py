@@ -22,6 +22,7 @@ is `messages`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 Row = dict[str, Any]
-OPTIONAL_KEYS = ("reasoning_content", "tool_calls", "tool_call_id")  # of a message
 REPLIES = ("chosen", "rejected")
 MEDIA = ("images", "videos", "audios")
 BAR_AFTER = 2.0  # seconds of work before a progress bar appears
@@ -94,24 +94,8 @@ class RowReader:
         self.faults.append(Fault(where, reason))
 
 
-def usable(items: Iterable[Record | Problem]) -> Iterator[Row]:
-    """The rows, up to the first problem.
-
-    Raises:
-        DataError: the first problem, in its own words.
-    """
-    for item in items:
-        if isinstance(item, Problem):
-            raise DataError(str(item))
-        yield item.value
-
-
 def all_usable(items: Iterable[Record | Problem]) -> list[Row]:
-    """All rows, where there is no problem.
-
-    Raises:
-        DataError: a problem, one of the whole file if there is one, and how many more there are.
-    """
+    """All rows, or a DataError with one problem (of the whole file, if there is one) and how many more there are."""
     found = list(items)
     problems = sorted((item for item in found if isinstance(item, Problem)), key=lambda item: item.row is not None)
     if problems:
@@ -142,36 +126,46 @@ def plain(value: Any) -> Any:
     return value
 
 
-def features_of(rows: Iterable[Row]) -> Features:
+def turns_of(row: Row) -> list[Row]:
+    """All turns of a plain row: its messages, and what answers them in a preference."""
+    return [turn for column in ("messages", *REPLIES) for turn in row.get(column, ())]
+
+
+def features_of(rows: Sequence[Row]) -> Features:
     """The narrowest Arrow features that hold all keys of `rows`, so that plain chat rows stay role and content."""
     from datasets import Features, List, Value
 
     text = Value("string")
-    rows = list(rows)
+    call = {"type": text, "id": text, "function": {"name": text, "arguments": text}}
+    optional = {"reasoning_content": text, "tool_calls": List(call), "tool_call_id": text}
+
+    def turns(column: str) -> Any:
+        found = {
+            key for row in rows for turn in row.get(column) or () for key, value in turn.items() if value is not None
+        }
+        return List({"role": text, "content": text} | {key: optional[key] for key in optional if key in found})
+
     used = {key for row in rows for key, value in row.items() if value is not None}
     extra = {"id": text, "tools": text, "label": Value("bool"), "text": text} | dict.fromkeys(MEDIA, List(text))
-    columns = {"messages": _turns(rows, "messages"), "source": text, "tags": List(text)}
-    columns |= {reply: _turns(rows, reply) for reply in REPLIES if reply in used}
+    columns = {"messages": turns("messages"), "source": text, "tags": List(text)}
+    columns |= {reply: turns(reply) for reply in REPLIES if reply in used}
     return Features(columns | {name: feature for name, feature in extra.items() if name in used})
 
 
-def _turns(rows: list[Row], column: str) -> Any:
-    """The feature of a column of messages, with the optional keys that one of them has."""
-    from datasets import List, Value
+def united(parts: Iterable[Features]) -> Features:
+    """Features that hold the columns and keys of all parts, those of the first part first."""
+    import pyarrow as pa
+    from datasets import Features
 
-    text = Value("string")
-    call = {"type": text, "id": text, "function": {"name": text, "arguments": text}}
-    optional = {"reasoning_content": text, "tool_calls": List(call), "tool_call_id": text}
-    messages = [message for row in rows for message in row.get(column) or []]
-    used = [key for key in OPTIONAL_KEYS if any(message.get(key) is not None for message in messages)]
-    return List({"role": text, "content": text} | {key: optional[key] for key in used})
+    return Features.from_arrow_schema(pa.unify_schemas([part.arrow_schema for part in parts]))
 
 
-def to_dataset(rows: Sequence[Row]) -> Dataset:
+def to_dataset(rows: Sequence[Row], features: Features | None = None) -> Dataset:
     """Rows of the schema above as a `Dataset`; `source` and `tags` may be missing and are then "" and [].
 
     Args:
         rows: dicts with `messages` and optionally the other columns. May be empty.
+        features: the columns and keys; by default the narrowest that hold the rows.
 
     Returns:
         A Dataset with the columns messages, source, tags, and of the others those that a row has.
@@ -180,7 +174,7 @@ def to_dataset(rows: Sequence[Row]) -> Dataset:
     from datasets import Dataset
     from datasets.table import InMemoryTable
 
-    features = features_of(rows)
+    features = features or features_of(rows)
     known = {"source": "", "tags": []}
     columns = {name: [row.get(name, known.get(name)) for row in rows] for name in features}
     # Not Dataset.from_dict, which looks at every value in Python once more: that doubles the time.
@@ -199,10 +193,15 @@ def each(dataset: Dataset, columns: Sequence[str] | None = None) -> Iterator[Row
         yield from batch.to_pylist()
 
 
+def plain_rows(dataset: Dataset, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """`each` row without the keys that it lacks."""
+    return map(plain, each(dataset, columns))
+
+
 def join(parts: Sequence[Dataset]) -> Dataset:
     """Put data sets after one another, also where one has keys that another lacks.
 
-    `datasets.concatenate_datasets` refuses a struct with an extra key; here each part is first cast to all keys.
+    `datasets.concatenate_datasets` refuses a struct with an extra key; Arrow itself widens each part to all keys.
 
     Args:
         parts: at least one Dataset.
@@ -213,45 +212,17 @@ def join(parts: Sequence[Dataset]) -> Dataset:
     Raises:
         DataError: where one column holds two kinds of values.
     """
-    from datasets import Features, concatenate_datasets
-
-    merged: Any = dict(parts[0].features)
-    for part in parts[1:]:
-        merged = _merged(merged, dict(part.features), "row")
-    features = Features(merged)
-    return concatenate_datasets([part if part.features == features else _cast(part, features) for part in parts])
-
-
-def _merged(left: Any, right: Any, where: str) -> Any:
-    """The union of two feature trees."""
-    from datasets import List
-
-    if isinstance(left, dict) and isinstance(right, dict):
-        both = {key: _merged(left[key], right[key], f"{where}.{key}") for key in left if key in right}
-        return left | right | both
-    if isinstance(left, List) and isinstance(right, List):
-        return List(_merged(left.feature, right.feature, where))
-    if left == right:
-        return left
-    raise DataError(
-        f"These data sets cannot be joined: {where} is {left} in one and {right} in another. Make them alike first."
-    )
-
-
-def _cast(dataset: Dataset, features: Features) -> Dataset:
-    """`dataset` with the columns and keys it lacks added as nulls (`Dataset.cast` wants the columns there)."""
     import pyarrow as pa
     from datasets import Dataset
-    from datasets.table import InMemoryTable, table_cast
+    from datasets.table import InMemoryTable
 
-    if not len(dataset):
-        return Dataset.from_dict({name: [] for name in features}, features=features)
-    table = dataset.with_format("arrow")[:]
-    schema = features.arrow_schema
-    for wanted in schema:
-        if wanted.name not in table.column_names:
-            table = table.append_column(wanted.name, pa.nulls(len(table), wanted.type))
-    return Dataset(InMemoryTable(table_cast(table.select(schema.names), schema)))
+    tables = [part.with_format("arrow")[:] for part in parts]
+    try:
+        return Dataset(InMemoryTable(pa.concat_tables(tables, promote_options="default")))
+    except pa.ArrowException as error:
+        found = r"row.\1 is \2 in one and \3 in another"
+        reason = re.sub(r".*Field (\S+) has incompatible types: (.*) vs (.*)", found, str(error), flags=re.DOTALL)
+        raise DataError(f"These data sets cannot be joined: {reason}. Make them alike first.") from None
 
 
 @contextmanager

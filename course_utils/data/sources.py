@@ -92,8 +92,18 @@ def normalise(source: str, rows: Iterable[Row], *, read: Read | None = None) -> 
     Raises:
         DataError: unknown source, or a row that lacks a field; names source, row (counted from 1) and field.
     """
+    return to_dataset(normalise_rows(source, rows, read))
+
+
+def normalise_rows(source: str, rows: Iterable[Row], read: Read | None = None) -> list[Row]:
+    """`normalise`, as plain dicts."""
+    if read is None and source not in READERS:
+        known = ", ".join(READERS)
+        raise DataError(
+            f"There is no source {source!r} to normalise. Known are: {known}; for one of your own give read."
+        )
     records = (Record(source, number, None, row) for number, row in enumerate(rows, start=1))
-    return to_dataset(all_usable(normalised(source, records, read or _reader(source))))
+    return all_usable(normalised(source, records, read or READERS[source]))
 
 
 def normalised(source: str, records: Iterable[Record | Problem], read: Read) -> Iterator[Record | Problem]:
@@ -116,15 +126,6 @@ def normalised(source: str, records: Iterable[Record | Problem], read: Read) -> 
         messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         done = {"id": f"{source}:{record.row}", "messages": messages, "source": source, "tags": tags}
         yield record._replace(value=done)
-
-
-def _reader(source: str) -> Read:
-    if source not in READERS:
-        known = ", ".join(READERS)
-        raise DataError(
-            f"There is no source {source!r} to normalise. Known are: {known}; for one of your own give read."
-        )
-    return READERS[source]
 
 
 def _cmath(row: SourceReader) -> tuple[str, str, list[str]]:

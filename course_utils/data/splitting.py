@@ -4,17 +4,17 @@ split-leaks-templates)."""
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from course_utils.data.deduplication import Removed, deduplicate
+from course_utils.data.deduplication import Removed
 from course_utils.data.keys import row_key
-from course_utils.data.rows import DataError, each, join
+from course_utils.data.rows import DataError, Row, each
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-LEAK_COLUMNS = ("messages", "text", "source")
+COLUMNS = ("messages", "text", "source")  # what is read to split, and to find leaks
 
 
 def split(
@@ -37,17 +37,35 @@ def split(
     Raises:
         DataError: where that leaves nothing to train on.
     """
+    marks = [(row_key(row), row.get("source", "")) for row in each(dataset, COLUMNS)]
+    held = held_back(marks, valid_ratio=valid_ratio, min_valid=min_valid, seed=seed)
+    indices = range(len(dataset))
+    return dataset.select([i for i in indices if i not in held]), dataset.select([i for i in indices if i in held])
+
+
+def held_back(marks: Sequence[tuple[str, str]], *, valid_ratio: float, min_valid: int, seed: int) -> set[int]:
+    """Numbers of the rows that `split` holds back.
+
+    Args:
+        marks: the `row_key` and the source of each row.
+        valid_ratio, min_valid, seed: as for `split`.
+    """
     if not 0 <= valid_ratio < 1 or min_valid < 0:
         raise DataError(
             f"split: valid_ratio must be in [0, 1) and min_valid >= 0, found {valid_ratio} and {min_valid}."
         )
-    wanted = max(min_valid, round(valid_ratio * len(dataset)))
-    if wanted >= len(dataset):
+    wanted = max(min_valid, round(valid_ratio * len(marks)))
+    if wanted >= len(marks):
         raise DataError(
-            f"split: {len(dataset)} rows cannot give {wanted} validation rows and leave some to train on. "
+            f"split: {len(marks)} rows cannot give {wanted} validation rows and leave some to train on. "
             "Bring more rows, or pass a smaller min_valid or valid_ratio."
         )
-    by_source = _groups(dataset)
+    by_key: dict[str, list[int]] = {}
+    for index, (key, _) in enumerate(marks):
+        by_key.setdefault(key, []).append(index)
+    by_source: dict[str, list[list[int]]] = {}  # one question may be in two sources: that of its first row has it
+    for group in by_key.values():
+        by_source.setdefault(marks[group[0]][1], []).append(group)
     quotas = shares_to_counts([sum(map(len, groups)) for groups in by_source.values()], wanted)
     held: set[int] = set()
     left: list[list[int]] = []
@@ -66,8 +84,7 @@ def split(
             f"split: only {len(held)} of {wanted} validation rows can be held back: rows that differ in numbers only "
             "stay together, and each source keeps one such group. Bring more varied rows or pass a smaller min_valid."
         )
-    indices = range(len(dataset))
-    return dataset.select([i for i in indices if i not in held]), dataset.select([i for i in indices if i in held])
+    return held
 
 
 def leaks(train: Dataset, held: Dataset) -> list[Removed]:
@@ -80,25 +97,16 @@ def leaks(train: Dataset, held: Dataset) -> list[Removed]:
     Returns:
         For each such row its number in `train` and the number in `held` of the first row that asks the same.
     """
-    sets = [part.select_columns([name for name in LEAK_COLUMNS if name in part.column_names]) for part in (held, train)]
-    _, found = deduplicate(join(sets), by="numbers")
-    return [
-        replace(twin, row=twin.row - len(held))
-        for twin in found
-        if twin.row >= len(held) and twin.first_row < len(held)
-    ]
+    return leaked_rows(each(train, COLUMNS), each(held, COLUMNS))
 
 
-def _groups(dataset: Dataset) -> dict[str, list[list[int]]]:
-    """Row numbers by group, under the source of the group's first row (one question may be in two sources)."""
-    sources = dataset["source"][:] if "source" in dataset.column_names else [""] * len(dataset)
-    groups: dict[str, list[int]] = {}
-    for index, row in enumerate(each(dataset, ("messages", "text"))):
-        groups.setdefault(row_key(row), []).append(index)
-    by_source: dict[str, list[list[int]]] = {}
-    for group in groups.values():
-        by_source.setdefault(sources[group[0]], []).append(group)
-    return by_source
+def leaked_rows(train: Iterable[Row], held: Iterable[Row]) -> list[Removed]:
+    """`leaks` for dicts."""
+    asked: dict[str, tuple[int, str]] = {}
+    for number, row in enumerate(held):
+        asked.setdefault(row_key(row), (number, row.get("source", "")))
+    keyed = ((number, row.get("source", ""), row_key(row)) for number, row in enumerate(train))
+    return [Removed(number, source, *asked[key]) for number, source, key in keyed if key in asked]
 
 
 def _take(groups: list[list[int]], quota: int) -> set[int]:
@@ -106,18 +114,14 @@ def _take(groups: list[list[int]], quota: int) -> set[int]:
     taken: set[int] = set()
     missing = quota
     for number, group in enumerate(groups):
-        if 0 < len(group) <= missing and len(taken) < len(groups) - 1:
+        if len(group) <= missing and len(taken) < len(groups) - 1:
             taken.add(number)
             missing -= len(group)
-    rest = sorted(
-        (number for number in range(len(groups)) if number not in taken), key=lambda number: len(groups[number])
-    )
-    if missing > 0 and len(rest) > 1:
-        taken.add(rest[0])
-    return taken
+    rest = sorted(set(range(len(groups))) - taken, key=lambda number: (len(groups[number]), number))
+    return taken | {rest[0]} if missing > 0 and len(rest) > 1 else taken
 
 
-def shares_to_counts(shares: list[float] | list[int], total: int) -> list[int]:
+def shares_to_counts(shares: Sequence[float], total: int) -> list[int]:
     """Whole counts that add up to `total`, each within one of its exact share (largest remainder).
 
     Args:

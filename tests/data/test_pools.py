@@ -31,9 +31,9 @@ def folder(tmp_path):
 def reads(monkeypatch):
     """The sources whose rows were read anew, one after the other."""
     read = []
-    normalise, load = pools.normalise, pools.load
-    monkeypatch.setattr(pools, "normalise", lambda source, rows: (read.append(source), normalise(source, rows))[1])
-    monkeypatch.setattr(pools, "load", lambda name, folder: (read.append(name), load(name, folder))[1])
+    normalise, load = pools.normalise_rows, pools.load_rows
+    monkeypatch.setattr(pools, "normalise_rows", lambda source, rows: (read.append(source), normalise(source, rows))[1])
+    monkeypatch.setattr(pools, "load_rows", lambda name, folder: (read.append(name), load(name, folder))[1])
     return read
 
 
@@ -66,7 +66,7 @@ def test_a_pool_counts_what_was_read_dropped_and_repeated(folder):
 def test_a_pool_is_reused_without_reading_the_raw_file_again(folder, source, monkeypatch):
     first = data.pool(source, folder)
     before = files(folder)
-    for reader in ("read_raw", "normalise", "load", "clean", "deduplicate"):
+    for reader in ("read_raw", "normalise_rows", "load_rows", "clean_rows", "unique_rows"):
         monkeypatch.setattr(pools, reader, lambda *_: pytest.fail("read again"))
     again = data.pool(source, folder)
     assert list(again.rows) == list(first.rows) and vars(again) | {"rows": 0} == vars(first) | {"rows": 0}

@@ -269,3 +269,10 @@ def test_read_raw_errors(tmp_path):
         data.read_raw(tmp_path / "a.xlsx")
     with pytest.raises(data.DataError, match="no such file"):
         data.read_raw(tmp_path / "none.csv")
+
+
+def test_a_name_that_stands_twice_in_the_registry_is_refused(folder):
+    where = folder({}, [GOOD])
+    (where / "dataset_info.json").write_text('{"one": {"file_name": "one.json"}, "one": {}}', encoding="utf-8")
+    with pytest.raises(data.DataError, match=r"dataset_info\.json: the key 'one' stands twice"):
+        data.load("one", where)
