@@ -19,7 +19,9 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds this list and _
     from course_utils import hub as hub
     from course_utils.core import budget as budget
     from course_utils.core import files as files
+    from course_utils.core import hardware as hardware
     from course_utils.core import profiles as profiles
+    from course_utils.core import remedies as remedies
     from course_utils.core import settings as settings
     from course_utils.deploy import adapters as adapters
     from course_utils.deploy import client as client
@@ -52,7 +54,7 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds this list and _
     from course_utils.train import training as training
 
 _FOLDERS = {
-    "core": ("budget", "files", "profiles", "settings"),
+    "core": ("budget", "files", "hardware", "profiles", "remedies", "settings"),
     "text": ("chat", "masking", "packing", "thinking"),
     "evals": ("evaluation", "generation", "metrics", "statistics"),
     "train": ("modeling", "trackers", "training"),

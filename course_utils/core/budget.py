@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from course_utils.core.errors import CourseError
-
-Device = Literal["cpu", "cuda"]
+from course_utils.core.hardware import Device
 
 CONFIGS: Mapping[str, Mapping[str, Any]] = json.loads(
     Path(__file__).with_name("configs.json").read_text(encoding="utf-8")

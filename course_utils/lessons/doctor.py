@@ -16,8 +16,9 @@ from packaging.specifiers import SpecifierSet
 from course_utils import hub
 from course_utils.core import profiles
 from course_utils.core.budget import CONFIGS, GIB, Shape, weights
+from course_utils.core.hardware import BF16_CAPABILITY, Hardware
 from course_utils.core.paths import home
-from course_utils.core.profiles import BF16_CAPABILITY, PROFILES, Hardware, Profile, memory_budget
+from course_utils.core.profiles import PROFILES, Profile, memory_budget
 from course_utils.hub.fetch import ROOM_MARGIN
 from course_utils.lessons import doctor_view, machine
 from course_utils.lessons.machine import STACK, Findings

@@ -22,9 +22,8 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 
 from course_utils import hub
-from course_utils.core import profiles
+from course_utils.core.hardware import Hardware, cpu_bf16, detect_hardware, hardware_without_torch
 from course_utils.core.paths import home
-from course_utils.core.profiles import Hardware
 
 STACK = ("torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "unsloth")  # what a lesson computes with
 COMPANIONS = ("torchvision", "torchaudio", "xformers")  # built for one torch each; the course needs none of them
@@ -125,8 +124,8 @@ def _ask_torch(gpu_there: bool) -> dict[str, Any]:
     try:
         import torch
     except Exception as error:  # not installed, or a library of it is missing
-        return {"hardware": profiles.hardware_without_torch(), "torch_error": f"{type(error).__name__}: {error}"}
-    hardware, torch_error = profiles.detect_hardware(), ""
+        return {"hardware": hardware_without_torch(), "torch_error": f"{type(error).__name__}: {error}"}
+    hardware, torch_error = detect_hardware(), ""
     if gpu_there and hardware.device == "cpu":
         try:
             torch.cuda.current_device()  # is_available() swallows the reason; this raises it
@@ -137,7 +136,7 @@ def _ask_torch(gpu_there: bool) -> dict[str, Any]:
         "torch": torch.__version__,
         "torch_cuda": torch.version.cuda,
         "torch_error": torch_error,
-        "cpu_bf16": profiles.cpu_bf16(),
+        "cpu_bf16": cpu_bf16(),
     }
 
 

@@ -14,8 +14,9 @@ from typing import Any
 from course_utils import data, hub
 from course_utils.core import profiles
 from course_utils.core.errors import CourseError
+from course_utils.core.hardware import Hardware, detect_hardware
 from course_utils.core.paths import home, seen_from_here
-from course_utils.core.profiles import Hardware, Profile
+from course_utils.core.profiles import Profile
 from course_utils.lessons import tables
 from course_utils.lessons.machine import STACK
 from course_utils.train import modeling
@@ -150,7 +151,7 @@ def setup(needs: Sequence[str] = (), profile: str | None = None) -> Setup:
     """
     if unknown := [name for name in needs if name not in NEEDS]:
         raise LessonError(f"Nothing is called {', '.join(unknown)}; a lesson can need {', '.join(NEEDS)}.")
-    hardware = profiles.detect_hardware()
+    hardware = detect_hardware()
     chosen = at_home(profiles.choose(profile, hardware))
     if "model" in needs:
         modeling.import_unsloth()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from course_utils.core import profiles
+from course_utils.core import profiles, remedies
 from course_utils.core.errors import CourseError
 from course_utils.core.files import atomic_dir, is_write_failure, run_lock, write_json
 from course_utils.core.settings import TrainSettings, trainer_arguments
@@ -373,7 +373,7 @@ def _memory_advice(settings: TrainSettings, model: PeftModel, profile: Profile |
     need = profiles.memory_budget(model.config.to_dict(), profile)
     terms = ", ".join(f"{term.name} {term.bytes / 2**30:.1f}" for term in need.terms)
     words = f"Memory ran out; predicted was {need.gib:.1f} GiB ({terms})."
-    remedy = profile.smaller()
+    remedy = remedies.smaller(profile)
     if remedy is None:
         return f"{words} Nothing is left to make smaller: take a smaller model."
     return f"{words} Next: {remedy.change} ({remedy.cost})."

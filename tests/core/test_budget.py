@@ -8,7 +8,7 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_utils import budget, modeling, profiles
+from course_utils import budget, modeling, profiles, remedies
 from course_utils.core.budget import CONFIGS, BudgetError, Shape
 from course_utils.core.profiles import PROFILES, memory_budget
 from course_utils.train.cpu import cpu_shortcuts
@@ -237,7 +237,7 @@ def test_a_config_of_another_kind_is_refused():
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_remedy_is_smaller_than_the_profile_before(name):
     profile, changes = PROFILES[name], []
-    while remedy := profile.smaller():
+    while remedy := remedies.smaller(profile):
         assert remedy.after_gib < remedy.before_gib, remedy.change
         assert remedy.cost and remedy.change
         changes.append(remedy.change)
@@ -249,7 +249,7 @@ def test_every_remedy_is_smaller_than_the_profile_before(name):
 
 def test_what_costs_the_result_nothing_comes_first():
     profile, order = replace(PROFILES["24gb"], train=replace(PROFILES["24gb"].train, gradient_checkpointing=False)), []
-    while remedy := profile.smaller():
+    while remedy := remedies.smaller(profile):
         order.append(remedy.change.split()[0])
         profile = remedy.profile
     first = list(dict.fromkeys(order))
@@ -258,7 +258,7 @@ def test_what_costs_the_result_nothing_comes_first():
 
 def test_an_idle_gpu_gets_larger_until_it_is_full():
     profile, room = PROFILES["16gb"], 15.0
-    while remedy := profile.larger(room):
+    while remedy := remedies.larger(profile, room):
         assert remedy.before_gib < remedy.after_gib < room
         profile = remedy.profile
     assert profile.train.batch_size > PROFILES["16gb"].train.batch_size
@@ -266,5 +266,5 @@ def test_an_idle_gpu_gets_larger_until_it_is_full():
 
 
 def test_a_model_that_nobody_knows_has_remedies_without_figures():
-    remedy = replace(PROFILES["24gb"], model="your_account/some-model").smaller()
+    remedy = remedies.smaller(replace(PROFILES["24gb"], model="your_account/some-model"))
     assert remedy.before_gib is None and remedy.after_gib is None and "batch_size 4 -> 2" in remedy.change

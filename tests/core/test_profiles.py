@@ -7,8 +7,9 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from course_utils import profiles
-from course_utils.core.profiles import Hardware, ProfileError, choose
+from course_utils import hardware, profiles
+from course_utils.core.hardware import Hardware
+from course_utils.core.profiles import ProfileError, choose
 
 NO_GPU = Hardware("cpu", None, 0.0, None, True, 24.0, 2, 100.0)
 T4 = Hardware("cuda", "Tesla T4", 14.6, (7, 5), False, 12.0, 2, 60.0)
@@ -133,10 +134,10 @@ def test_the_table_shows_every_setting_with_a_reason(name):
 
 
 def test_this_machine_is_looked_at():
-    hardware = profiles.detect_hardware()
-    assert (hardware.device == "cuda") == (hardware.gpu is not None) == (hardware.capability is not None)
-    assert hardware.ram_gib > 1 and hardware.disk_free_gib > 0
-    assert 1 <= hardware.cores <= (os.cpu_count() or 1)
+    found = hardware.detect_hardware()
+    assert (found.device == "cuda") == (found.gpu is not None) == (found.capability is not None)
+    assert found.ram_gib > 1 and found.disk_free_gib > 0
+    assert 1 <= found.cores <= (os.cpu_count() or 1)
 
 
 def test_the_import_is_light():

@@ -116,7 +116,7 @@ def test_this_machine_is_not_colab():
 )
 def test_colabs_machines_get_their_profile(monkeypatch, hardware, name, dtype):
     monkeypatch.delenv(profiles.VARIABLE, raising=False)
-    chosen = profiles.choose(hardware=profiles.Hardware(*hardware))
+    chosen = profiles.choose(hardware=hardware.Hardware(*hardware))
     assert (chosen.name, chosen.dtype) == (name, dtype)
 
 
