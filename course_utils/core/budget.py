@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from course_utils.core.errors import CourseError
-from course_utils.core.hardware import Device
+
+Device = Literal["cpu", "cuda"]
 
 CONFIGS: Mapping[str, Mapping[str, Any]] = json.loads(
     Path(__file__).with_name("configs.json").read_text(encoding="utf-8")
@@ -199,7 +200,7 @@ def adapter(shape: Shape, rank: int, targets: tuple[str, ...], optimizer: str) -
     sizes = lora_sizes(shape, rank, targets)
     count = sum(sizes)
     million = f"{count / 1e6:.1f}e6"
-    if optimizer == "adamw_8bit":
+    if optimizer.endswith("8bit"):
         states = sum(
             2 * size + 8 * -(-size // STATE_BLOCK) if size >= SMALLEST_8BIT_STATE else 8 * size for size in sizes
         )

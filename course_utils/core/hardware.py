@@ -1,4 +1,4 @@
-"""What this machine has: the first NVIDIA GPU, CPU, memory, disk, and how fast it multiplies."""
+"""What this machine has: GPU, memory, cores, disk and the speed of its matrix products."""
 
 import os
 import shutil
@@ -9,7 +9,6 @@ from typing import Literal
 
 from course_utils.core.paths import home
 
-Device = Literal["cpu", "cuda"]
 CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")  # what Linux shows inside a container
 BF16_CAPABILITY = (8, 0)  # Ampere; older GPUs have no bfloat16 arithmetic
 
@@ -18,7 +17,7 @@ BF16_CAPABILITY = (8, 0)  # Ampere; older GPUs have no bfloat16 arithmetic
 class Hardware:
     """What this machine has. Sizes in GiB (2**30 bytes)."""
 
-    device: Device
+    device: Literal["cpu", "cuda"]
     gpu: str | None  # name of the first NVIDIA GPU
     vram_gib: float  # its memory; 0 without a GPU
     capability: tuple[int, int] | None  # its compute capability, (7, 5) for a T4
@@ -85,7 +84,7 @@ def matmul_speed(dtype: str) -> float:
     The fastest of a few products of a size that keeps the machine busy; takes about a second.
 
     Args:
-        dtype: the number format, by torch's name for it, such as "bfloat16".
+        dtype: number format of the products, by torch's name.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The profile chosen for a machine and why, and every default of the course in one place.
+"""The profile chosen for the hardware and why, and every default of the course in one place.
 
 A profile is a set of values that work together on one class of machine. The lessons are the same cells on all of
 them; only these values differ. Choose with `setup(profile="16gb")`, with the variable COURSE_PROFILE, or not at all.
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from course_utils.core import budget
 from course_utils.core.budget import Budget
 from course_utils.core.errors import CourseError
-from course_utils.core.hardware import Device, Hardware, detect_hardware
+from course_utils.core.hardware import Hardware, detect_hardware
 from course_utils.core.settings import TrainSettings, why
 
 VARIABLE = "COURSE_PROFILE"
@@ -29,7 +29,7 @@ class Profile:
     """All that differs between machines; each field's meaning and unit stand beside it."""
 
     name: str = field(metadata=why("cpu, t4, 16gb or 24gb"))
-    device: Device = field(metadata=why("where the model lies and is trained: cpu, or cuda for an NVIDIA GPU"))
+    device: budget.Device = field(metadata=why("where the model lies and is trained: cpu, or cuda for an NVIDIA GPU"))
     model: str = field(metadata=why("base model, a name for hub.download"))
     load_in_4bit: bool = field(metadata=why("hold the frozen base in NF4: a quarter of the memory of bfloat16"))
     dtype: Literal["bfloat16", "float16", "float32"] = field(metadata=why("number format of the arithmetic"))
@@ -65,16 +65,10 @@ class Profile:
                 if item.name in {"train", "notes", "reason"}:
                     continue
                 value = getattr(part, item.name)
-                shown = _shown(value)
-                rows.append((item.name, shown, notes.get(item.name, item.metadata["why"])))
+                if isinstance(value, tuple):
+                    value = ", ".join(f"{each[0]} x {each[1]:g}" if isinstance(each, tuple) else each for each in value)
+                rows.append((item.name, str(value), notes.get(item.name, item.metadata["why"])))
         return rows
-
-
-def _shown(value: object) -> str:
-    """A setting as text: tuples with commas, pairs as `name x number`."""
-    if isinstance(value, tuple):
-        return ", ".join(f"{part[0]} x {part[1]:g}" if isinstance(part, tuple) else part for part in value)
-    return str(value)
 
 
 _WHY_QWEN = "speaks both languages and calls tools; its 8B sister has no Instruct version (Qwen3-8B is a hybrid)"

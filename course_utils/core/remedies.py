@@ -1,17 +1,13 @@
-"""What to change where memory ran out, or where the GPU stands idle, in the order in which to try it (C37)."""
+"""What to change in a profile when memory runs out or the GPU stands idle, one step at a time (C37)."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from course_utils.core import budget
 from course_utils.core.paths import home
 from course_utils.core.profiles import Profile, memory_budget
-
-LONGEST = 4096  # tokens; rows beyond it are rare
-SHORTEST = 256
-LOWEST_RANK = 8
 
 
 @dataclass(frozen=True)
@@ -34,10 +30,7 @@ class Remedy:
 
 
 def smaller(profile: Profile) -> Remedy | None:
-    """The next remedy where memory ran out: what costs the result least comes first.
-
-    Args:
-        profile: the one that was too large.
+    """The next remedy when memory ran out; the one that harms the result least comes first.
 
     Returns:
         The change, its cost and its predicted effect; None where nothing is left to make smaller.
@@ -46,10 +39,10 @@ def smaller(profile: Profile) -> Remedy | None:
 
 
 def larger(profile: Profile, room_gib: float) -> Remedy | None:
-    """The next remedy for a GPU that stands idle: what brings the most speed, then the most quality.
+    """The next remedy for a GPU that stands idle: more speed first, then more quality.
 
     Args:
-        profile: the one that leaves room.
+        profile: what to change.
         room_gib: the GPU's memory; changes that need more are left out.
 
     Returns:
@@ -59,25 +52,18 @@ def larger(profile: Profile, room_gib: float) -> Remedy | None:
     return next((remedy for remedy in found if remedy.after_gib is not None and remedy.after_gib < room_gib), None)
 
 
-Change = Callable[[Profile], dict[str, Any]]
-"""The settings that a remedy changes; none where it has nothing to change."""
-
-
-def _remedies(profile: Profile, changes: Sequence[tuple[Change, str]]) -> Iterator[Remedy]:
-    """Each remedy that has something to change, in order."""
+def _remedies(profile: Profile, table: "_Table") -> Iterator[Remedy]:
+    """One remedy for each row of the table that changes anything in this profile."""
     own = {item.name for item in fields(Profile)}
-    for change, cost in changes:
-        settings = change(profile)
-        if not settings:
+    for changes, cost in table:
+        new = changes(profile)
+        old = {name: getattr(profile if name in own else profile.train, name) for name in new}
+        if new == old:
             continue
-        outer = {name: value for name, value in settings.items() if name in own}
-        training = {name: value for name, value in settings.items() if name not in own}
-        after = replace(profile, **outer, train=replace(profile.train, **training))
-        words = [
-            f"{name} {getattr(profile if name in own else profile.train, name)} -> {value}"
-            for name, value in settings.items()
-        ]
-        yield Remedy(after, ", ".join(words), cost, _peak_gib(profile), _peak_gib(after))
+        train = replace(profile.train, **{name: value for name, value in new.items() if name not in own})
+        after = replace(profile, train=train, **{name: value for name, value in new.items() if name in own})
+        words = ", ".join(f"{name} {old[name]} -> {new[name]}" for name in new)
+        yield Remedy(after, words, cost, _peak_gib(profile), _peak_gib(after))
 
 
 def _peak_gib(profile: Profile) -> float | None:
@@ -88,67 +74,56 @@ def _peak_gib(profile: Profile) -> float | None:
     return memory_budget(config, profile).gib if config else None
 
 
-def _fewer_rows(profile: Profile) -> dict[str, Any]:
-    rows = profile.train.batch_size
-    if rows == 1:
-        return {}
-    return {"batch_size": rows // 2, "grad_accum": profile.train.grad_accum * rows // (rows // 2)}
+# ---- the changes: each row gives the new values, which are the old ones where there is nothing to change, and the cost
+
+_Table = tuple[tuple[Callable[[Profile], dict[str, Any]], str], ...]
 
 
-def _states_in_8_bits(profile: Profile) -> dict[str, Any]:
-    if profile.train.optimizer == "adamw_8bit" or profile.device == "cpu":  # bitsandbytes' has no CPU kernels
-        return {}
-    return {"optimizer": "adamw_8bit"}
+def _rows(now: Profile, fewer: str) -> dict[str, int]:
+    """`fewer` divided and the other one multiplied by the same number, so that a step sees as many rows as before."""
+    sizes = {"batch_size": now.train.batch_size, "grad_accum": now.train.grad_accum}
+    factor = next((number for number in range(2, sizes[fewer] + 1) if sizes[fewer] % number == 0), 1)
+    return {name: size // factor if name == fewer else size * factor for name, size in sizes.items()}
 
 
-def _lower_rank(profile: Profile) -> dict[str, Any]:
-    rank, alpha = profile.train.r, profile.train.alpha
-    return {"r": rank // 2, "alpha": alpha // 2} if rank > LOWEST_RANK else {}
+def _half(value: int, least: int) -> int:
+    return value // 2 if value > least else value
 
 
-def _smaller_model(profile: Profile) -> dict[str, Any]:
-    family = [name for name in budget.CONFIGS if name.startswith("Qwen/")]
-    return {"model": family[family.index(profile.model) - 1]} if profile.model in family[1:] else {}
+def _optimizer(now: Profile) -> str:
+    """The 8-bit one on a GPU; bitsandbytes has no CPU kernels for it."""
+    return "adamw_8bit" if (now.train.optimizer, now.device) == ("adamw_torch", "cuda") else now.train.optimizer
 
 
-def _more_rows(profile: Profile) -> dict[str, Any]:
-    if profile.train.grad_accum == 1:
-        return {}
-    return {"batch_size": 2 * profile.train.batch_size, "grad_accum": profile.train.grad_accum // 2}
+_QWEN = [name for name in budget.CONFIGS if name.startswith("Qwen/")]  # from the smallest to the largest
+_NEXT_SMALLER = dict(zip(_QWEN[1:], _QWEN, strict=False))
 
-
-def _shorter(profile: Profile) -> dict[str, Any]:
-    length = profile.train.max_length
-    return {"max_length": length // 2} if length > SHORTEST else {}
-
-
-def _longer(profile: Profile) -> dict[str, Any]:
-    length = profile.train.max_length
-    return {"max_length": 2 * length} if length < LONGEST else {}
-
-
-def _checkpointing(on: bool) -> Change:
-    return lambda profile: {} if profile.train.gradient_checkpointing is on else {"gradient_checkpointing": on}
-
-
-def _in_4_bits(on: bool) -> Change:
-    return lambda profile: {} if profile.load_in_4bit is on else {"load_in_4bit": on}
-
-
-_SMALLER = (
-    (_checkpointing(True), "the same result, about 25 % slower"),
-    (_fewer_rows, "the same rows per step, so the same result; more passes, so slower"),
-    (_states_in_8_bits, "almost the same result"),
-    (_in_4_bits(True), "a little quality, and slower steps: the base is unpacked in each"),
-    (_shorter, "rows longer than that are left out; masking.build_dataset counts them"),
-    (_lower_rank, "an adapter that can learn less"),
-    (_smaller_model, "a weaker model; Qwen3 below 4B has hybrids only, no Instruct-2507"),
+_SMALLER: _Table = (
+    (lambda now: {"gradient_checkpointing": True}, "the same result, about 25 % slower"),
+    (lambda now: _rows(now, "batch_size"), "the same rows per step, so the same result; more passes, so slower"),
+    (lambda now: {"optimizer": _optimizer(now)}, "almost the same result"),
+    (lambda now: {"load_in_4bit": True}, "a little quality, and slower steps: the base is unpacked in each"),
+    (
+        lambda now: {"max_length": _half(now.train.max_length, least=256)},
+        "rows longer than that are left out; masking.build_dataset counts them",
+    ),
+    (
+        lambda now: {"r": _half(now.train.r, least=8), "alpha": now.train.alpha // (2 if now.train.r > 8 else 1)},
+        "an adapter that can learn less",
+    ),
+    (
+        lambda now: {"model": _NEXT_SMALLER.get(now.model, now.model)},
+        "a weaker model; Qwen3 below 4B has hybrids only, no Instruct-2507",
+    ),
 )
-# The rank is not among these: vLLM serves up to 16 unless told otherwise (pitfall rank-above-server-limit), and memory
-# is no reason for more.
-_LARGER = (
-    (_more_rows, "the same rows per step in fewer passes: faster"),
-    (_checkpointing(False), "nothing is computed twice: about 25 % faster"),
-    (_in_4_bits(False), "nothing is lost to quantisation, and nothing unpacked: faster"),
-    (_longer, "helps only where rows are longer than now: look at their lengths first"),
+# The rank is not among these: vLLM serves up to 16 unless told otherwise (pitfall rank-above-server-limit), and
+# memory to spare is no reason for more.
+_LARGER: _Table = (
+    (lambda now: _rows(now, "grad_accum"), "the same rows per step in fewer passes: faster"),
+    (lambda now: {"gradient_checkpointing": False}, "nothing is computed twice: about 25 % faster"),
+    (lambda now: {"load_in_4bit": False}, "nothing is lost to quantisation, and nothing unpacked: faster"),
+    (
+        lambda now: {"max_length": now.train.max_length * (2 if now.train.max_length < 4096 else 1)},
+        "helps only where rows are longer than now: look at their lengths first",
+    ),
 )

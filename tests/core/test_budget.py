@@ -256,6 +256,24 @@ def test_what_costs_the_result_nothing_comes_first():
     assert first == ["gradient_checkpointing", "batch_size", "load_in_4bit", "max_length", "r", "model"]
 
 
+@pytest.mark.parametrize(("rows", "passes"), [(5, 1), (6, 3), (1, 9)])
+def test_a_step_sees_as_many_rows_before_and_after(rows, passes):
+    before = replace(
+        PROFILES["16gb"], train=replace(PROFILES["16gb"].train, batch_size=rows, grad_accum=passes, max_length=256)
+    )
+    for first in (remedies.smaller(before), remedies.larger(before, 100.0)):
+        assert first.profile.train.batch_size * first.profile.train.grad_accum == rows * passes
+
+
+def test_a_paged_optimiser_has_8_bit_states_already():
+    plain, paged = (
+        replace(PROFILES["16gb"], train=replace(PROFILES["16gb"].train, optimizer=name))
+        for name in ("adamw_8bit", "paged_adamw_8bit")
+    )
+    assert memory_budget(CONFIGS[QWEN], paged).total == memory_budget(CONFIGS[QWEN], plain).total
+    assert remedies.smaller(paged).change == remedies.smaller(plain).change
+
+
 def test_an_idle_gpu_gets_larger_until_it_is_full():
     profile, room = PROFILES["16gb"], 15.0
     while remedy := remedies.larger(profile, room):
