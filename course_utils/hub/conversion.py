@@ -9,8 +9,6 @@ from functools import partial
 from importlib.metadata import distribution
 from pathlib import Path
 
-SMOLLM2_CONTROL_TOKENS = 17  # ids 0 to 16: <|endoftext|>, <|im_start|>, <|im_end|>, then code and file markers
-
 # Qwen3's added tokens in the order of their ids, from 151643 on.
 QWEN_SPECIAL = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
@@ -73,7 +71,7 @@ def _smollm2_tokenizer(payload: Path):
     fields = GGUFReader(payload).fields
     tokens = fields["tokenizer.ggml.tokens"].contents()
     merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"].contents()]
-    control = tokens[:SMOLLM2_CONTROL_TOKENS]
+    control = tokens[:17]  # <|endoftext|>, <|im_start|>, <|im_end|>, then code and file markers
     backend = Tokenizer(BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -95,10 +93,7 @@ def _smollm2_tokenizer(payload: Path):
 
 
 def _qwen3(payload: Path, folder: Path, template: str, max_length: int) -> None:
-    """Write Qwen3's tokenizer from Qwen's tiktoken file of 151,643 ranks, with a chat template that TRL ships.
-
-    `max_length` is the longest input of the models that use it, in tokens.
-    """
+    """Write Qwen3's tokenizer, for inputs of `max_length` tokens, from Qwen's tiktoken file and a template of TRL's."""
     from tokenizers import AddedToken
     from transformers import Qwen2Tokenizer
     from transformers.convert_slow_tokenizer import TikTokenConverter

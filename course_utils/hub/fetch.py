@@ -153,10 +153,9 @@ def words(error: BaseException, token: str = "") -> str:
 
 
 def retrying(call: Callable[[], Any], reached: Callable[[], int] = lambda: 0, tries: int = TRIES) -> Any:
-    """Call again after a TransientError, a few times; a try after which `reached` gives a new highest does not count.
+    """Call again after a TransientError; SourceError with its reason after `tries` in a row without progress.
 
-    Raises:
-        SourceError: with the last fault's reason, when the tries are used up.
+    A try made progress if `reached` is then higher than ever before.
     """
     failures, highest = 0, reached()
     while True:
@@ -171,12 +170,7 @@ def retrying(call: Callable[[], Any], reached: Callable[[], int] = lambda: 0, tr
 
 
 def check_status(status: int, headers: Mapping[str, str]) -> None:
-    """Turn the status of an HTTP answer into an error.
-
-    Raises:
-        TransientError: 408, 429 and 5xx, with the wait that the hub asks for.
-        SourceError: any other from 400 on, or a wait that is too long.
-    """
+    """Raise TransientError for 408, 429 and 5xx, SourceError for any other HTTP status from 400 on or a long wait."""
     if status < 400:
         return
     if status in {401, 403}:
@@ -213,17 +207,14 @@ def certificates() -> Any:
 
 
 def client() -> "httpx.Client":
-    """An HTTP client with the time-outs of this module, which follows few redirects, and none from https to http.
-
-    httpx takes a token out of the headers of a redirect that leads to another host, and a cookie out of any.
-    """
+    """An HTTP client with the time-outs of this module, which follows few redirects, and none from https to http."""
     import httpx
 
     return httpx.Client(
         timeout=httpx.Timeout(STALL_SECONDS, connect=CONNECT_SECONDS),
         verify=certificates(),
         headers={"User-Agent": "course-utils"},
-        follow_redirects=True,
+        follow_redirects=True,  # httpx sends a token on to no other host, and a cookie on to none at all
         max_redirects=REDIRECTS,
         event_hooks={"response": [_check_redirect]},
     )

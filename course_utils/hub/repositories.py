@@ -52,10 +52,7 @@ class Listing:
     secret: Mapping[str, str] = field(repr=False)  # headers with the token
 
     def draft(self, target: Path) -> Path:
-        """The folder where a download grows; a file with its final name in it is whole and checked.
-
-        Its name changes with any wanted file, so hubs that offer the same share what was begun.
-        """
+        """The folder where a download grows, named by its files: hubs that offer the same share what was begun."""
         stated = sorted((file.path, file.size, file.sha256 or file.git_sha1) for file in self.files.values())
         return target.with_name(f".{target.name}.{sha256(repr(stated).encode()).hexdigest()[:8]}.part")
 

@@ -145,7 +145,8 @@ def _from_hubs(repo_type: RepoType, name: str, hubs: dict[str, str], target: Pat
                 raise SourceError(reason)
             listing = list_files(name, kind, address, send_token, repo_type)
             needed = _without_weights(listing.files) if WEIGHTS_INDEX in listing.files else listing.files
-            fetch.check_room(target.parent, _missing(needed, listing.draft(target)), name)
+            draft = listing.draft(target)
+            fetch.check_room(target.parent, sum(file.missing(draft) for file in needed.values()), name)
             with fetch.locked(target):
                 if not fetch.holds(target, repo_type.marks):  # or another process made it meanwhile
                     _take(name, listing, target, attempts, repo_type.record)
@@ -167,11 +168,6 @@ def _from_hubs(repo_type: RepoType, name: str, hubs: dict[str, str], target: Pat
 
 def _without_weights(files: Mapping[str, HubFile]) -> dict[str, HubFile]:
     return {path: file for path, file in files.items() if not path.endswith(".safetensors")}
-
-
-def _missing(files: Mapping[str, HubFile], draft: Path) -> int:
-    """The bytes that are still to come."""
-    return sum(file.missing(draft) for file in files.values())
 
 
 def _take(name: str, listing: Listing, target: Path, attempts: list[dict[str, str]], record: str) -> None:
@@ -206,9 +202,9 @@ def _fetch_files(http: Any, name: str, listing: Listing, draft: Path, kind: str)
         bring(files[WEIGHTS_INDEX], lambda _: None)
         shards = _shards(draft / WEIGHTS_INDEX, files)
         files = _without_weights(files) | {shard: files[shard] for shard in shards}
-        fetch.check_room(draft, _missing(files, draft), name)
-    total = sum(file.size for file in files.values())
-    there = total - _missing(files, draft)
+    total, missing = sum(file.size for file in files.values()), sum(file.missing(draft) for file in files.values())
+    fetch.check_room(draft, missing, name)
+    there = total - missing
     with tqdm(desc=f"{name} from {kind}", total=total, initial=there, unit="B", unit_scale=True, leave=False) as bar:
         for file in files.values():
             bring(file, bar.update)

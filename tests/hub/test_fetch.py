@@ -439,14 +439,3 @@ def test_the_real_clients_talk_to_the_server(server, tmp_path):
     other = HubApi(endpoint=server.address, token="").download_repo(REPO, "model", local_dir=tmp_path / "modelscope")
     for place in (folder, Path(other)):
         assert all((place / file).read_bytes() == body for file, body in FILES.items())
-
-
-def test_the_server_serves_a_folder(tmp_path):
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    (tmp_path / "sub" / "x.json").write_text("[]", encoding="utf-8")
-    with HubServer(tmp_path, repo="a/b") as server:
-        answer = httpx.get(f"{server.address}/a/b/resolve/main/sub/x.json", headers={"Range": "bytes=1-"})
-        assert (answer.status_code, answer.content, answer.headers["Content-Range"]) == (206, b"]", "bytes 1-1/2")
-        assert httpx.get(f"{server.address}/a/b/resolve/main/none").status_code == 404
-    assert server.requests[0].sent == 1

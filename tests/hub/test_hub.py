@@ -8,6 +8,7 @@ import time
 from collections import namedtuple
 from functools import partial
 
+import httpx
 import pytest
 from hub_server import (
     INFO,
@@ -286,6 +287,20 @@ def test_the_bar_counts_bytes_from_what_is_there(server, tmp_path, monkeypatch):
     download(REPO, source="huggingface", endpoint=server.address, models_dir=tmp_path)
     size = sum(map(len, FILES.values()))
     assert bars == [(f"{REPO} from huggingface", size - 10000, size, size)]
+
+
+# ---- the server itself
+
+
+def test_the_server_serves_a_folder(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "sub" / "x.json").write_text("[]", encoding="utf-8")
+    with HubServer(tmp_path, repo="a/b") as server:
+        answer = httpx.get(f"{server.address}/a/b/resolve/main/sub/x.json", headers={"Range": "bytes=1-"})
+        assert (answer.status_code, answer.content, answer.headers["Content-Range"]) == (206, b"]", "bytes 1-1/2")
+        assert httpx.get(f"{server.address}/a/b/resolve/main/none").status_code == 404
+    assert server.requests[0].sent == 1
 
 
 # ---- imports
