@@ -86,18 +86,18 @@ def build(profile: Profile, *, dataset_dir: str | Path = "data", seed: int = 42)
     train, train_features = _mixture([row for number, row in enumerate(kept) if number not in held], profile, seed)
     parts = {"train": (train, train_features), "valid": (valid, features_of(kept)), "general": (general, None)}
     target = folder / "build" / profile.name
+    paths = {"pools": folder / "build" / "pools"}
     with quiet(), atomic_dir(target) as draft:
         for part, (rows, features) in parts.items():
             to_dataset(rows, features).save_to_disk(draft / part)
             export_jsonl(rows, draft / f"{part}.jsonl")
+            paths |= {name: target / name for name in (part, f"{part}.jsonl")}
     steps = {"unique": unique, "kept": kept, "train": train, "valid": valid}
     tallies = {step: Counter(row["source"] for row in rows) for step, rows in steps.items()}
-    counts = {
-        source: {"raw": made[source].read} | {step: tally[source] for step, tally in tallies.items()}
-        for source in (*RAW_FILES, *REGISTERED)
-    }
-    paths = {"pools": folder / "build" / "pools"} | {part: target / part for part in PARTS}
-    return BuildReport(profile.name, counts, paths | {f"{part}.jsonl": target / f"{part}.jsonl" for part in PARTS})
+    counts: dict[str, dict[str, int]] = {}
+    for source in (*RAW_FILES, *REGISTERED):
+        counts[source] = {"raw": made[source].read} | {step: tally[source] for step, tally in tallies.items()}
+    return BuildReport(profile.name, counts, paths)
 
 
 def load_built(profile: Profile, part: str, dataset_dir: str | Path = "data") -> Dataset:

@@ -100,14 +100,7 @@ def repeated_rows(rows: Sequence[Row]) -> list[Removed]:
 
 
 def row_hash(row: Row) -> bytes:
-    """A hash of what a row says: equal for equal rows, whatever their id, source, tags and keys that are None.
-
-    Args:
-        row: of the schema in `rows.py`.
-
-    Returns:
-        The SHA-256 digest of its canonical JSON, 32 bytes.
-    """
+    """SHA-256 of what a row says: equal for equal rows, whatever their id, source, tags and keys that are None."""
     return _digest(plain(row))
 
 
@@ -157,11 +150,14 @@ def _near(rows: Iterable[Row], total: int, threshold: float) -> dict[int, tuple[
         agreement = (signatures[candidates] == sketch.hashvalues).sum(axis=1)  # grows with the similarity
         likely = candidates[np.argsort(-agreement, kind="stable")[:CONFIRMED]].tolist()
         same_rest = [other for other in likely if kept[other].rest == conversation.rest]
-        shingles = _shingles(conversation) if same_rest else {}
-        compared = ((other, _jaccard(shingles, _shingles(kept[other]))) for other in same_rest)
-        near = next((pair for pair in compared if pair[1] >= threshold), None)
-        if near:
-            repeats[number] = near
+        shingles = _shingles(conversation) if same_rest else set()
+        for other in same_rest:
+            others = _shingles(kept[other])
+            together = len(shingles | others)
+            similarity = len(shingles & others) / together if together else 1.0  # two rows that say nothing are equal
+            if similarity >= threshold:
+                repeats[number] = (other, similarity)
+                break
         else:
             index.insert(number, sketch)
             signatures[number] = sketch.hashvalues
@@ -188,18 +184,10 @@ def _texts(turn: Row) -> list[str]:
     return [text for text in texts + [call[key] for call in calls for key in ("name", "arguments")] if text]
 
 
-def _shingles(conversation: Conversation) -> dict[str, set[str]]:
-    return {
-        role: {text[start : start + SHINGLE] for start in range(max(1, len(text) - SHINGLE + 1))}
-        for role, text in conversation.said.items()
-    }
-
-
-def _jaccard(one: dict[str, set[str]], other: dict[str, set[str]]) -> float:
-    """Shared shingles / all shingles, each with its role; two rows that say nothing are equal."""
-    shared = sum(len(one[role] & other[role]) for role in one.keys() & other.keys())
-    together = sum(map(len, [*one.values(), *other.values()])) - shared
-    return shared / together if together else 1.0
+def _shingles(conversation: Conversation) -> set[tuple[str, str]]:
+    """All stretches of 5 characters, each with the role that says it; a shorter text is one."""
+    said = ((role, text, max(1, len(text) - SHINGLE + 1)) for role, text in conversation.said.items())
+    return {(role, text[start : start + SHINGLE]) for role, text, count in said for start in range(count)}
 
 
 def _sketcher() -> Callable[[Conversation], MinHash]:

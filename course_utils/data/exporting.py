@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,9 +58,8 @@ def export_llamafactory(dataset: Dataset, folder: str | Path, name: str, *, form
     """Write a data set as `folder/name.json` and enter it in `folder/dataset_info.json` for LLaMA-Factory.
 
     The entry names every column that LLaMA-Factory has to read: what `columns` does not name is None there (pitfall
-    registry-silence).
-    Other entries stay. The same data set gives the same bytes. The rows are written first, then the registry, each
-    whole or not at all. `id` and `tags` go along as columns of their own, which LLaMA-Factory passes over.
+    registry-silence). Other entries stay. The same data set gives the same bytes. The rows are written first, then the
+    registry, each whole or not at all. `id` and `tags` go along as columns that LLaMA-Factory passes over.
 
     Thinking stands inside the reply, as <think>, line break, thinking, line break, </think>, blank line, answer.
     Results of parallel calls become one observation, because ShareGPT wants the roles by turns; they are joined as
@@ -89,14 +87,13 @@ def export_llamafactory(dataset: Dataset, folder: str | Path, name: str, *, form
     if formatting not in FORMATTINGS:
         raise DataError(f"export: unknown formatting {formatting!r}; expected one of {', '.join(FORMATTINGS)}.")
     folder = Path(folder)
-    known = _registry(folder, name)
+    known = _known(folder, name)
     kind, rows = _file_rows(dataset, folder, name, formatting)
-    entry: Row = {"file_name": f"{name}.json", "formatting": "alpaca" if kind == "text" else formatting}
+    used = {column for row in rows for column in row}
+    columns = {part: column for part, column in COLUMNS.items() if column in used}
+    entry: Row = {"file_name": f"{name}.json", "formatting": formatting, "columns": columns}
     if kind == "text":
-        entry["columns"] = {"prompt": "text"}
-    else:
-        used = {column for row in rows for column in row}
-        entry["columns"] = {part: column for part, column in COLUMNS.items() if column in used}
+        entry |= {"formatting": "alpaca", "columns": {"prompt": "text"}}
     if kind == "preference":
         entry["ranking"] = True
     path = write_json(folder / f"{name}.json", rows)
@@ -104,7 +101,7 @@ def export_llamafactory(dataset: Dataset, folder: str | Path, name: str, *, form
     return path
 
 
-def _registry(folder: Path, name: str) -> Row:
+def _known(folder: Path, name: str) -> Row:
     """The entries that are there, if there is place for one of this name beside them."""
     registry, path = folder / REGISTRY, folder / f"{name}.json"
     if not NAME.fullmatch(name) or path.name.lower() == REGISTRY:
@@ -114,14 +111,11 @@ def _registry(folder: Path, name: str) -> Row:
     known = read_registry(folder) if registry.exists() else {}
     there = known.get(name)
     if name in known and (not isinstance(there, dict) or there.get("file_name") != path.name):
-        raise DataError(
-            f"{registry} has an entry {name!r} that is not from an export of this name: {short(there)}. Take another "
-            "name, or remove that entry."
-        )
+        found = f"{registry} has an entry {name!r} that is not from an export of this name: {short(there)}"
+        raise DataError(f"{found}. Take another name, or remove that entry.")
     if name not in known and path.exists():
-        raise DataError(
-            f"{path} is there already, and {registry} has no entry for it. Take another name, or remove it."
-        )
+        found = f"{path} is there already, and {registry} has no entry for it"
+        raise DataError(f"{found}. Take another name, or remove it.")
     return known
 
 
@@ -132,9 +126,12 @@ def _file_rows(dataset: Dataset, folder: Path, name: str, formatting: str) -> tu
     kind, rows = "", []
     for index, row in enumerate(plain_rows(dataset)):
         where = f"export of {name!r}, dataset[{index}]"
-        kind = kind or _kind(row)
-        if _kind(row) != kind:
-            raise DataError(f"{where}: a row of {_kind(row)} among rows of {kind}. Export each kind by itself.")
+        found = (
+            "text" if "text" in row else "preference" if row.keys() & REPLIES else "kto" if "label" in row else "chat"
+        )
+        kind = kind or found
+        if found != kind:
+            raise DataError(f"{where}: a row of {found} among rows of {kind}. Export each kind by itself.")
         out: Row = {"id": row["id"]} if "id" in row else {}
         if kind == "text":
             out["text"] = row["text"]
@@ -148,33 +145,10 @@ def _file_rows(dataset: Dataset, folder: Path, name: str, formatting: str) -> tu
     return kind, rows
 
 
-def _kind(row: Row) -> str:
-    if "text" in row:
-        return "text"
-    if any(reply in row for reply in REPLIES):
-        return "preference"
-    return "kto" if "label" in row else "chat"
-
-
 def _conversation(row: Row, formatting: str, where: str) -> Row:
     """The turns of a row, its replies and its label."""
-    system, turns, replies = _read(row, where)
-    out: Row = {"system": system} if system else {}
-    if formatting == "sharegpt":
-        out |= {"conversations": turns} | replies
-    else:
-        out |= _alpaca(turns, replies, where)
-    if "label" not in row:
-        return out
-    if turns[-1]["value"] == "":
-        raise DataError(f"{where}, messages: an empty reply, which LLaMA-Factory gives the other label. Leave it out.")
-    return out | {"kto_tag": row["label"]}
-
-
-def _read(row: Row, where: str) -> tuple[str, list[Row], Row]:
-    """The system text ("" for none), the turns in ShareGPT's tags, and chosen and rejected where the row has them."""
     messages = row.get("messages", [])
-    options: dict[str, list[Row]] = {reply: row.get(reply, []) for reply in REPLIES if _kind(row) == "preference"}
+    options: dict[str, list[Row]] = {reply: row.get(reply, []) for reply in REPLIES if row.keys() & REPLIES}
     for reply, said in options.items():
         if len(said) != 1 or said[0].get("role") != "assistant":
             raise DataError(f"{where}, {reply}: expected a list of one assistant turn, found {short(said)}.")
@@ -185,17 +159,24 @@ def _read(row: Row, where: str) -> tuple[str, list[Row], Row]:
             raise DataError(f"{where}, {error}.") from None
     system = messages[0]["content"] if messages[0]["role"] == "system" else None
     if system == "":
-        raise DataError(
-            f"{where}, messages[0]: an empty system turn is none to LLaMA-Factory, which puts the template's own "
-            "there. Write one, or leave the turn out."
+        found = (
+            f"{where}, messages[0]: an empty system turn is none to LLaMA-Factory, which puts the template's own there"
         )
+        raise DataError(f"{found}. Write one, or leave the turn out.")
     turns: list[Row] = []
     for index in range(0 if system is None else 1, len(messages)):
         _add(turns, messages[index], f"{where}, messages[{index}]")
     if not turns or (len(turns) % 2 == 1) != bool(options):
         wanted = "a question or a tool result, which chosen and rejected answer" if options else "an assistant turn"
         raise DataError(f"{where}, messages: must end with {wanted}.")
-    return system or "", turns, {reply: _turn(said[0], f"{where}, {reply}[0]") for reply, said in options.items()}
+    replies = {reply: _turn(said[0], f"{where}, {reply}[0]") for reply, said in options.items()}
+    told = {"conversations": turns} | replies if formatting == "sharegpt" else _alpaca(turns, replies, where)
+    out: Row = ({"system": system} if system else {}) | told
+    if "label" not in row:
+        return out
+    if turns[-1]["value"] == "":
+        raise DataError(f"{where}, messages: an empty reply, which LLaMA-Factory gives the other label. Leave it out.")
+    return out | {"kto_tag": row["label"]}
 
 
 def _add(turns: list[Row], message: Row, where: str) -> None:
@@ -219,10 +200,8 @@ def _turn(message: Row, where: str) -> Row:
         return {"from": TAGS.get(message["role"], message["role"]), "value": text}
     if message.get("tool_calls"):
         if text or thinking is not None:
-            raise DataError(
-                f"{where}: has a call beside text or thinking, and function_call holds nothing but the call. Leave the "
-                "text out, or the row."
-            )
+            found = f"{where}: has a call beside text or thinking, and function_call holds nothing but the call"
+            raise DataError(f"{found}. Leave the text out, or the row.")
         return {"from": "function_call", "value": _calls(message["tool_calls"], where)}
     for mark in (OPENER, CLOSER):
         if mark in text or mark in (thinking or ""):
@@ -232,11 +211,9 @@ def _turn(message: Row, where: str) -> Row:
 
 def _calls(calls: list[Row], where: str) -> str:
     """The calls of a turn as JSON text: one by itself, several as a list; arguments as an object."""
+    functions = [call["function"] for call in calls]
     try:
-        found = [
-            {"name": call["function"]["name"], "arguments": STRICT.decode(call["function"]["arguments"])}
-            for call in calls
-        ]
+        found = [{"name": one["name"], "arguments": STRICT.decode(one["arguments"])} for one in functions]
         text = json.dumps(found if len(found) > 1 else found[0], ensure_ascii=False, allow_nan=False)
         text.encode()
     except ValueError as error:  # NaN, 1e999, a key twice, half of a character, too deep
@@ -248,10 +225,8 @@ def _alpaca(turns: list[Row], replies: Row, where: str) -> Row:
     """The same turns as instruction, input and output, what was said before as history."""
     for turn in [*turns, *replies.values()]:
         if turn["from"] not in ("human", "gpt"):
-            found = f"a turn of {turn['from']} ({short(turn['value'])})"
-            raise DataError(
-                f'{where}: Alpaca has no place for {found}. Take formatting="sharegpt", or leave the row out.'
-            )
+            found = f"{where}: Alpaca has no place for a turn of {turn['from']} ({short(turn['value'])})"
+            raise DataError(f'{found}. Take formatting="sharegpt", or leave the row out.')
     said = [turn["value"] for turn in turns]
     last = len(said) - (1 if replies else 2)
     history = [said[place : place + 2] for place in range(0, last, 2)]
@@ -290,15 +265,14 @@ def _check_times(rows: list[Row], where: str) -> None:
     """Refuse a column in which every text is a date: the reader makes times of them, and then replies are dropped."""
     only_times: dict[str, bool] = {}
     for row in rows:
-        read = [(column, value) for column, value in row.items() if column not in OWN_COLUMNS]
-        for place, text in chain.from_iterable(_texts(value, column) for column, value in read):
+        read = {column: value for column, value in row.items() if column not in OWN_COLUMNS}
+        for place, text in _texts(read, ""):
             only_times[place] = only_times.get(place, True) and TIME.fullmatch(text) is not None
     found = next((place for place, is_time in only_times.items() if is_time), None)
     if found is not None:
-        raise DataError(
-            f"{where}: every {found} is a bare date, of which LLaMA-Factory's JSON reader makes a time and no text. "
-            'Add a row where it says more, or write chats with formatting="sharegpt".'
-        )
+        reason = f"every {found[1:]} is a bare date, of which LLaMA-Factory's JSON reader makes a time and no text"
+        mend = 'Add a row where it says more, or write chats with formatting="sharegpt".'
+        raise DataError(f"{where}: {reason}. {mend}")
 
 
 def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:

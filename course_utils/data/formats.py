@@ -28,16 +28,9 @@ LOST_THINKING = {key for key, meant in chat.FIELD_HINTS.items() if meant == "rea
 
 
 def convert(row: Row, layout: Layout, folder: Path) -> tuple[Row, list[Fault]]:
-    """A row of a file as a row of the course's schema (without `source`).
+    """A row of a file as a row of the course's schema (without `source`), and its faults, with which it is of no use.
 
-    Args:
-        row: as `reading.read` gives it.
-        layout: how it is written.
-        folder: the data folder; images, videos and audios are named relative to it. They need not be there.
-
-    Returns:
-        The row (see `rows.py`; of a preference, messages is the prompt; of pretraining text it is []), and its faults,
-        with which it must not be used.
+    Images, videos and audios are named relative to the data folder; they need not be there.
     """
     reader = _LayoutReader(row, layout=layout, folder=folder)
     return reader.read(), reader.faults
@@ -47,10 +40,6 @@ def uneven_media(row: Row, files: dict[str, list[str]]) -> Iterator[tuple[str, i
     """Each of images, videos and audios that has not one file for each placeholder, and how many placeholders it has.
 
     As in LLaMA-Factory the system turn is not counted. Of a preference, the count must be right with either reply.
-
-    Args:
-        row: with messages, and where it is a preference chosen and rejected.
-        files: their names, for each of MEDIA that has some.
     """
     for media, placeholder in PLACEHOLDERS.items():
         for reply in [row[part] for part in REPLIES if part in row] or [[]]:
@@ -71,7 +60,7 @@ class _LayoutReader(RowReader):
     def read(self) -> Row:
         """The row, whatever its kind."""
         layout = self.layout
-        out: Row = {"messages": [], "tags": self._tags()} | self._id()
+        out: Row = {"messages": []} | self._own()
         if layout.kind == "text":
             return out | {"text": self._required("prompt")}
         is_alpaca = layout.formatting == "alpaca"
@@ -79,7 +68,10 @@ class _LayoutReader(RowReader):
         if layout.kind == "preference":
             out |= {part: [_reply(self._required(part)) if is_alpaca else self._turn_reply(part)] for part in REPLIES}
         if layout.kind == "kto":
-            out["label"] = self._label()
+            column = str(layout.columns["kto_tag"])
+            out["label"] = label = self.row.get(column)
+            if not isinstance(label, bool):  # LLaMA-Factory drops the row
+                self.fault(column, f"expected true (a good reply) or false, without quotes; found {short(label)}.")
         tools = self._tools()
         return out | ({"tools": tools} if tools else {}) | self._media(out)
 
@@ -88,7 +80,11 @@ class _LayoutReader(RowReader):
         """instruction, input, output, system, history; the prompt is instruction and input on lines of their own."""
         columns = self.layout.columns
         messages = self._system()
-        for index, pair in enumerate(self._list(columns["history"])):
+        history = self.row.get(columns["history"])
+        if not isinstance(history, list | None):
+            self.fault(str(columns["history"]), f"expected a list, found {short(history)}.")
+            history = []
+        for index, pair in enumerate(history or []):
             field = f"{columns['history']}[{index}]"
             if not isinstance(pair, list) or len(pair) != 2:
                 self.fault(field, f"expected a pair [prompt, reply], found {short(pair)}.")
@@ -104,16 +100,22 @@ class _LayoutReader(RowReader):
 
     def _conversation(self) -> list[Row]:
         """A list of turns under the tags of the entry; OpenAI's own keys (tool_calls, reasoning_content) are kept."""
-        column = self.layout.columns["messages"]
-        turns = self._list(column, required=True)
+        column = str(self.layout.columns["messages"])
+        turns = self.row.get(column)
+        if not isinstance(turns, list) or not turns:
+            self.fault(column, f"expected a list of turns, found {short(turns)}.")
+            return []
         before = len(self.faults)
-        messages = [self._message(turn, f"{column}[{index}]") for index, turn in enumerate(turns)]
-        messages = [turn for message in messages for turn in _apart(message)]
-        if len(self.faults) > before or not messages:
+        messages = []
+        for index, turn in enumerate(turns):
+            message = self._message(turn, f"{column}[{index}]")
+            results = message["content"].split(BETWEEN_RESULTS) if message["role"] == "tool" else [message["content"]]
+            messages += [message | {"content": result} for result in results]
+        if len(self.faults) > before:
             return []  # what is due after a turn that cannot be read is not known
         if messages[0]["role"] != "system":
             messages = self._system() + messages
-        self._check_order(messages, str(column))
+        self._check_order(messages, column)
         return messages
 
     def _turn_reply(self, part: str) -> Row:
@@ -183,38 +185,20 @@ class _LayoutReader(RowReader):
             self.fault(field, "must end with an assistant turn, or there is nothing to learn.")
 
     # -------------------------------------------------------------------------------------------------- parts of a row
-    def _id(self) -> Row:
-        """The row's own `id`, as text."""
-        own = self.row.get("id")
-        if isinstance(own, str | int) and not isinstance(own, bool) and own != "":
-            return {"id": str(own)}
-        if own not in (None, ""):
-            self.fault("id", f"expected text or a whole number, found {short(own)}.")
-        return {}
-
-    def _tags(self) -> list[str]:
-        """The row's own `tags`; a row without has none."""
-        tags = self.row.get("tags")
-        if tags is None:
-            return []
-        if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+    def _own(self) -> Row:
+        """The row's own `id`, as text, and its own `tags`; a row without has none."""
+        own, tags = self.row.get("id"), self.row.get("tags")
+        if tags is not None and not (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)):
             self.fault("tags", f"expected a list of strings, found {short(tags)}.")
-            return []
-        return tags
+        if isinstance(own, bool) or not isinstance(own, str | int | None):
+            self.fault("id", f"expected text or a whole number, found {short(own)}.")
+        return {"tags": tags or []} | ({} if own in (None, "") else {"id": str(own)})
 
     def _system(self) -> list[Row]:
         """The system turn that a column of the row holds, if any."""
         column = self.layout.columns["system"]
         text = self.row.get(column)
         return [{"role": "system", "content": self._text(text, str(column))}] if text else []
-
-    def _label(self) -> bool:
-        """KTO: whether the reply is a good one. Anything but true and false makes LLaMA-Factory drop the row."""
-        column = str(self.layout.columns["kto_tag"])
-        label = self.row.get(column)
-        if not isinstance(label, bool):
-            self.fault(column, f"expected true (a good reply) or false, without quotes; found {short(label)}.")
-        return bool(label)
 
     def _media(self, out: Row) -> Row:
         """Images, videos and audios; all three are counted where the entry names one of them, as in LLaMA-Factory."""
@@ -270,8 +254,7 @@ class _LayoutReader(RowReader):
     def _calls_of_text(self, content: Any, field: str) -> list[Row]:
         """ShareGPT's function_call turn: JSON text of one {"name", "arguments"} or of a list of them."""
         before = len(self.faults)
-        text = self._text(content, field)
-        found = self._parsed(text, field) if len(self.faults) == before else None
+        found = self._parsed(content, field)
         if len(self.faults) > before:
             return []
         calls = found if isinstance(found, list) and found else [found]
@@ -287,7 +270,11 @@ class _LayoutReader(RowReader):
         if isinstance(arguments, str):
             self._parsed(arguments, f"{field}.arguments")
         else:
-            arguments = self._dumped(arguments, f"{field}.arguments")
+            try:
+                arguments = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+            except ValueError:
+                reason = f"expected JSON, found a number that JSON does not have in {short(arguments)}."
+                self.fault(f"{field}.arguments", reason)
         done: Row = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
         return done | ({"id": self._text(call["id"], f"{field}.id")} if call.get("id") is not None else {})
 
@@ -300,15 +287,6 @@ class _LayoutReader(RowReader):
             return ""
         return self._text(self.row[column], column)
 
-    def _list(self, column: str | None, *, required: bool = False) -> list[Any]:
-        value = self.row.get(column)
-        if value is None and not required:
-            return []
-        if not isinstance(value, list) or (required and not value):
-            self.fault(str(column), f"expected a list{' of turns' if required else ''}, found {short(value)}.")
-            return []
-        return value
-
     def _text(self, value: Any, field: str) -> str:
         if not isinstance(value, str):
             mend = "Put it in quotes." if isinstance(value, int | float) else "Write it as one text."
@@ -316,30 +294,16 @@ class _LayoutReader(RowReader):
             return ""
         return value
 
-    def _dumped(self, value: Any, field: str) -> str:
-        """A value as JSON text; "{}", and a fault, where it holds a number that JSON does not have."""
-        try:
-            return json.dumps(value, ensure_ascii=False, allow_nan=False)
-        except ValueError:
-            self.fault(field, f"expected JSON, found a number that JSON does not have in {short(value)}.")
-            return "{}"
-
-    def _parsed(self, text: str, field: str) -> Any:
+    def _parsed(self, value: Any, field: str) -> Any:
         """The value of JSON text; None, and a fault, where it is none."""
+        before, text = len(self.faults), self._text(value, field)
         try:
-            return STRICT.decode(text)
+            return STRICT.decode(text) if len(self.faults) == before else None
         except json.JSONDecodeError as error:
             self.fault(field, f"expected JSON text, found {error.msg} at character {error.pos} of {short(text)}.")
         except ValueError as error:  # NaN, a key that stands twice, too many brackets
             self.fault(field, f"expected JSON text, found {short(text)}: {error}")
         return None
-
-
-def _apart(message: Row) -> list[Row]:
-    """The results of parallel calls that a file holds as one observation, as turns of their own."""
-    if message["role"] != "tool" or BETWEEN_RESULTS not in message["content"]:
-        return [message]
-    return [message | {"content": result} for result in message["content"].split(BETWEEN_RESULTS)]
 
 
 def _reply(text: str) -> Row:

@@ -60,10 +60,9 @@ class Layout:
         return frozenset(tags | {*TURN_TEXTS, "tool_calls"})
 
     def unread(self, found: set[str]) -> list[Fault]:
-        """What the layout says that no row has, or that would be lost (LLaMA-Factory: a KeyError, or silence).
+        """What the layout says that no row has, or what would be lost, by all columns that the rows have.
 
-        Args:
-            found: all columns that the rows have; empty where there is no row.
+        LLaMA-Factory answers with a KeyError, or with silence.
         """
         faults = []
         for part in self.explicit if found else ():
@@ -73,24 +72,14 @@ class Layout:
                 faults.append(Fault(f"columns.{part}", f"names {column!r}, which no row has. Rows have: {names}."))
         lost = DEFAULT_COLUMNS["response"]
         if self.kind == "text" and lost in found:
-            reason = (
-                f"columns names prompt alone, so the rows are pretraining text, but they have {lost!r}, which would be "
-                f"lost. Name it as columns.response: what columns does not name is None, not its default."
-            )
-            faults.append(Fault("columns", reason))
+            reason = f"columns names prompt alone, so the rows are pretraining text, but they have {lost!r}"
+            mend = "Name it as columns.response: what columns does not name is None, not its default."
+            faults.append(Fault("columns", f"{reason}, which would be lost. {mend}"))
         return faults
 
 
 def parse_layout(entry: dict[str, Any], where: str) -> Layout:
-    """What an entry says about its rows, with LLaMA-Factory's defaults only where `columns` or `tags` is absent.
-
-    Args:
-        entry: of a registry.
-        where: the registry and the entry, for errors.
-
-    Raises:
-        DataError: names the entry and the key.
-    """
+    """What an entry says about its rows; `where` names the entry in errors."""
     formatting = entry.get("formatting", "alpaca")
     if formatting not in FORMATTINGS:
         raise DataError(f"{where}: unknown formatting {formatting!r}; expected {', '.join(FORMATTINGS)}.")
@@ -104,10 +93,9 @@ def parse_layout(entry: dict[str, Any], where: str) -> Layout:
         needed.append("response")
     for key in needed:
         if columns[key] is None:
-            instead = f", not its default {DEFAULT_COLUMNS[key]!r}" if DEFAULT_COLUMNS[key] else ""
-            raise DataError(
-                f"{where}.columns does not name {key}, so it is None{instead} (LLaMA-Factory reads it so too). Name it."
-            )
+            default = f", not its default {DEFAULT_COLUMNS[key]!r}" if DEFAULT_COLUMNS[key] else ""
+            found = f"{where}.columns does not name {key}, so it is None{default}"
+            raise DataError(f"{found} (LLaMA-Factory reads it so too). Name it.")
     for key in NEEDED_TAGS if formatting != "alpaca" else ():
         if tags[key] is None:
             raise DataError(f"{where}.tags does not name {key}, so it is None, not {DEFAULT_TAGS[key]!r}. Name it.")

@@ -66,10 +66,8 @@ def stream(name: str, dataset_dir: str | Path = "data") -> IterableDataset:
 
     entry = find(name, dataset_dir)
     if entry.split != "train" or entry.num_samples is not None:
-        raise DataError(
-            f"{entry.where}: split {entry.split!r} and num_samples need all rows. "
-            "Use data.load, or leave them out and take from the stream."
-        )
+        mend = "Use data.load, or leave them out and take from the stream."
+        raise DataError(f"{entry.where}: split {entry.split!r} and num_samples need all rows. {mend}")
     return IterableDataset.from_generator(_usable, gen_kwargs={"entry": entry})
 
 
@@ -84,8 +82,7 @@ def _usable(entry: Entry) -> Iterator[Row]:
 def entry_rows(entry: Entry) -> Iterator[Record | Problem]:
     """All rows of an entry one after the other; in place of a row that cannot be used comes each of its problems.
 
-    Args:
-        entry: from `registry.find`; its `split` and `num_samples` are not looked at where the rows lie in files.
+    Its `split` and `num_samples` are not looked at where the rows lie in files.
     """
     records = chain.from_iterable(map(read, entry.files)) if entry.files else _downloaded(entry)
     found: set[str] = set()
@@ -127,9 +124,8 @@ def _taken(rows: list[Row], entry: Entry) -> list[Row]:
         try:
             spans = ReadInstruction.from_spec(entry.split).to_absolute({"train": len(rows)})
         except (ValueError, AssertionError) as error:
-            raise DataError(
-                f"{entry.where}: split {entry.split!r} of a file: {error} Expected train or a slice of it."
-            ) from None
+            found = f"{entry.where}: split {entry.split!r} of a file: {error}"
+            raise DataError(f"{found} Expected train or a slice of it.") from None
         rows = [row for span in spans for row in rows[span.from_ : span.to]]
         if not rows:
             raise DataError(f"{entry.where}: split {entry.split!r} leaves no row. Check its bounds.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -95,16 +96,7 @@ def mix(
 def draw(
     sizes: Mapping[str, int], shares: Mapping[str, float], *, strategy: str, total_size: int | None = None, seed: int
 ) -> tuple[list[int], MixReport]:
-    """Which rows `mix` takes, and its report.
-
-    Args:
-        sizes: rows of each pool.
-        shares: of each pool, from `normalise_weights`.
-        strategy, total_size, seed: as for `mix`.
-
-    Returns:
-        Numbers of rows, counted through the pools of a share above 0 put after one another.
-    """
+    """Which rows `mix` takes, counted through the pools of a share above 0 put after one another, and its report."""
     if strategy not in STRATEGIES:
         raise DataError(f"mix: unknown strategy {strategy!r}; expected one of {', '.join(STRATEGIES)}.")
     names = [name for name in sizes if shares[name] > 0]
@@ -128,36 +120,31 @@ def draw(
             raise DataError(f"mix: pool {empty[0]!r} is empty and cannot be resampled. Give it weight 0 or fill it.")
     passes = [_passes(sizes[name], random.Random(f"{seed}:{name}")) for name in names]
     starts = list(accumulate((sizes[name] for name in names), initial=0))
-    drawn: dict[str, list[int]] = {name: [] for name in sizes}
-    order = []
-    for which in schedule(weighted, limits, total_size):
-        row = next(passes[which])
-        drawn[names[which]].append(row)
-        order.append(starts[which] + row)
+    order = [starts[which] + next(passes[which]) for which in schedule(weighted, limits, total_size)]
+    times: dict[str, Counter[int]] = {name: Counter() for name in sizes}  # how often each row was taken
+    for place in order:
+        times[names[bisect_right(starts, place) - 1]][place] += 1
     report = MixReport(
         strategy=strategy,
         requested={name: total_size * share for name, share in shares.items()},
-        actual={name: len(rows) for name, rows in drawn.items()},
-        unique={name: len(set(rows)) for name, rows in drawn.items()},
+        actual={name: taken.total() for name, taken in times.items()},
+        unique={name: len(taken) for name, taken in times.items()},
         available=dict(sizes),
-        times={name: _times(rows, sizes[name]) for name, rows in drawn.items()},
+        times={
+            name: (min(taken.values(), default=0) if len(taken) == sizes[name] else 0, max(taken.values(), default=0))
+            for name, taken in times.items()
+        },
     )
     return order, report
 
 
 def normalise_weights(pools: Mapping[str, Any], weights: Mapping[str, float]) -> dict[str, float]:
-    """Shares that add up to 1, in the order of `pools`: negative counts as 0, and if none is above 0 all are equal.
-
-    Raises:
-        DataError: no pools, names that differ, or a weight that is no finite number.
-    """
+    """Shares that add up to 1, in the order of `pools`: negative counts as 0, and if none is above 0 all are equal."""
     if not pools:
         raise DataError("mix: there are no pools to mix.")
     if set(pools) != set(weights):
-        odd = sorted(set(pools) ^ set(weights))
-        raise DataError(
-            f"mix: {odd[0]!r} is in only one of pools ({', '.join(pools)}) and weights ({', '.join(weights)})."
-        )
+        odd, both = sorted(set(pools) ^ set(weights)), f"pools ({', '.join(pools)}) and weights ({', '.join(weights)})"
+        raise DataError(f"mix: {odd[0]!r} is in only one of {both}.")
     for name, weight in weights.items():
         if not math.isfinite(weight):
             raise DataError(f"mix: the weight of {name!r} is {weight}; expected a finite number.")
@@ -180,9 +167,6 @@ def schedule(shares: list[float], limits: list[int], total: int) -> Iterator[int
         shares: above 0, for each pool.
         limits: rows each pool may give.
         total: rows to schedule, at most the sum of `limits`.
-
-    Yields:
-        The number of a pool, `total` times.
     """
     left = list(limits)
     given = 0
@@ -201,12 +185,6 @@ def schedule(shares: list[float], limits: list[int], total: int) -> Iterator[int
             left[chosen] -= 1
             given += 1
             yield chosen
-
-
-def _times(drawn: list[int], size: int) -> tuple[int, int]:
-    """How often a row of a pool was drawn, at least and at most."""
-    counts = Counter(drawn)
-    return (min(counts.values()) if size and len(counts) == size else 0), max(counts.values(), default=0)
 
 
 def _passes(size: int, rng: random.Random) -> Iterator[int]:

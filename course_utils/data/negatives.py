@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from course_utils.data.reading import STRICT
@@ -70,16 +70,27 @@ def spoil(answer: str, fault: str) -> str | None:
         DataError: an unknown fault.
     """
     _check("fault", fault, FAULTS)
-    value = _strict_object(answer)
-    if value is None:
+    try:
+        value = STRICT.decode(answer)
+        _text(value, indent=2).encode()  # the style that allows the least depth
+    except (ValueError, RecursionError):  # no JSON, NaN, 1e999, half of a character, too deep to be written
+        return None
+    if not isinstance(value, dict):
         return None
     if fault == "fenced":
         return f"```json\n{answer}\n```"
     if fault == "extra_text":
         before, after = CHATTER["zh" if HAN.search(answer) else "en"][len(answer) % 2]
         return f"{before}{answer}{after}"
-    changed = _without_last(value) if fault == "missing_field" else _other_type(value)
-    return None if changed is None else _writer(answer, value)(changed)
+    if not value or (fault == "missing_field" and len(value) == 1):
+        return None
+    if fault == "missing_field":
+        changed = dict(list(value.items())[:-1])
+    else:
+        key = min(value, key=lambda key: _is_text(value[key]) + 2 * (value[key] is None))
+        changed = value | {key: _retyped(value[key])}
+    style = next((style for style in STYLES if _text(value, **style) == answer.strip()), {})  # as `answer` is written
+    return _text(changed, **style)
 
 
 def negatives(dataset: Dataset, *, form: str, faults: Sequence[str] = FAULTS, seed: int = 42) -> Dataset:
@@ -110,18 +121,17 @@ def negatives(dataset: Dataset, *, form: str, faults: Sequence[str] = FAULTS, se
     made = []
     for row in plain_rows(dataset):
         answer = _answer(row)
-        broken = next(((fault, text) for fault in waiting if (text := spoil(answer, fault)) is not None), None)
-        if broken is None:
-            continue
-        fault, text = broken
-        waiting.remove(fault)
-        waiting.append(fault)
-        made.append(_negative(row, text, fault, form))
+        for fault in waiting:
+            text = spoil(answer, fault)
+            if text is not None:
+                made.append(_negative(row, text, fault, form))
+                waiting.remove(fault)
+                waiting.append(fault)
+                break
     if not made:
-        raise DataError(
-            f"negatives: none of the {len(dataset)} rows ends with a JSON object that can be given one of the faults "
-            f"{', '.join(faults) or '(none named)'}. Take rows whose reply is JSON and nothing else."
-        )
+        what = f"a JSON object that can be given one of the faults {', '.join(faults) or '(none named)'}"
+        mend = "Take rows whose reply is JSON and nothing else."
+        raise DataError(f"negatives: none of the {len(dataset)} rows ends with {what}. {mend}")
     return to_dataset(made)
 
 
@@ -150,35 +160,8 @@ def _negative(row: Row, text: str, fault: str, form: str) -> Row:
     return row | turns | {"tags": tags + added} | ({"id": f"{row['id']}-neg"} if "id" in row else {})
 
 
-# ------------------------------------------------------------------------------------------------------------- the JSON
-def _strict_object(text: str) -> Row | None:
-    """The object that a text is; None for anything that not every reader of JSON could read and write again."""
-    try:
-        value = STRICT.decode(text)
-        _text(value, indent=2).encode()  # the style that allows the least depth
-    except (ValueError, RecursionError):  # no JSON, NaN, 1e999, half of a character, too deep to be written
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _writer(answer: str, value: Row) -> Callable[[Row], str]:
-    """How `answer` writes JSON, if it is one of the usual ways."""
-    style = next((style for style in STYLES if _text(value, **style) == answer.strip()), {})
-    return lambda changed: _text(changed, **style)
-
-
 def _text(value: Any, **style: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, **style)
-
-
-def _without_last(value: Row) -> Row | None:
-    return dict(list(value.items())[:-1]) if len(value) > 1 else None
-
-
-def _other_type(value: Row) -> Row | None:
-    """The object with one value in another type; None for {}."""
-    key = min(value, key=lambda key: _is_text(value[key]) + 2 * (value[key] is None), default=None)
-    return None if key is None else value | {key: _retyped(value[key])}
 
 
 def _is_text(item: Any) -> bool:

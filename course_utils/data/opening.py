@@ -46,15 +46,7 @@ class Opened:
 
 
 def open_rows(target: str | Path | Dataset) -> Opened:
-    """Open a .jsonl, .json, .csv, .parquet or .txt file, a folder, a registry, or a data set.
-
-    Args:
-        target: a file; a folder of them; a `dataset_info.json` or the folder it lies in; a folder of `save_to_disk`; or
-            a Dataset in the course's schema.
-
-    Raises:
-        DataError: there is nothing of the kind.
-    """
+    """Open what `check` can be given; a DataError where there is nothing of the kind."""
     if not isinstance(target, str | Path):
         return _rows_of_dataset(target, "the data set")
     path = Path(target)
@@ -78,6 +70,7 @@ def _joined(name: str, parts: Sequence[Opened]) -> Opened:
     return Opened(name, read_as, chain.from_iterable(part.items for part in parts), remarks)
 
 
+# ------------------------------------------------------------------------------------------------- rows of the schema
 def _rows_of_dataset(dataset: Dataset, name: str) -> Opened:
     if "messages" not in dataset.column_names and "text" not in dataset.column_names:
         found = ", ".join(dataset.column_names)
@@ -116,9 +109,10 @@ def _arguments(turn: Row) -> Iterator[Any]:
         yield function.get("arguments", "") if isinstance(function, dict) else ""
 
 
+# ------------------------------------------------------------------------------------------------ entries of a registry
 def _registered(folder: Path) -> Opened:
     """All data sets of a registry; those on a hub are not fetched."""
-    path = str(folder / registry.REGISTRY)
+    path = folder / registry.REGISTRY
     parts: list[Opened] = []
     named: set[Path] = set()
     for name, said in registry.read_registry(folder).items():
@@ -131,10 +125,10 @@ def _registered(folder: Path) -> Opened:
             parts.append(opened)
         except DataError as error:
             reason = str(error).removeprefix(f"{path}, {name}: ")
-            parts.append(Opened(name, "not read", iter([Problem(path, None, None, name, reason)]), []))
-    known = {file.resolve() for file in (*named, folder / registry.REGISTRY)}
+            parts.append(Opened(name, "not read", iter([Problem(str(path), None, None, name, reason)]), []))
+    known = {file.resolve() for file in (*named, path)}
     beside = [file.name for file in registry.files_with_rows(folder) if file.resolve() not in known]
-    opened = _joined(path, parts)
+    opened = _joined(str(path), parts)
     left = [f"{path} names no data set in {', '.join(beside)}, so that was not read."] if beside else []
     return replace(opened, remarks=[*opened.remarks, *left])
 
@@ -150,18 +144,14 @@ def _entry(entry: registry.Entry) -> Opened:
     """The rows of an entry of a registry."""
     if not entry.files:
         return Opened(entry.name, "not read", iter(()), [f"{entry.name} is on a hub, and was not fetched."])
-    read_as = f"{entry.layout.formatting}, {entry.layout.kind}"
+    layout = entry.layout
     first = _first(entry.files[0])
-    turns = [turn for row in first for turn in _turns(row, entry.layout.columns["messages"])]
-    unread = {
-        "columns": {key for row in first for key in row} - entry.layout.read_columns,
-        "keys of turns": {key for turn in turns for key in turn} - entry.layout.read_keys,
-    }
-    remarks = [
-        f"{entry.files[0]}: not read are the {what} {', '.join(sorted(keys))}." for what, keys in unread.items() if keys
-    ]
-    marks = chain.from_iterable(map(_byte_order_mark, entry.files))
-    return Opened(entry.name, read_as, chain(marks, _with_media(entry_rows(entry), entry.folder)), remarks)
+    turns = [turn for row in first for turn in _turns(row, layout.columns["messages"])]
+    unread = {"columns": _keys(first) - layout.read_columns, "keys of turns": _keys(turns) - layout.read_keys}
+    found = {what: ", ".join(sorted(keys)) for what, keys in unread.items() if keys}
+    remarks = [f"{entry.files[0]}: not read are the {what} {keys}." for what, keys in found.items()]
+    items = chain(chain.from_iterable(map(_byte_order_mark, entry.files)), _with_media(entry_rows(entry), entry.folder))
+    return Opened(entry.name, f"{layout.formatting}, {layout.kind}", items, remarks)
 
 
 def _with_media(items: Iterator[Record | Problem], folder: Path) -> Iterator[Record | Problem]:
@@ -176,24 +166,25 @@ def _with_media(items: Iterator[Record | Problem], folder: Path) -> Iterator[Rec
             yield item
 
 
+# --------------------------------------------------------------------------------------------------------------- a file
 def _file(path: Path) -> Opened:
     """The rows of a file by its entry in the registry beside it, or by what its first rows look like."""
     known = registry.naming(path)
     if known is not None:
         return _entry(known)
     first = _first(path)
-    source = _source(first)
-    if source is not None:
-        items = chain(_byte_order_mark(path), sources.normalised(source, read(path), sources.READERS[source]))
-        return Opened(str(path), f"{source} (data.normalise)", items, [])
-    guess = _guess(first)
-    if guess is not None:
+    source, guess = _source(first), _guess(first)
+    if source is None and guess is not None:
         entry = {"file_name": path.name} | guess
         opened = _entry(registry.parse(path.stem, entry, path.parent))
         remark = f"to load {path.name} by name, put this into {registry.REGISTRY}: {json.dumps({path.stem: entry})}"
-        return Opened(str(path), opened.read_as, opened.items, [*opened.remarks, remark])
-    items = chain(_byte_order_mark(path), (_unknown(item) for item in read(path)))
-    return Opened(str(path), "no known format", items, [])
+        return replace(opened, name=str(path), remarks=[*opened.remarks, remark])
+    if source is None:
+        read_as, items = "no known format", map(_unknown, read(path))
+    else:
+        read_as = f"{source} (data.normalise)"
+        items = sources.normalised(source, read(path), sources.READERS[source])
+    return Opened(str(path), read_as, chain(_byte_order_mark(path), items), [])
 
 
 def _unknown(item: Record | Problem) -> Problem:
@@ -218,13 +209,17 @@ def _first(path: Path) -> list[Row]:
 
 def _turns(row: Row, column: str | None) -> list[Row]:
     """The turns of a raw row, as far as they are objects."""
-    turns = row.get(column) if column is not None else None
+    turns = row.get(column)
     return [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+
+
+def _keys(rows: list[Row]) -> set[str]:
+    return {key for row in rows for key in row}
 
 
 def _source(first: list[Row]) -> str | None:
     """Which of the sources that `normalise` knows these rows are in, if any (pitfall source-dialects)."""
-    keys = {key for row in first for key in row}
+    keys = _keys(first)
     if {"Question", "Numbers"} <= keys:
         return "mawps"
     if "golden" in keys:
@@ -236,7 +231,7 @@ def _source(first: list[Row]) -> str | None:
 
 def _guess(first: list[Row]) -> Row | None:
     """The entry of a registry that reads these rows, but for its file_name."""
-    keys = {key for row in first for key in row}
+    keys = _keys(first)
     parts = {part: part for part in ("system", "tools", *MEDIA) if part in keys}
     entry: Row = {}
     if set(REPLIES) <= keys:
@@ -249,9 +244,8 @@ def _guess(first: list[Row]) -> Row | None:
     if turns is not None:
         said = [turn for row in first for turn in _turns(row, turns)]
         is_openai = any("role" in turn for turn in said) if said else turns == "messages"
-        tags = {"tags": OPENAI_TAGS} if is_openai else {}
-        formatting = "openai" if is_openai else "sharegpt"
-        return {"formatting": formatting, "columns": {"messages": turns, **parts}, **tags, **entry}
+        written = {"formatting": "openai" if is_openai else "sharegpt", "columns": {"messages": turns, **parts}}
+        return written | ({"tags": OPENAI_TAGS} if is_openai else {}) | entry
     prompt = next((key for key in ("instruction", "prompt", "question") if key in keys), None)
     reply = next((key for key in ("output", "response", "completion", "answer") if key in keys), None)
     if prompt is not None and (reply is not None or entry):

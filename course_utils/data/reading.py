@@ -43,19 +43,11 @@ def read_raw(path: str | Path) -> list[Row]:
 
 
 def read(path: str | Path) -> Iterator[Record | Problem]:
-    """The rows of a file one after the other; in place of a row that cannot be read comes what is wrong with it.
-
-    Args:
-        path: as for `read_raw`.
-
-    Raises:
-        DataError: the file is missing, or of another kind.
-    """
+    """The rows of a file one after the other; in place of a row that cannot be read comes what is wrong with it."""
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise DataError(
-            f"{path}: cannot read {path.suffix or 'a file without suffix'}; it must be one of {', '.join(SUFFIXES)}."
-        )
+        what = path.suffix or "a file without suffix"
+        raise DataError(f"{path}: cannot read {what}; it must be one of {', '.join(SUFFIXES)}.")
     if not path.is_file():
         raise DataError(f"{path}: there is no such file. Check the name and the folder you are in.")
     if path.suffix == ".parquet":

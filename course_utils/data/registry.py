@@ -52,11 +52,7 @@ class Entry:
 
 
 def find(name: str, dataset_dir: str | Path = "data") -> Entry:
-    """The entry of a data set, checked: its keys are known, its files lie inside `dataset_dir`.
-
-    Raises:
-        DataError: names the registry, the entry and the key.
-    """
+    """The entry of a data set, checked: its keys are known, its files lie inside `dataset_dir`."""
     folder = home() / dataset_dir
     known = read_registry(folder)
     if name not in known:
@@ -65,11 +61,7 @@ def find(name: str, dataset_dir: str | Path = "data") -> Entry:
 
 
 def naming(file: Path) -> Entry | None:
-    """The first entry that reads a file, of the registry in the file's folder or in the folder above it.
-
-    Raises:
-        DataError: such a registry is no JSON, or that entry is not right.
-    """
+    """The first entry that reads a file, of the registry in the file's folder or in the folder above it."""
     for folder in (file.parent, file.parent.parent):
         known = read_registry(folder) if (folder / REGISTRY).is_file() else {}
         for name, entry in known.items():
@@ -79,11 +71,7 @@ def naming(file: Path) -> Entry | None:
 
 
 def read_registry(folder: Path) -> dict[str, Any]:
-    """What the registry in a folder says of each data set, not checked, by their names in its order.
-
-    Raises:
-        DataError: it is missing, no JSON, or no object.
-    """
+    """What the registry in a folder says of each data set by name, as it stands there."""
     path = folder / REGISTRY
     try:
         known = STRICT.decode(path.read_text(encoding="utf-8"))
@@ -101,16 +89,7 @@ def read_registry(folder: Path) -> dict[str, Any]:
 
 
 def parse(name: str, entry: Any, folder: Path) -> Entry:
-    """What an entry of a registry says, checked.
-
-    Args:
-        name: of the data set.
-        entry: the value that the registry has under it.
-        folder: where the registry lies.
-
-    Raises:
-        DataError: names the registry, the entry and the key.
-    """
+    """An entry of the registry in a folder, checked; a DataError names the registry, the entry and the key."""
     where = f"{folder / REGISTRY}, {name}"
     check_keys(entry, ENTRY_KEYS, where)
     for key in (*HUB_OPTIONS, "split"):
@@ -135,11 +114,7 @@ def parse(name: str, entry: Any, folder: Path) -> Entry:
 
 
 def path_inside(folder: Path, name: str, field: str) -> Path:
-    """The path of a file in `folder`, if it still lies there once links and ".." are followed; it need not exist.
-
-    Raises:
-        DataError: names the field and the path.
-    """
+    """The path of a file in `folder`; a DataError where links or ".." lead out of it. It need not exist."""
     path = folder / name
     try:
         inside = path.resolve().is_relative_to(folder.resolve())
@@ -193,9 +168,8 @@ def _local_files(entry: dict[str, Any], folder: Path, where: str) -> tuple[Path,
         raise DataError(f"{where}: cloud_file_name is not read here. {AS_FILE}")
     for key in HUB_OPTIONS:
         if entry.get(key):
-            raise DataError(
-                f"{where}: {key} belongs to a hub; with file_name LLaMA-Factory does not read it. Remove it."
-            )
+            found = f"{where}: {key} belongs to a hub; with file_name LLaMA-Factory does not read it"
+            raise DataError(f"{found}. Remove it.")
     file_name = entry.get("file_name")
     if not isinstance(file_name, str) or not file_name:
         raise DataError(f"{where}: file_name is missing. Name a file or a folder in {folder}, or hf_hub_url.")
@@ -213,10 +187,9 @@ def _files_of(path: Path, folder: Path, where: str) -> tuple[Path, ...]:
     beside = [file for file in sorted(path.iterdir()) if file not in files and not file.name.startswith(".")]
     unread = [file.name for file in beside if file.is_dir() or file.suffix not in NO_ROWS]
     if unread:
-        raise DataError(
-            f"{where}: {path} holds {unread[0]}, whose rows would be missed: only {', '.join(SUFFIXES)} files right in "
-            "the folder are read. Convert it or move it away."
-        )
+        found = f"{where}: {path} holds {unread[0]}, whose rows would be missed"
+        only = f"only {', '.join(SUFFIXES)} files right in the folder are read"
+        raise DataError(f"{found}: {only}. Convert it or move it away.")
     if not files:
         raise DataError(f"{where}: the folder {path} has no {', '.join(SUFFIXES)} file.")
     return tuple(path_inside(folder, str(file.relative_to(folder)), f"{where}: file_name") for file in files)

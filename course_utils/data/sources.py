@@ -1,8 +1,7 @@
 """Public rows that are not yet conversations into messages: CMATH, MAWPS, DPO-zh-en-emoji, CLUENER (C27, C47).
 
-Every row is kept, and one that cannot be read raises with its number and field: nothing is dropped in silence
-(pitfall source-dialects
-lists how the copies of these files differ). A source of your own is one function more: see `normalise`.
+Every row is kept, and one that cannot be read raises with its number and field: nothing is dropped in silence (pitfall
+source-dialects lists how the copies of these files differ). A source of your own is one function more: see `normalise`.
 """
 
 from __future__ import annotations
@@ -98,34 +97,25 @@ def normalise(source: str, rows: Iterable[Row], *, read: Read | None = None) -> 
 def normalise_rows(source: str, rows: Iterable[Row], read: Read | None = None) -> list[Row]:
     """`normalise`, as plain dicts."""
     if read is None and source not in READERS:
-        known = ", ".join(READERS)
-        raise DataError(
-            f"There is no source {source!r} to normalise. Known are: {known}; for one of your own give read."
-        )
+        known = f"Known are: {', '.join(READERS)}; for one of your own give read."
+        raise DataError(f"There is no source {source!r} to normalise. {known}")
     records = (Record(source, number, None, row) for number, row in enumerate(rows, start=1))
     return all_usable(normalised(source, records, read or READERS[source]))
 
 
 def normalised(source: str, records: Iterable[Record | Problem], read: Read) -> Iterator[Record | Problem]:
-    """The rows of a source one after the other; in place of a row that cannot be read comes each of its problems.
-
-    Args:
-        source: its name.
-        records: from `reading.read`.
-        read: one of READERS, or a function like them.
-    """
+    """The rows of a source one after the other; in place of a row that cannot be read comes each of its problems."""
     for record in records:
         if isinstance(record, Problem):
             yield record
             continue
         row = SourceReader(record.value)
         question, answer, tags = read(row)
-        if row.faults:
-            yield from (record.problem(*fault) for fault in row.faults)
-            continue
-        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        done = {"id": f"{source}:{record.row}", "messages": messages, "source": source, "tags": tags}
-        yield record._replace(value=done)
+        yield from (record.problem(*fault) for fault in row.faults)
+        if not row.faults:
+            messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            done = {"id": f"{source}:{record.row}", "messages": messages, "source": source, "tags": tags}
+            yield record._replace(value=done)
 
 
 def _cmath(row: SourceReader) -> tuple[str, str, list[str]]:
@@ -161,17 +151,16 @@ def _cluener(row: SourceReader) -> tuple[str, str, list[str]]:
     if not isinstance(labels, dict):
         row.fault("label", f"expected an object of labels, found {short(labels)}.")
         labels = {}
+    answer = {}
     for label, entities in labels.items() if text else ():
         if label not in CLUENER_LABELS:
             row.fault(f"label.{label}", f"unknown label; known are {', '.join(CLUENER_LABELS)}.")
         elif not isinstance(entities, dict):
             row.fault(f"label.{label}", f"expected an object of entities, found {short(entities)}.")
         else:
+            answer[label] = list(map(clean_text, entities))
             for entity, spans in entities.items():
                 _check_spans(row, f"label.{label}.{entity}", entity, spans)
-    answer = {
-        label: list(map(clean_text, entities)) for label, entities in labels.items() if isinstance(entities, dict)
-    }
     return CLUENER_PROMPT.format(text=text), json.dumps(answer, ensure_ascii=False), ["ner", "zh"]
 
 
@@ -192,12 +181,7 @@ READERS: dict[str, Read] = {"cmath": _cmath, "mawps": _mawps, "emoji": _emoji, "
 
 
 def cut(text: str, limit: int = MAX_ANSWER) -> str:
-    """At most `limit` characters, ended after a sentence where one ends in the second half, else hard.
-
-    Args:
-        text: an answer.
-        limit: characters.
-    """
+    """At most `limit` characters, ended after a sentence where one ends in the second half, else hard."""
     if len(text) <= limit:
         return text
     ends = [match.end() for match in SENTENCE_END.finditer(text[: limit + 1]) if limit // 2 < match.end() <= limit]

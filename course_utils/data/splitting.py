@@ -44,16 +44,10 @@ def split(
 
 
 def held_back(marks: Sequence[tuple[str, str]], *, valid_ratio: float, min_valid: int, seed: int) -> set[int]:
-    """Numbers of the rows that `split` holds back.
-
-    Args:
-        marks: the `row_key` and the source of each row.
-        valid_ratio, min_valid, seed: as for `split`.
-    """
+    """Numbers of the rows that `split` holds back, by the `row_key` and the source of each row."""
     if not 0 <= valid_ratio < 1 or min_valid < 0:
-        raise DataError(
-            f"split: valid_ratio must be in [0, 1) and min_valid >= 0, found {valid_ratio} and {min_valid}."
-        )
+        found = f"found {valid_ratio} and {min_valid}"
+        raise DataError(f"split: valid_ratio must be in [0, 1) and min_valid >= 0, {found}.")
     wanted = max(min_valid, round(valid_ratio * len(marks)))
     if wanted >= len(marks):
         raise DataError(
@@ -122,12 +116,7 @@ def _take(groups: list[list[int]], quota: int) -> set[int]:
 
 
 def shares_to_counts(shares: Sequence[float], total: int) -> list[int]:
-    """Whole counts that add up to `total`, each within one of its exact share (largest remainder).
-
-    Args:
-        shares: not negative, not all zero.
-        total: what the counts add up to.
-    """
+    """Whole counts that add up to `total`, each within one of its exact share (largest remainder)."""
     whole = sum(shares)
     exact = [total * share / whole for share in shares]
     counts = [int(value) for value in exact]
