@@ -32,7 +32,7 @@ install: .venv/installed ## make .venv and install everything (CPU or CUDA, by w
 	@touch $@
 
 course: install ## run the six lessons and print the before/after table
-	@$(BIN)/python -m course_utils run
+	@$(BIN)/python lab/run_lessons.py
 
 lab: install ## open JupyterLab on a page with lessons, exercises and the state of this machine
 	@$(BIN)/python lab/start_page.py

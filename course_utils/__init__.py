@@ -19,9 +19,14 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds this list and _
     from course_utils import hub as hub
     from course_utils.core import budget as budget
     from course_utils.core import files as files
+    from course_utils.core import hardware as hardware
     from course_utils.core import profiles as profiles
+    from course_utils.core import remedies as remedies
     from course_utils.core import settings as settings
+    from course_utils.deploy import adapters as adapters
+    from course_utils.deploy import client as client
     from course_utils.deploy import export as export
+    from course_utils.deploy import gguf as gguf
     from course_utils.deploy import publishing as publishing
     from course_utils.deploy import serving as serving
     from course_utils.evals import evaluation as evaluation
@@ -49,11 +54,11 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds this list and _
     from course_utils.train import training as training
 
 _FOLDERS = {
-    "core": ("budget", "files", "profiles", "settings"),
+    "core": ("budget", "files", "hardware", "profiles", "remedies", "settings"),
     "text": ("chat", "masking", "packing", "thinking"),
     "evals": ("evaluation", "generation", "metrics", "statistics"),
     "train": ("modeling", "trackers", "training"),
-    "deploy": ("export", "publishing", "serving"),
+    "deploy": ("adapters", "client", "export", "gguf", "publishing", "serving"),
     "lessons": (
         "colab", "conversation", "doctor", "figures", "highlight", "live", "machine", "pipeline", "reports", "tables",
         "widgets",

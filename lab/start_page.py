@@ -42,9 +42,9 @@ def write() -> Path:
 
 
 def _needs(profile: Profile) -> list[tuple[str, bool]]:
-    from course_utils.lessons.setup import NEEDS
+    from course_utils.lessons.setup import NEEDS, at_home
 
-    return [(need.what, need.there(profile)) for need in NEEDS.values()]
+    return [(need.what, need.there(at_home(profile))) for need in NEEDS.values()]
 
 
 def page(found: Diagnosis, needs: Sequence[tuple[str, bool]], tasks: Sequence[Task], remark: str = "") -> str:

@@ -110,7 +110,7 @@ def kills(request) -> int:
 
 
 def compared(source: str, metric: str = "JSON valid, strict", before: float = 0.25, after: float = 1.0) -> dict:
-    """One line of `Comparison.table()` with these values."""
+    """One line of `Comparison.table` with these values."""
     values = {
         f"{key} {when}": value
         for key in ("perplexity", "usable", "metric")

@@ -359,6 +359,25 @@ def git_sha1(body: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
 
 
+def seal(monkeypatch: Any, home: Path) -> None:
+    """Let no hub variable and no login of this machine reach a test; an invented token takes their place."""
+    for variable in ("HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "COURSE_SOURCES"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_a_secret")
+    monkeypatch.setenv("MODELSCOPE_HOME", str(home / "modelscope"))
+
+
+def move(monkeypatch: Any, endpoints: dict[str, str], *addresses: str) -> None:
+    """Give the hubs other addresses, in the order of `hub.ENDPOINTS`, which is passed in."""
+    for kind, address in zip(list(endpoints), addresses, strict=True):
+        monkeypatch.setitem(endpoints, kind, address)
+
+
+def left(folder: Path) -> list[str]:
+    """What is in a folder, but for the empty files of locks."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock" or path.stat().st_size)
+
+
 def refusing_address() -> str:
     """An address on loopback where nobody listens: refused at once."""
     with socket.socket() as free:

@@ -1,5 +1,7 @@
 """A short run that a test kills: `python tests/interrupted.py MODEL OUT` begins it or goes on with it.
 
+With a third argument, "anew", it begins it in any case.
+
 It prints "training" when the steps begin, so that a kill falls into them.
 """
 
@@ -26,7 +28,7 @@ def rows() -> list[dict]:
     ]
 
 
-def main(model_dir: Path, out: Path) -> None:
+def main(model_dir: Path, out: Path, resume: bool) -> None:
     from transformers import TrainerCallback
 
     class Says(TrainerCallback):
@@ -38,9 +40,9 @@ def main(model_dir: Path, out: Path) -> None:
     model, tokenizer = modeling.load_model(model_dir, profile)
     model = modeling.attach_lora(model, profile)
     examples = masking.build_dataset(rows(), tokenizer)
-    training.train(model, tokenizer, examples, examples, profile.train, resume=True, callbacks=[Says()])
+    training.train(model, tokenizer, examples, examples, profile.train, resume=resume, callbacks=[Says()])
 
 
 if __name__ == "__main__":
     modeling.import_unsloth()
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), resume=sys.argv[3:] != ["anew"])

@@ -16,7 +16,7 @@ import install
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
-REQUIREMENTS = [  # all but lm-eval, which gets an environment of its own (tests/test_public_tasks.py)
+REQUIREMENTS = [  # all but lm-eval, which gets an environment of its own (tests/notebooks/test_public_tasks.py)
     Requirement(text)
     for text in [
         *PROJECT["dependencies"],

@@ -200,7 +200,7 @@ def adapter(shape: Shape, rank: int, targets: tuple[str, ...], optimizer: str) -
     sizes = lora_sizes(shape, rank, targets)
     count = sum(sizes)
     million = f"{count / 1e6:.1f}e6"
-    if optimizer == "adamw_8bit":
+    if optimizer.endswith("8bit"):
         states = sum(
             2 * size + 8 * -(-size // STATE_BLOCK) if size >= SMALLEST_8BIT_STATE else 8 * size for size in sizes
         )

@@ -5,5 +5,5 @@ class CourseError(Exception):
     """Something a learner can act on.
 
     Every message says what happened, where (file, row, field, model or source), and what to do now.
-    Rooms subclass it where a caller may want to tell one failure from another.
+    Modules subclass it where a caller may want to tell one failure from another.
     """

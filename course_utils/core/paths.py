@@ -5,6 +5,7 @@ from pathlib import Path
 
 VARIABLE = "COURSE_HOME"
 MARK = Path("data", "dataset_info.json")
+CLONE = Path(__file__).resolve().parents[2]  # where this package lies in one
 
 
 def home() -> Path:
@@ -12,10 +13,16 @@ def home() -> Path:
 
     Returns:
         COURSE_HOME where it is set; else the nearest folder, from the current one upwards, that holds
-        `data/dataset_info.json` (a clone); else the current one. Seen from the current folder ("..", "."), so that
-        nothing printed names a machine's folders.
+        `data/dataset_info.json` (a clone); else the clone that this package lies in; else the current one. An absolute
+        path.
     """
     here = Path.cwd()
     asked = os.environ.get(VARIABLE)
-    found = Path(asked) if asked else next((each for each in (here, *here.parents) if (each / MARK).is_file()), here)
-    return Path(os.path.relpath(found, here))
+    above = (here, *here.parents, CLONE)
+    found = Path(asked) if asked else next((each for each in above if (each / MARK).is_file()), here)
+    return Path(os.path.abspath(found))
+
+
+def seen_from_here(path: Path) -> Path:
+    """The same path from the current folder ("../runs/cpu"), so that nothing printed names a machine's folders."""
+    return Path(os.path.relpath(path))

@@ -1,29 +1,23 @@
-"""The hardware found, the profile chosen and why, and every default of the course in one place.
+"""The profile chosen for the hardware and why, and every default of the course in one place.
 
 A profile is a set of values that work together on one class of machine. The lessons are the same cells on all of
 them; only these values differ. Choose with `setup(profile="16gb")`, with the variable COURSE_PROFILE, or not at all.
 """
 
-import json
 import os
-import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from course_utils.core import budget
 from course_utils.core.budget import Budget
 from course_utils.core.errors import CourseError
-from course_utils.core.paths import home
+from course_utils.core.hardware import Hardware, detect_hardware
 from course_utils.core.settings import TrainSettings, why
 
 VARIABLE = "COURSE_PROFILE"
 NEEDED_VRAM_GIB = 14.0  # "16 GB" GPUs report 14.6 to 15.7 GiB
 ROOMY_VRAM_GIB = 20.0  # "24 GB" GPUs report 22 to 23.6 GiB
-CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")  # what Linux shows inside a container
-BF16_CAPABILITY = (8, 0)  # Ampere; older GPUs have no bfloat16 arithmetic
 
 
 class ProfileError(CourseError):
@@ -71,69 +65,10 @@ class Profile:
                 if item.name in {"train", "notes", "reason"}:
                     continue
                 value = getattr(part, item.name)
-                shown = _shown(value)
-                rows.append((item.name, shown, notes.get(item.name, item.metadata["why"])))
+                if isinstance(value, tuple):
+                    value = ", ".join(f"{each[0]} x {each[1]:g}" if isinstance(each, tuple) else each for each in value)
+                rows.append((item.name, str(value), notes.get(item.name, item.metadata["why"])))
         return rows
-
-    def smaller(self) -> "Remedy | None":
-        """The next remedy where memory ran out: what costs the result least comes first (C37).
-
-        Returns:
-            The change, its cost and its predicted effect; None where nothing is left to make smaller.
-        """
-        return next((remedy for change in _SMALLER if (remedy := change(self))), None)
-
-    def larger(self, room_gib: float) -> "Remedy | None":
-        """The next remedy for a GPU that stands idle: what brings the most speed, then the most quality (C37).
-
-        Args:
-            room_gib: the GPU's memory; changes that need more are left out.
-
-        Returns:
-            The change, its cost and its predicted effect; None where nothing more fits.
-        """
-        found = (remedy for change in _LARGER if (remedy := change(self)))
-        return next((remedy for remedy in found if remedy.after_gib is not None and remedy.after_gib < room_gib), None)
-
-
-@dataclass(frozen=True)
-class Remedy:
-    """One change of a profile, for a GPU that is too small or too idle.
-
-    Attributes:
-        profile: with the change.
-        change: the settings that differ, in words.
-        cost: what it costs, or brings.
-        before_gib: predicted peak without the change; None for a model whose config is not at hand.
-        after_gib: with it.
-    """
-
-    profile: Profile
-    change: str
-    cost: str
-    before_gib: float | None
-    after_gib: float | None
-
-
-def _shown(value: object) -> str:
-    """A setting as text: tuples with commas, pairs as `name x number`."""
-    if isinstance(value, tuple):
-        return ", ".join(f"{part[0]} x {part[1]:g}" if isinstance(part, tuple) else part for part in value)
-    return str(value)
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """What this machine has. Sizes in GiB (2**30 bytes)."""
-
-    device: Literal["cpu", "cuda"]
-    gpu: str | None  # name of the first NVIDIA GPU
-    vram_gib: float  # its memory; 0 without a GPU
-    capability: tuple[int, int] | None  # its compute capability, (7, 5) for a T4
-    bf16: bool  # bfloat16 arithmetic in hardware, on the GPU or else on the CPU
-    ram_gib: float
-    cores: int  # CPU cores this process may use
-    disk_free_gib: float  # where the clone lies
 
 
 _WHY_QWEN = "speaks both languages and calls tools; its 8B sister has no Instruct version (Qwen3-8B is a hybrid)"
@@ -236,57 +171,6 @@ PROFILES: Mapping[str, Profile] = {
         ),
     ),
 }
-
-
-def detect_hardware() -> Hardware:
-    """Look at the first NVIDIA GPU (through torch), the CPU, the memory and the disk of this machine."""
-    import torch
-
-    found = hardware_without_torch()
-    if torch.cuda.is_available():
-        gpu = torch.cuda.get_device_properties(0)
-        capability = (gpu.major, gpu.minor)
-        return replace(
-            found,
-            device="cuda",
-            gpu=gpu.name,
-            vram_gib=gpu.total_memory / 2**30,
-            capability=capability,
-            bf16=capability >= BF16_CAPABILITY,  # torch's own answer counts emulation on a T4 too
-        )
-    return replace(found, bf16=bool(cpu_bf16()))
-
-
-def hardware_without_torch() -> Hardware:
-    """The machine as it is seen where torch cannot be imported: no GPU and no bfloat16, but memory, cores and disk."""
-    import psutil
-
-    return Hardware(
-        device="cpu",
-        gpu=None,
-        vram_gib=0.0,
-        capability=None,
-        bf16=False,
-        ram_gib=min(psutil.virtual_memory().total / 2**30, _container_limit()),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        disk_free_gib=shutil.disk_usage(home()).free / 2**30,
-    )
-
-
-def _container_limit() -> float:
-    """GiB of memory that a container may use; infinite outside of one."""
-    try:
-        return int(CONTAINER_LIMIT.read_text()) / 2**30
-    except (OSError, ValueError):  # no such file, or "max"
-        return float("inf")
-
-
-def cpu_bf16() -> tuple[str, ...]:
-    """The bfloat16 instructions that this CPU has, of those that torch's kernels use on x86 (two) and ARM (one)."""
-    import torch
-
-    abilities = torch.cpu.get_capabilities()
-    return tuple(name for name in ("avx512_bf16", "amx_bf16", "bf16") if abilities.get(name))
 
 
 def choose(name: str | None = None, hardware: Hardware | None = None) -> Profile:
@@ -428,139 +312,3 @@ def time_budget(config: Mapping[str, Any], profile: Profile, tokens: int, speed:
         again=settings.gradient_checkpointing,
     )
     return work / speed
-
-
-def matmul_speed(profile: Profile) -> float:
-    """Floating point operations per second of this machine's matrix products, in the profile's number format.
-
-    The fastest of a few products of a size that keeps the machine busy; takes about a second.
-    """
-    import torch
-
-    cuda = torch.cuda.is_available()
-    width = 8192 if cuda else 2048
-    factors = torch.randn(2, width, width, device="cuda" if cuda else "cpu").to(getattr(torch, profile.dtype))
-    times = []
-    for _ in range(6):
-        started = time.perf_counter()
-        _ = factors[0] @ factors[1]
-        if cuda:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return 2 * width**3 / min(times)
-
-
-# ---- remedies: each takes a profile and gives the changed one, or None where it has nothing to change
-
-
-def _remedy(profile: Profile, cost: str, **changes: Any) -> Remedy:
-    """The profile with some settings changed, whichever of the two classes holds them."""
-    own = {item.name for item in fields(Profile)}
-    training = {name: value for name, value in changes.items() if name not in own}
-    outer = {name: value for name, value in changes.items() if name in own}
-    after = replace(profile, **outer, train=replace(profile.train, **training))
-    words = [
-        f"{name} {getattr(profile if name in own else profile.train, name)} -> {value}"
-        for name, value in changes.items()
-    ]
-    return Remedy(after, ", ".join(words), cost, _peak_gib(profile), _peak_gib(after))
-
-
-def _peak_gib(profile: Profile) -> float | None:
-    """The predicted peak, where the model's config is bundled or on disk."""
-    config, file = budget.CONFIGS.get(profile.model), home() / "models" / profile.model / "config.json"
-    if config is None and file.is_file():
-        config = json.loads(file.read_text(encoding="utf-8"))
-    return memory_budget(config, profile).gib if config else None
-
-
-def _checkpointing_on(profile: Profile) -> Remedy | None:
-    if profile.train.gradient_checkpointing:
-        return None
-    return _remedy(profile, "the same result, about 25 % slower", gradient_checkpointing=True)
-
-
-def _fewer_rows(profile: Profile) -> Remedy | None:
-    rows = profile.train.batch_size
-    if rows == 1:
-        return None
-    accumulated = profile.train.grad_accum * rows // (rows // 2)
-    cost = "the same rows per step, so the same result; more passes, so slower"
-    return _remedy(profile, cost, batch_size=rows // 2, grad_accum=accumulated)
-
-
-def _states_in_8_bits(profile: Profile) -> Remedy | None:
-    if profile.train.optimizer == "adamw_8bit" or profile.device == "cpu":  # bitsandbytes' has no CPU kernels
-        return None
-    return _remedy(profile, "almost the same result", optimizer="adamw_8bit")
-
-
-def _base_in_4_bits(profile: Profile) -> Remedy | None:
-    if profile.load_in_4bit:
-        return None
-    return _remedy(profile, "a little quality, and slower steps: the base is unpacked in each", load_in_4bit=True)
-
-
-def _shorter_rows(profile: Profile) -> Remedy | None:
-    length = profile.train.max_length
-    if length <= 256:
-        return None
-    return _remedy(
-        profile, "rows longer than that are left out; masking.build_dataset counts them", max_length=length // 2
-    )
-
-
-def _lower_rank(profile: Profile) -> Remedy | None:
-    rank, alpha = profile.train.r, profile.train.alpha
-    if rank <= 8:
-        return None
-    return _remedy(profile, "an adapter that can learn less", r=rank // 2, alpha=alpha // 2)
-
-
-def _smaller_model(profile: Profile) -> Remedy | None:
-    family = [name for name in budget.CONFIGS if name.startswith("Qwen/")]
-    if profile.model not in family[1:]:
-        return None
-    model = family[family.index(profile.model) - 1]
-    return _remedy(profile, "a weaker model; Qwen3 below 4B has hybrids only, no Instruct-2507", model=model)
-
-
-def _more_rows(profile: Profile) -> Remedy | None:
-    if profile.train.grad_accum == 1:
-        return None
-    rows, accumulated = 2 * profile.train.batch_size, profile.train.grad_accum // 2
-    cost = "the same rows per step in fewer passes: faster"
-    return _remedy(profile, cost, batch_size=rows, grad_accum=accumulated)
-
-
-def _checkpointing_off(profile: Profile) -> Remedy | None:
-    if not profile.train.gradient_checkpointing:
-        return None
-    return _remedy(profile, "nothing is computed twice: about 25 % faster", gradient_checkpointing=False)
-
-
-def _base_in_16_bits(profile: Profile) -> Remedy | None:
-    if not profile.load_in_4bit:
-        return None
-    return _remedy(profile, "nothing is lost to quantisation, and nothing unpacked: faster", load_in_4bit=False)
-
-
-def _longer_rows(profile: Profile) -> Remedy | None:
-    if profile.train.max_length >= 4096:
-        return None
-    cost = "helps only where rows are longer than now: look at their lengths first"
-    return _remedy(profile, cost, max_length=2 * profile.train.max_length)
-
-
-_SMALLER = (
-    _checkpointing_on,
-    _fewer_rows,
-    _states_in_8_bits,
-    _base_in_4_bits,
-    _shorter_rows,
-    _lower_rank,
-    _smaller_model,
-)
-# The rank is not among these: vLLM serves up to 16 unless told otherwise (pitfall rank-above-server-limit), and
-# memory is no reason for more.
-_LARGER = (_more_rows, _checkpointing_off, _base_in_16_bits, _longer_rows)

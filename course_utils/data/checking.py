@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils.core.errors import CourseError
-from course_utils.data.cleaning import CHINESE, TEXTS
+from course_utils.data.cleaning import TEXTS
 from course_utils.data.deduplication import Removed, deduplicate
 from course_utils.data.opening import open_rows
 from course_utils.data.rows import (
@@ -30,6 +30,7 @@ from course_utils.data.rows import (
 )
 from course_utils.data.splitting import leaks
 from course_utils.text import chat, masking
+from course_utils.text.script import HAN
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -315,5 +316,5 @@ def _text(row: Row, between: str) -> str:
 
 
 def _language(text: str) -> str:
-    has = [name for name, letters in (("zh", CHINESE), ("en", LATIN)) if letters.search(text)]
+    has = [name for name, letters in (("zh", HAN), ("en", LATIN)) if letters.search(text)]
     return " and ".join(has) or "other"

@@ -17,7 +17,6 @@ CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\u202a-\u202e\u2066-\u2
 # Full-width letters and digits, typographic ligatures, and spaces of other widths: here NFKC changes the shape only.
 SHAPES = re.compile(r"[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\ufb00-\ufb06\u00a0\u2000-\u200a\u202f\u205f\u3000]+")
 LINE_BREAK = re.compile(r"\r\n?|[\x0b\x0c]")  # a form feed stands between two pages, and would join their words
-CHINESE = re.compile(r"[\u3400-\u9fff]")
 TEXTS = ("content", "reasoning_content")  # keys of a turn
 MAX_CHARACTERS = 20_000  # of a whole row; about 5,000 tokens of English or 14,000 of Chinese
 

@@ -14,9 +14,9 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from course_utils.data.cleaning import CHINESE
 from course_utils.data.reading import STRICT
 from course_utils.data.rows import REPLIES, DataError, Row, plain_rows, to_dataset
+from course_utils.text.script import HAN
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -80,7 +80,7 @@ def spoil(answer: str, fault: str) -> str | None:
     if fault == "fenced":
         return f"```json\n{answer}\n```"
     if fault == "extra_text":
-        before, after = CHATTER["zh" if CHINESE.search(answer) else "en"][len(answer) % 2]
+        before, after = CHATTER["zh" if HAN.search(answer) else "en"][len(answer) % 2]
         return f"{before}{answer}{after}"
     if not value or (fault == "missing_field" and len(value) == 1):
         return None

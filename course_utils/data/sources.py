@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from course_utils.data.cleaning import CHINESE, clean_text
+from course_utils.data.cleaning import clean_text
 from course_utils.data.rows import DataError, Problem, Record, Row, RowReader, all_usable, short, to_dataset
+from course_utils.text.script import HAN
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -142,7 +143,7 @@ def _mawps(row: SourceReader) -> tuple[str, str, list[str]]:
 
 def _emoji(row: SourceReader) -> tuple[str, str, list[str]]:
     question, answer = row.text("question"), cut(row.text("answer_zh", "answer_en"))
-    return question, answer, ["chat", "zh" if CHINESE.search(question + answer) else "en"]
+    return question, answer, ["chat", "zh" if HAN.search(question + answer) else "en"]
 
 
 def _cluener(row: SourceReader) -> tuple[str, str, list[str]]:

@@ -1,11 +1,12 @@
 """Is it better? Perplexity, and what the replies are worth, per source and per tag, before and after.
 
-Every rate has all prompts of its group as the denominator. A reply that does not fit a definition of `judging` counts
-as a miss, never as missing. Every figure has a 95 % interval, and every change a paired test (`chance`).
+Every rate has all prompts of its group as the denominator. A reply that does not fit a definition of `metrics` counts
+as a miss, never as missing. Every figure has a 95 % interval, and every change a paired test (`statistics`).
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from course_utils.core.errors import CourseError
 from course_utils.core.files import write_json
@@ -24,13 +24,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 METRICS = {"json": "json_strict", "emoji": "emoji", "mawps": "exact", "cmath": "exact", "cluener": "entity_f1"}
-"""The figure that says most about a source; of the others it is told whether the reply ended by itself."""
+"""The figure that says most about a source; for any other source it is whether the reply ended by itself."""
+NO_NLL = {"learned": 0.0, "learned_count": 0, "all_tokens": 0.0, "all_count": 0}
+"""The sums of an example without tokens: NLL and number, of the learned tokens and of all."""
 
 By = Literal["source", "tag"]
+Row = Mapping[str, Any]
+Rows = Sequence[Row]
 
 
 class EvaluationError(CourseError):
-    """Rows that cannot be evaluated."""
+    """Rows that cannot be evaluated, or a file that holds no evaluation."""
 
 
 @dataclass(frozen=True)
@@ -49,28 +53,13 @@ class Perplexity:
     all_count: int
 
 
-@dataclass(frozen=True)
-class _Nll:
-    """Sums for one example, so that totals do not depend on how examples were batched (pitfall perplexity-by-batch)."""
-
-    learned: float = 0.0
-    learned_count: int = 0
-    all_tokens: float = 0.0
-    all_count: int = 0
-
-
 def perplexity(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Iterable[Mapping[str, Any]],
-    *,
-    batch_size: int,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Iterable[Row], *, batch_size: int
 ) -> Perplexity:
     """Perplexity of masked examples: total NLL over count, then exp, whatever the batch size.
 
     Args:
-        model: any causal language model.
-        tokenizer: its `pad_token_id` fills the batches.
+        model, tokenizer: any causal language model; the tokenizer's `pad_token_id` fills the batches.
         examples: dicts with `input_ids` and `labels`.
         batch_size: examples per forward pass.
 
@@ -80,69 +69,69 @@ def perplexity(
     return _total(_nlls(model, tokenizer, list(examples), batch_size))
 
 
-def _total(parts: Sequence[_Nll]) -> Perplexity:
-    learned_count, all_count = sum(part.learned_count for part in parts), sum(part.all_count for part in parts)
-    if not learned_count:
+def _total(parts: Iterable[Row]) -> Perplexity:
+    """Add up before dividing, so that batches do not matter (pitfall perplexity-by-batch)."""
+    sums = {key: math.fsum(part[key] for part in parts) for key in NO_NLL}
+    counts = {key: int(sums[key]) for key in ("learned_count", "all_count")}
+    if not counts["learned_count"]:
         raise EvaluationError("Perplexity needs at least one learned token; masking.audit shows what the rows lack.")
-    return Perplexity(
-        math.exp(math.fsum(part.learned for part in parts) / learned_count),
-        math.exp(math.fsum(part.all_tokens for part in parts) / all_count),
-        learned_count,
-        all_count,
-    )
+    means = (sums["learned"] / counts["learned_count"], sums["all_tokens"] / counts["all_count"])
+    return Perplexity(*map(math.exp, means), **counts)
 
 
 @torch.inference_mode()
 def _nlls(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Mapping[str, Any]], batch_size: int
-) -> list[_Nll]:
-    """The NLL sums of each example, in the order given. Batches are made of examples of like length."""
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Rows, batch_size: int
+) -> list[dict[str, Any]]:
+    """The NLL sums of each example, in the order given. Examples of similar length share a batch."""
     model.eval()
     order = sorted(range(len(examples)), key=lambda number: len(examples[number]["input_ids"]))
-    parts: dict[int, _Nll] = {}
+    parts: dict[int, dict[str, Any]] = {}
     for start in range(0, len(order), batch_size):
         numbers = order[start : start + batch_size]
-        rows = [torch.tensor(examples[number]["input_ids"]) for number in numbers]
-        wanted = [torch.tensor(examples[number]["labels"]) for number in numbers]
-        ids = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id).to(model.device)
-        labels = pad_sequence(wanted, batch_first=True, padding_value=masking.IGNORED).to(model.device)
-        attention = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(model.device)
+        rows = {"input_ids": [examples[number]["input_ids"] for number in numbers]}
+        batch = tokenizer.pad(rows, padding_side="right", return_tensors="pt").to(model.device)
         # The logits at one place predict the token at the next. They are flattened because cross_entropy over a
         # class axis that is not the last one adds up in another order, and is off by 3e-4 nats a token in float32.
-        logits = model(input_ids=ids, attention_mask=attention).logits[:, :-1].float()
-        targets = ids[:, 1:]
+        logits = model(**batch).logits[:, :-1].float()
+        targets = batch["input_ids"][:, 1:]
         nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         nll = nll.view_as(targets).double()
-        real, learned = attention[:, 1:].bool(), labels[:, 1:] != masking.IGNORED
         for line, number in enumerate(numbers):
-            parts[number] = _Nll(
-                float(nll[line][learned[line]].sum()),
-                int(learned[line].sum()),
-                float(nll[line][real[line]].sum()),
-                int(real[line].sum()),
-            )
+            learned = torch.tensor(examples[number]["labels"][1:], device=model.device) != masking.IGNORED
+            every = nll[line, : len(learned)]
+            sums = float(every[learned].sum()), int(learned.sum()), float(every.sum()), len(every)
+            parts[number] = dict(zip(NO_NLL, sums, strict=True))
     return [parts[number] for number in range(len(examples))]
-
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of a group of prompts: what it is called, and how it is read off the judged rows.
+    """One figure of a group of prompts.
 
     Attributes:
         name: in words.
         part: what a row adds to the top and to the bottom of a ratio.
-        told_of: whether a row asks for it; a group without such a row is not told of the figure, and in a group with
-            one *all* rows count.
+        asked_by: whether a row asks for it. A group has the figure if one of its rows does, and then *all* rows count.
         higher_is_better: None where neither way is better in itself.
+        shown: what people see of the ratio.
     """
 
     name: str
     part: Callable[[Row], statistics.Part]
-    told_of: Callable[[Row], bool] = lambda row: True
+    asked_by: Callable[[Row], bool] = lambda row: True
     higher_is_better: bool | None = True
+    shown: Callable[[float], float] = float
+
+    def interval(self, rows: Iterable[Row]) -> statistics.Interval:
+        """The figure of some rows, with its 95 % interval."""
+        found = statistics.ratio([self.part(row) for row in rows])
+        return statistics.Interval(*map(self.shown, (found.value, found.low, found.high)))
+
+    def verdict(self, before: Iterable[Row], after: Iterable[Row]) -> statistics.Verdict:
+        """The paired test in words; where neither way is better in itself, more counts as better."""
+        parts = [[self.part(row) for row in rows] for rows in (before, after)]
+        return statistics.verdict(*parts, higher_is_better=self.higher_is_better is not False)
 
 
 def _rate(name: str, key: str, **options: Any) -> Figure:
@@ -151,6 +140,10 @@ def _rate(name: str, key: str, **options: Any) -> Figure:
 
 def _asks_for_json(row: Row) -> bool:
     return isinstance(metrics.parse_json(row["reference"]), dict)
+
+
+def _asks_for_an_answer(row: Row) -> bool:
+    return _asks_for_json(row) or metrics.parse_number(row["reference"]) is not None
 
 
 def _f1_part(row: Row) -> statistics.Part:
@@ -162,41 +155,33 @@ FIGURES = {
     "perplexity": Figure(
         "perplexity of the reference",
         lambda row: (row["nll"]["learned"], row["nll"]["learned_count"]),
-        told_of=lambda row: row["nll"]["learned_count"] > 0,
+        asked_by=lambda row: row["nll"]["learned_count"] > 0,
         higher_is_better=False,
+        shown=math.exp,
     ),
     "usable": _rate("usable", "usable"),
     "stopped": _rate("ends by itself", "stopped"),
-    "json_strict": _rate("JSON valid, strict", "json_strict", told_of=_asks_for_json),
-    "json_lenient": _rate("JSON valid, lenient", "json_lenient", told_of=_asks_for_json),
-    "json_schema": _rate("JSON with the right keys and types", "json_schema", told_of=_asks_for_json),
-    "exact": _rate(
-        "answer right",
-        "exact",
-        told_of=lambda row: _asks_for_json(row) or metrics.parse_number(row["reference"]) is not None,
-    ),
-    "entity_f1": Figure("entity F1", _f1_part, told_of=lambda row: row["entities"] is not None),
+    "json_strict": _rate("JSON valid, strict", "json_strict", asked_by=_asks_for_json),
+    "json_lenient": _rate("JSON valid, lenient", "json_lenient", asked_by=_asks_for_json),
+    "json_schema": _rate("JSON with the right keys and types", "json_schema", asked_by=_asks_for_json),
+    "exact": _rate("answer right", "exact", asked_by=_asks_for_an_answer),
+    "entity_f1": Figure("entity F1", _f1_part, asked_by=lambda row: row["entities"] is not None),
     "emoji": _rate("emoji in the reply", "emoji", higher_is_better=None),
     "emoji_fits": _rate("emoji only where the reference has one", "emoji_fits"),
 }
 """Every figure of a report, by its key."""
 
 
-def _measured(key: str, rows: Sequence[Row]) -> statistics.Interval:
-    found = statistics.ratio([FIGURES[key].part(row) for row in rows])
-    if key != "perplexity":
-        return found
-    return statistics.Interval(*(math.exp(nll) for nll in (found.value, found.low, found.high)))
+def _groups(by: By, *runs: Rows) -> dict[str, Sequence[Rows]]:
+    """The rows of each source, or tag, in each of the runs; "all" holds every one."""
+    own = {"source": lambda row: [row["source"]], "tag": lambda row: row["tags"]}[by]
+    names = sorted({name for row in runs[0] for name in own(row)})
+    return {name: [[row for row in rows if name in own(row)] for rows in runs] for name in names} | {"all": runs}
 
 
-def _groups(rows: Sequence[Row], by: By) -> dict[str, list[int]]:
-    """The numbers of the rows of each source, or tag; "all" holds every one."""
-    names = [[row["source"]] if by == "source" else row["tags"] for row in rows]
-    found = {
-        name: [number for number, own in enumerate(names) if name in own]
-        for name in sorted({n for o in names for n in o})
-    }
-    return found | {"all": list(range(len(rows)))}
+def _asked(rows: Rows) -> list[str]:
+    """The keys of the figures that a group's rows ask for."""
+    return [key for key, figure in FIGURES.items() if any(map(figure.asked_by, rows))]
 
 
 @dataclass(frozen=True)
@@ -205,7 +190,7 @@ class EvalReport:
 
     Attributes:
         rows: one dict per prompt: `source`, `tags`, `prompt` (the last user message), `reference`, `reply`, `status`
-            (of the thinking), `nll` (sums of the reference), and the judgements of `judging.judge`.
+            (of the thinking), `nll` (sums of the reference), and what `metrics.measure` returns.
     """
 
     rows: list[dict[str, Any]]
@@ -213,11 +198,9 @@ class EvalReport:
     @property
     def perplexities(self) -> dict[str, Perplexity]:
         """Of the references, per source; "all" holds all of them together. A source with nothing to learn has none."""
-        sums = {
-            source: [_Nll(**self.rows[number]["nll"]) for number in numbers]
-            for source, numbers in _groups(self.rows, "source").items()
-        }
-        return {source: _total(parts) for source, parts in sums.items() if any(part.learned_count for part in parts)}
+        groups = {source: rows for source, [rows] in _groups("source", self.rows).items()}
+        asked = {source: rows for source, rows in groups.items() if "perplexity" in _asked(rows)}
+        return {source: _total([row["nll"] for row in rows]) for source, rows in asked.items()}
 
     def figures(self, by: By = "source") -> list[dict[str, Any]]:
         """One dict per group and figure that its rows ask for: value, 95 % interval, prompts.
@@ -226,34 +209,28 @@ class EvalReport:
             by: groups are sources, or tags; the last group is "all".
         """
         return [
-            {by: group, "prompts": len(numbers), "figure": figure.name, **asdict(_measured(key, rows))}
-            for group, numbers in _groups(self.rows, by).items()
-            for rows in [[self.rows[number] for number in numbers]]
-            for key, figure in FIGURES.items()
-            if any(map(figure.told_of, rows))
+            {by: group, "prompts": len(rows), "figure": FIGURES[key].name, **asdict(FIGURES[key].interval(rows))}
+            for group, [rows] in _groups(by, self.rows).items()
+            for key in _asked(rows)
         ]
 
 
 def evaluate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: Iterable[Mapping[str, Any]],
+    rows: Iterable[Row],
     *,
     batch_size: int,
     max_new_tokens: int,
     resume_file: str | Path | None = None,
 ) -> EvalReport:
-    """Let the model answer every row, and judge the answers.
+    """Let the model answer every row, and measure the replies.
 
     Args:
-        model: base, base with adapter, or merged.
-        tokenizer: the model's.
+        model, tokenizer: base, base with adapter, or merged, and its tokenizer.
         rows: dicts with `messages`, `source`, `tags` and perhaps `tools`; the last message is the reference answer.
-            Thinking is asked for where the reference has some, and is off elsewhere.
-        batch_size: prompts answered at once.
-        max_new_tokens: longest reply, in tokens.
-        resume_file: keeps the replies while they come, so that a run that was stopped goes on; see
-            `generation.generate`.
+            The prompt asks for thinking where the reference has some, and switches it off elsewhere.
+        batch_size, max_new_tokens, resume_file: see `generation.generate`.
 
     Raises:
         EvaluationError: there are no rows, or one does not end with an assistant's message.
@@ -264,47 +241,32 @@ def evaluate(
         raise EvaluationError("There are no rows to evaluate; data.load_built(profile, 'valid') gives the course's.")
     prompts = []
     for number, row in enumerate(rows):
-        last = row["messages"][-1]
-        if last["role"] != "assistant":
-            raise EvaluationError(
-                f"row {number}: the last message is the {last['role']}'s; a reference answer is missing"
-            )
-        prompts.append(
-            chat.render(
-                tokenizer,
-                row["messages"][:-1],
-                tools=row.get("tools"),
-                enable_thinking=bool(last.get("reasoning_content")),
-                add_generation_prompt=True,
-            )
-        )
-    outputs = generation.generate(
-        model,
-        tokenizer,
-        prompts,
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-        resume_file=resume_file,
-    )
+        *asked, last = row["messages"]
+        if (role := last["role"]) != "assistant":
+            raise EvaluationError(f"row {number}: the last message is the {role}'s; a reference answer is missing")
+        options = {"tools": row.get("tools"), "enable_thinking": bool(last.get("reasoning_content"))}
+        prompts.append(chat.render(tokenizer, asked, add_generation_prompt=True, **options))
+    how = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "resume_file": resume_file}
+    outputs = generation.generate(model, tokenizer, prompts, **how)
     examples = masking.build_dataset(rows, tokenizer, train_on="last")
     sums = dict(zip(examples["row"], _nlls(model, tokenizer, list(examples), batch_size), strict=True))
     stops = set(generation.stop_ids(model, tokenizer))
     return EvalReport(
         [
-            {**_judged(row, prompt, output, tokenizer, stops), "nll": asdict(sums.get(number, _Nll()))}
+            {**_measured(row, prompt, output, tokenizer, stops), "nll": sums.get(number, dict(NO_NLL))}
             for number, (row, prompt, output) in enumerate(zip(rows, prompts, outputs, strict=True))
         ]
     )
 
 
-def _judged(
-    row: Mapping[str, Any], prompt: str, output: list[int], tokenizer: PreTrainedTokenizerBase, stops: set[int]
+def _measured(
+    row: Row, prompt: str, output: list[int], tokenizer: PreTrainedTokenizerBase, stops: set[int]
 ) -> dict[str, Any]:
-    """One line of `EvalReport.rows`, but for its `nll`."""
+    """One dict of `EvalReport.rows`, without its `nll`."""
     stopped = bool(output) and output[-1] in stops
     opened = prompt.rstrip().endswith(thinking.OPENER)
     parsed = thinking.parse_output(output, tokenizer, prompt_opens_thinking=opened)
-    reply = parsed.answer or ""
+    reply, written = parsed.answer or "", tokenizer.decode(output[:-1] if stopped else output)
     return {
         "source": row["source"],
         "tags": list(row.get("tags") or ()),
@@ -312,43 +274,27 @@ def _judged(
         "reference": row["messages"][-1]["content"] or "",
         "reply": reply,
         "status": parsed.status,
-        **metrics.judge(
-            reply,
-            row,
-            written=tokenizer.decode(output[:-1] if stopped else output),
-            stopped=stopped,
-            template_tokens=tokenizer.get_added_vocab(),
-        ),
+        **metrics.measure(reply, row, written=written, stopped=stopped, template_tokens=tokenizer.get_added_vocab()),
     }
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two reports on the same prompts."""
+    """Two reports on the same prompts, as `evaluation.json` holds them: each field is a key of the file.
 
-    before: EvalReport
-    after: EvalReport
+    Attributes:
+        table: one dict per source: prompts, perplexity, usable, and the source's own metric, before and after;
+            `intervals` holds the 95 % interval of each of these figures, `verdicts` what the paired tests say.
+        worse: the changes by source that the paired test calls worse, also of sources that were never trained on.
+        perplexities, figures, replies: "before" and "after", each with that report's `perplexities`, its `figures` by
+            "source" and by "tag", and its `rows`.
+    """
 
-    def table(self) -> list[dict[str, Any]]:
-        """One dict per source: prompts, perplexity, usable, and the source's own metric, before and after.
-
-        `intervals` holds the 95 % interval of each of these figures, `verdicts` what the paired tests say.
-        """
-        lines = []
-        for source, numbers in _groups(self.before.rows, "source").items():
-            own = METRICS.get(source, "stopped")
-            keys = {"perplexity": "perplexity", "usable": "usable", "metric": own}
-            line: dict[str, Any] = {"source": source, "prompts": len(numbers), "metric": FIGURES[own].name}
-            intervals, verdicts = {}, {}
-            for column, key in keys.items():
-                for when, report in (("before", self.before), ("after", self.after)):
-                    found = _measured(key, [report.rows[number] for number in numbers])
-                    line[f"{column} {when}"] = found.value
-                    intervals[f"{column} {when}"] = [found.low, found.high]
-                # A source whose own figure is the emoji asks for it.
-                verdicts[column] = self._verdict(key, numbers, FIGURES[key].higher_is_better is not False)
-            lines.append(line | {"intervals": intervals, "verdicts": verdicts})
-        return lines
+    table: list[dict[str, Any]]
+    worse: list[dict[str, Any]]
+    perplexities: dict[str, dict[str, dict[str, Any]]]
+    figures: dict[str, dict[By, list[dict[str, Any]]]]
+    replies: dict[str, list[dict[str, Any]]]
 
     def changes(self, by: By = "source") -> list[dict[str, Any]]:
         """One dict per group and figure: before, after, and the paired test in words.
@@ -356,67 +302,75 @@ class Comparison:
         Args:
             by: groups are sources, or tags; the last group is "all".
         """
-        return [
-            {
-                by: old[by],
-                "prompts": old["prompts"],
-                "figure": old["figure"],
-                "before": old["value"],
-                "after": new["value"],
-                "verdict": verdict,
-            }
-            for old, new, verdict in zip(
-                self.before.figures(by), self.after.figures(by), self._verdicts(by), strict=True
-            )
-        ]
+        return _changes(by, **self.replies)
 
-    def worse(self) -> list[dict[str, Any]]:
-        """The changes by source of which the paired test says worse, sources that were never trained on among them."""
-        return [line for line in self.changes() if line["verdict"] == "worse" and line["source"] != "all"]
+    @classmethod
+    def load(cls, path: str | Path) -> Comparison:
+        """Read what `save` wrote.
 
-    def _verdicts(self, by: By) -> list[str]:
-        return [
-            "" if figure.higher_is_better is None else self._verdict(key, numbers, figure.higher_is_better)
-            for numbers in _groups(self.before.rows, by).values()
-            for key, figure in FIGURES.items()
-            if any(figure.told_of(self.before.rows[number]) for number in numbers)
-        ]
+        Raises:
+            EvaluationError: there is no such file, or it holds something else.
+        """
+        try:
+            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise EvaluationError(
+                f"{path} holds no evaluation ({error}); `python -m course_utils evaluate` writes one."
+            ) from error
 
-    def _verdict(self, key: str, numbers: Sequence[int], higher_is_better: bool) -> statistics.Verdict:
-        before, after = (
-            [FIGURES[key].part(report.rows[number]) for number in numbers] for report in (self.before, self.after)
-        )
-        return statistics.verdict(before, after, higher_is_better=higher_is_better)
-
-
-def save(comparison: Comparison, path: str | Path) -> Path:
-    """Write the table, all figures with their intervals, what got worse, and every reply to a JSON file.
-
-    Returns:
-        The file's path.
-    """
-    reports = {"before": comparison.before, "after": comparison.after}
-    return write_json(
-        path,
-        {
-            "table": comparison.table(),
-            "worse": comparison.worse(),
-            "perplexities": {
-                when: {source: asdict(figure) for source, figure in report.perplexities.items()}
-                for when, report in reports.items()
-            },
-            "figures": {when: {by: report.figures(by) for by in ("source", "tag")} for when, report in reports.items()},
-            "replies": {when: report.rows for when, report in reports.items()},
-        },
-    )
+    def save(self, path: str | Path) -> Path:
+        """Write a JSON file; returns its path."""
+        return write_json(path, vars(self))
 
 
 def compare(before: EvalReport, after: EvalReport) -> Comparison:
-    """Put two reports side by side.
+    """Put two reports side by side, with all figures, intervals and tests.
 
     Raises:
         EvaluationError: they are not about the same prompts in the same order.
     """
     if [row["prompt"] for row in before.rows] != [row["prompt"] for row in after.rows]:
         raise EvaluationError("The two reports are about different prompts; evaluate both on the same rows.")
-    return Comparison(before, after)
+    runs = {"before": before, "after": after}
+    changes = _changes("source", before.rows, after.rows)
+    return Comparison(
+        table=_table(before.rows, after.rows),
+        worse=[line for line in changes if line["verdict"] == "worse" and line["source"] != "all"],
+        perplexities={
+            when: {source: asdict(each) for source, each in run.perplexities.items()} for when, run in runs.items()
+        },
+        figures={when: {by: run.figures(by) for by in ("source", "tag")} for when, run in runs.items()},
+        replies={when: run.rows for when, run in runs.items()},
+    )
+
+
+def _table(before: Rows, after: Rows) -> list[dict[str, Any]]:
+    lines = []
+    for source, (old, new) in _groups("source", before, after).items():
+        own = FIGURES[METRICS.get(source, "stopped")]
+        line: dict[str, Any] = {"source": source, "prompts": len(old), "metric": own.name}
+        intervals, verdicts = {}, {}
+        columns = {"perplexity": FIGURES["perplexity"], "usable": FIGURES["usable"], "metric": own}
+        for column, figure in columns.items():
+            for when, rows in (("before", old), ("after", new)):
+                found = figure.interval(rows)
+                line[f"{column} {when}"] = found.value
+                intervals[f"{column} {when}"] = [found.low, found.high]
+            verdicts[column] = figure.verdict(old, new)
+        lines.append(line | {"intervals": intervals, "verdicts": verdicts})
+    return lines
+
+
+def _changes(by: By, before: Rows, after: Rows) -> list[dict[str, Any]]:
+    return [
+        {
+            by: group,
+            "prompts": len(old),
+            "figure": figure.name,
+            "before": figure.interval(old).value,
+            "after": figure.interval(new).value,
+            "verdict": "" if figure.higher_is_better is None else figure.verdict(old, new),
+        }
+        for group, (old, new) in _groups(by, before, after).items()
+        for figure in map(FIGURES.__getitem__, _asked(old))
+    ]

@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
 from course_utils.text import thinking
+from course_utils.text.script import HAN
 
 MAX_DEPTH = 100
 """JSON nested deeper than this is no answer to anything, and breaks the programs that walk through it."""
@@ -23,34 +24,31 @@ NUMBER = re.compile(r"(?:(?<![\w)])-)?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?")
 LATEX_FRACTION = re.compile(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")
 FENCE = re.compile(r"```(?:json)?\s*\n(.*?)\n?```", re.DOTALL)
 CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
-HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 WORD = re.compile(r"[^\W\d_]+")
 LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]+")
-
-Fault = Literal["empty", "does not end", "loop", "template token", "other language"]
 
 
 def faults(
     reply: str, reference: str, *, written: str, stopped: bool, template_tokens: Collection[str]
-) -> tuple[Fault, ...]:
+) -> tuple[str, ...]:
     """Why a reply is not usable; one without faults is **usable**.
 
-    empty: nothing but white space is left when the thinking is taken off, or the thinking was cut off.
+    empty: without its thinking it is only white space, or the thinking was cut off.
     does not end: the model did not write its stop token.
     loop: a piece of 4 to 80 characters stands four times in a row, and the reference has no such place.
-    template token: a token of the template stands in what was written, one pair of thinking tags aside.
-    other language: `language` says something else than for the reference.
+    template token: the model wrote a token of the template, other than one pair of thinking tags.
+    other language: `language` gives another answer than for the reference.
 
     Args:
         reply: the answer without its thinking.
         reference: the answer that stands in the data.
-        written: all that the model wrote, up to its stop token, with control tokens shown.
+        written: all that the model wrote before its stop token, control tokens included.
         stopped: whether it ended by itself.
         template_tokens: the tokens that only a template may write.
     """
     shown = written.replace(thinking.OPENER, "", 1).replace(thinking.CLOSER, "", 1)
     expected = language(reference)
-    found: dict[Fault, bool] = {
+    found = {
         "empty": not reply.strip(),
         "does not end": not stopped,
         "loop": bool(LOOP.search(reply)) and not LOOP.search(reference),
@@ -64,8 +62,7 @@ def language(text: str) -> Literal["Chinese", "Latin", "other"] | None:
     """The script that a text is written in, or None for code, JSON, numbers and signs.
 
     Code fences are left out. Each Chinese character counts as a word, and so does each run of letters of another
-    script; the most frequent script names the text. A simple rule: it tells Chinese from English, and not English
-    from French.
+    script; the most frequent script names the text. It tells Chinese from English, and not English from French.
     """
     if isinstance(parse_json(text), (dict, list)):
         return None
@@ -91,24 +88,18 @@ def parse_json(reply: str, *, lenient: bool = False) -> Any:
     if lenient and (fence := FENCE.fullmatch(text)):
         text = fence[1]
     try:
-        # 1 and 1.0 are one number in JSON, and neither is true: as floats they compare so.
-        value = json.loads(text, parse_int=float, parse_constant=_refuse_constant)
+        # 1 and 1.0 are one number in JSON, and neither is true: as floats they compare so. int("NaN") is a ValueError.
+        value = json.loads(text, parse_int=float, parse_constant=int)
+        return value if _depth(value) <= MAX_DEPTH else None
     except (ValueError, RecursionError):  # JSONDecodeError is a ValueError
         return None
-    return value if _depth(value) <= MAX_DEPTH else None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _depth(value: Any) -> int:
-    """How many objects and lists lie in one another, without recursion."""
-    depth, level = 0, [value]
-    while level := [part for part in level if isinstance(part, (dict, list))]:
-        depth += 1
-        level = [child for part in level for child in (part.values() if isinstance(part, dict) else part)]
-    return depth
+    """How deep objects and lists are nested."""
+    if not isinstance(value, (dict, list)):
+        return 0
+    return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
 
 
 def fits(value: Any, example: Any) -> bool:
@@ -118,8 +109,7 @@ def fits(value: Any, example: Any) -> bool:
     example allows any. `null` in the example says nothing about the type.
 
     Args:
-        value: what `parse_json` returns for a reply.
-        example: the same for the reference.
+        value, example: what `parse_json` returns for the reply and for the reference.
     """
     if example is None:
         return True
@@ -175,8 +165,7 @@ def entity_counts(reply: str, reference: str) -> EntityCounts:
     Micro F1 is 2 * right / (found + due) over the sums of all rows.
 
     Args:
-        reply: an answer as the course's NER rows have it, `{"label": ["entity", …]}`; what is no such JSON has found
-            nothing.
+        reply: an answer like those in the course's NER rows, `{"label": ["entity", …]}`; anything else finds nothing.
         reference: the answer that stands in the data.
     """
     found, due = _entities(reply), _entities(reference)
@@ -186,25 +175,18 @@ def entity_counts(reply: str, reference: str) -> EntityCounts:
 def _entities(text: str) -> set[tuple[str, str]]:
     value = parse_json(text)
     lists = value.items() if isinstance(value, dict) else ()
-    return {
-        (label, name) for label, names in lists if isinstance(names, list) for name in names if isinstance(name, str)
-    }
+    pairs = ((label, name) for label, names in lists if isinstance(names, list) for name in names)
+    return {pair for pair in pairs if isinstance(pair[1], str)}
 
 
-def judge(
-    reply: str,
-    row: Mapping[str, Any],
-    *,
-    written: str,
-    stopped: bool,
-    template_tokens: Collection[str],
+def measure(
+    reply: str, row: Mapping[str, Any], *, written: str, stopped: bool, template_tokens: Collection[str]
 ) -> dict[str, Any]:
-    """Every judgement on one reply, by name.
+    """Every metric of one reply, by name.
 
     Args:
         reply: the answer without its thinking; "" where the thinking was cut off.
-        row: the row of the data: its last message is the reference, `tags` with "ner" asks for entities, and with
-            `tools` the tags of a tool call may stand in the reply.
+        row: its last message is the reference; the tag "ner" asks for entities, `tools` allows the tags of a tool call.
         written, stopped, template_tokens: see `faults`.
 
     Returns:
@@ -213,16 +195,16 @@ def judge(
     """
     reference = row["messages"][-1]["content"] or ""
     calls = {token for token in template_tokens if row.get("tools") and "tool_call" in token}
-    wrong = faults(reply, reference, written=written, stopped=stopped, template_tokens=set(template_tokens) - calls)
+    found = faults(reply, reference, written=written, stopped=stopped, template_tokens={*template_tokens} - calls)
     strict, wanted = parse_json(reply), parse_json(reference)
     emoji, emoji_wanted = (bool(EMOJI.search(text)) for text in (reply, reference))
     return {
         "stopped": stopped,
-        "faults": list(wrong),
-        "usable": not wrong,
+        "faults": list(found),
+        "usable": not found,
         "json_strict": isinstance(strict, dict),
         "json_lenient": isinstance(parse_json(reply, lenient=True), dict),
-        "json_schema": isinstance(strict, dict) and isinstance(wanted, dict) and fits(strict, wanted),
+        "json_schema": isinstance(wanted, dict) and fits(strict, wanted),
         "exact": same_answer(reply, reference),
         "emoji": emoji,
         "emoji_fits": emoji == emoji_wanted,

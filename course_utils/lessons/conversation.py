@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Ending = Literal["ended", "stopped", "cut off"]
+# What is written behind a reply, so that nobody takes a part for the whole.
 ENDINGS: dict[Ending, str] = {"ended": "", "stopped": " … (stopped)", "cut off": " … (did not stop)"}
-"""What is written behind a reply, so that nobody takes a part for the whole."""
 
 # Two replies at once would only slow each other down, and switching the adapter off switches it off for both.
 _ONE_REPLY_AT_A_TIME = threading.Lock()
 
 
-class TalkError(CourseError):
+class ConversationError(CourseError):
     """A conversation that cannot go on as asked."""
 
 
@@ -52,7 +52,6 @@ class Conversation:
         base: bool = False,
         thinking: bool = False,
         max_new_tokens: int = 512,
-        seed: int | None = None,
     ) -> None:
         """Begin a conversation.
 
@@ -65,16 +64,14 @@ class Conversation:
             base: switch the adapter off for every reply: the base model answers.
             thinking: let the model think before it answers, where its template leaves the choice.
             max_new_tokens: longest reply, thinking included, in tokens.
-            seed: makes replies by chance repeat; None leaves them to chance. A greedy reply is the same either way.
 
         Raises:
-            TalkError: `base` is asked of a model without an adapter.
+            ConversationError: `base` is asked of a model without an adapter.
         """
         if base and not hasattr(model, "disable_adapter"):
-            raise TalkError("This model has no adapter to switch off; modeling.load_adapter mounts one.")
+            raise ConversationError("This model has no adapter to switch off; modeling.load_adapter mounts one.")
         self._model, self._tokenizer = model, tokenizer
-        self._base, self._thinking = base, thinking
-        self._max_new_tokens, self._seed = max_new_tokens, seed
+        self._base, self._thinking, self._max_new_tokens = base, thinking, max_new_tokens
         self._stopped = threading.Event()
         self.restart()
 
@@ -100,29 +97,36 @@ class Conversation:
             ("thinking" | "answer", text), some characters each; all of them joined are the reply.
 
         Raises:
-            TalkError: the conversation and the longest reply do not fit into what the model reads.
+            ConversationError: the conversation and the longest reply do not fit into what the model reads.
         """
         asked = {"role": "user", "content": chat.neutralise(text, self._tokenizer)}
         prompt = chat.render(
             self._tokenizer, [*self.messages, asked], enable_thinking=self._thinking, add_generation_prompt=True
         )
         inputs = self._tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
-        self._check_length(inputs["input_ids"].shape[1])
+        length, reads = inputs["input_ids"].shape[1], self._model.config.max_position_embeddings
+        if length + self._max_new_tokens > reads:
+            raise ConversationError(
+                f"The conversation has {length} tokens and the reply may have {self._max_new_tokens}; the model reads "
+                f"{reads}. Begin anew: restart(), or /new in the terminal."
+            )
         stream = ThinkingStream(
             self._tokenizer, prompt_opens_thinking=prompt.rstrip().endswith(OPENER), prompt_known=True
         )
         arriving = _Arriving()
+
+        def pieces() -> Iterator[Piece]:
+            for ids in arriving:
+                yield from stream.feed(ids)
+            yield from stream.finish()
+
         self._stopped.clear()
         worker = threading.Thread(target=self._write, args=(inputs, arriving), daemon=True)
         worker.start()
         said = {"thinking": "", "answer": ""}
         failed = False
         try:
-            for ids in arriving:
-                for kind, piece in stream.feed(ids):
-                    said[kind] += piece
-                    yield kind, piece
-            for kind, piece in stream.finish():
+            for kind, piece in pieces():
                 said[kind] += piece
                 yield kind, piece
         except Exception:
@@ -132,79 +136,48 @@ class Conversation:
             self._stopped.set()
             worker.join()
             if not failed:
-                self.messages += [asked, self._reply(said)]
-
-    def _check_length(self, prompt: int) -> None:
-        reads = self._model.config.max_position_embeddings
-        if prompt + self._max_new_tokens > reads:
-            raise TalkError(
-                f"The conversation has {prompt} tokens and the reply may have {self._max_new_tokens}; the model reads "
-                f"{reads}. Begin anew: restart(), or /new in the terminal."
-            )
-
-    def _reply(self, said: dict[str, str]) -> chat.Message:
-        """The reply as a message. A control token that the model spelled out is text in the next prompt, too."""
-        message = {"role": "assistant", "content": chat.neutralise(said["answer"].strip(), self._tokenizer)}
-        if thought := said["thinking"].strip():
-            message["reasoning_content"] = chat.neutralise(thought, self._tokenizer)
-        return message
+                # A control token that the model spelled out is text in the next prompt, too.
+                said = {kind: chat.neutralise(words.strip(), self._tokenizer) for kind, words in said.items()}
+                reply = {"role": "assistant", "content": said["answer"]}
+                self.messages += [asked, reply | ({"reasoning_content": said["thinking"]} if said["thinking"] else {})]
 
     def _write(self, inputs: Any, arriving: _Arriving) -> None:
         """Generate in a thread; ids, the error if there is one, and the end go into `arriving`."""
         from transformers import StoppingCriteriaList
 
-        stops = generation.stop_ids(self._model, self._tokenizer)
+        def asked_to_stop(input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+            return torch.full((len(input_ids),), self._stopped.is_set(), device=input_ids.device)
+
         try:
-            with _ONE_REPLY_AT_A_TIME, self._switched(), self._seeded():
+            stops = generation.stop_ids(self._model, self._tokenizer)
+            adapter = self._model.disable_adapter() if self._base else nullcontext()
+            with _ONE_REPLY_AT_A_TIME, adapter:
                 output = self._model.generate(
                     **inputs.to(self._model.device),
                     max_new_tokens=self._max_new_tokens,
                     pad_token_id=self._tokenizer.pad_token_id,
                     eos_token_id=stops,
                     streamer=arriving,
-                    stopping_criteria=StoppingCriteriaList([self._asked_to_stop]),
+                    stopping_criteria=StoppingCriteriaList([asked_to_stop]),
                 )
             by_itself = int(output[0, -1]) in stops
             self.ending = "ended" if by_itself else "stopped" if self._stopped.is_set() else "cut off"
-            arriving.close()
+            arriving.put(None)
         except Exception as error:
-            arriving.close(error)
-
-    def _switched(self) -> AbstractContextManager[Any]:
-        return self._model.disable_adapter() if self._base else nullcontext()
-
-    @contextmanager
-    def _seeded(self) -> Iterator[None]:
-        """Inside, chance begins at the seed; outside, nothing has changed."""
-        with torch.random.fork_rng(enabled=self._seed is not None):
-            if self._seed is not None:
-                torch.manual_seed(self._seed)
-            yield
-
-    def _asked_to_stop(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        return torch.full((len(input_ids),), self._stopped.is_set(), device=input_ids.device)
+            arriving.put(error)
 
 
-class _Arriving:
-    """The streamer that `generate` writes ids to, and its reader's end."""
-
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[list[int] | Exception | None] = queue.SimpleQueue()
-        self._is_prompt = True  # `generate` passes the prompt on first
-
-    def put(self, value: torch.Tensor) -> None:
-        if not self._is_prompt:
-            self._queue.put(value.flatten().tolist())
-        self._is_prompt = False
+class _Arriving(queue.SimpleQueue):
+    """The streamer that `generate` puts ids into; None or an error behind them ends it."""
 
     def end(self) -> None:
-        """Called by `generate`; the reader is told by `close`, when the ending is known, too."""
-
-    def close(self, error: Exception | None = None) -> None:
-        self._queue.put(error)
+        """Called by `generate`; the reader is told when the ending is known, too."""
 
     def __iter__(self) -> Iterator[list[int]]:
-        while isinstance(item := self._queue.get(), list):
-            yield item
+        is_prompt = True  # `generate` passes the prompt on first
+        while isinstance(item := self.get(), torch.Tensor):
+            if not is_prompt:
+                yield item.flatten().tolist()
+            is_prompt = False
         if item is not None:
             raise item

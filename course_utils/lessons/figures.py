@@ -11,31 +11,45 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from course_utils.core.budget import GIB, Budget
 from course_utils.text.masking import MaskAudit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
 DARK, LIGHT, ACCENT = "#1b4f72", "#a9cce3", "#b9770e"
+GREY, PALE, VIOLET, GREEN = "#7f8c8d", "#d5d8dc", "#5b2c6f", "#196f3d"
+LINE = {"edgecolor": "white", "linewidth": 0.5}  # around bars that touch each other
+LIMIT = {"color": "black", "linestyle": "--", "linewidth": 1}
 
 
-def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, Any]:
-    """A figure with its axes in one row; it shows itself as the last expression of a notebook's cell."""
+def panels(width: float, height: float, number: int = 1) -> tuple[Figure, list[Any]]:
+    """A figure with its axes in one row; it shows itself as the last expression of a notebook's cell.
+
+    Args:
+        width: in inches, like `height`.
+        height: of the whole figure.
+        number: of axes.
+    """
     from matplotlib.figure import Figure
 
     class Picture(Figure):
         def _repr_png_(self) -> bytes:
-            file = io.BytesIO()
-            self.savefig(file, format="png", dpi=100)
-            return file.getvalue()
+            return _png(self, 100)
 
     figure = Picture(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, panels)
-    for panel in axes if panels > 1 else (axes,):
-        panel.spines[["top", "right"]].set_visible(False)
+    axes = list(figure.subplots(1, number, squeeze=False)[0])
+    for each in axes:
+        each.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _png(figure: Figure, dpi: int) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi)
+    return file.getvalue()
 
 
 def curve(log: Sequence[Mapping[str, float]], title: str = "Loss during training") -> Figure:
@@ -45,13 +59,12 @@ def curve(log: Sequence[Mapping[str, float]], title: str = "Loss during training
         log: `TrainResult.log`.
         title: what stands above it.
     """
-    figure, axes = _figure(7, 3.2)
+    figure, [axes] = panels(7, 3.2)
     for key, name, style in (
         ("loss", "training rows (each step)", {"color": LIGHT, "linewidth": 1.5}),
         ("eval_loss", "validation rows (never trained on)", {"color": DARK, "linewidth": 2, "marker": "o"}),
     ):
-        points = [(entry["step"], entry[key]) for entry in log if key in entry]
-        if points:
+        if points := [(entry["step"], entry[key]) for entry in log if key in entry]:
             axes.plot(*zip(*points, strict=True), label=name, **style)
     axes.set(title=title, xlabel="step", ylabel="loss (nats per learned token)", ylim=(0, None))
     axes.legend(frameon=False)
@@ -72,22 +85,21 @@ def lengths(
         title: what stands above it.
         unit: of the lengths.
     """
-    figure, axes = _figure(7, 3)
-    shades = [DARK, LIGHT, ACCENT, "#7f8c8d", "#d5d8dc", "#5b2c6f", "#196f3d"]
-    hatches = ["", "//", "..", "xx", "", "\\\\", "++"]
-    largest = sorted(counts, key=lambda name: -len(counts[name]))
-    shown = {name: counts[name] for name in counts if len(counts) <= len(shades) or name in largest[: len(shades) - 1]}
-    if len(shown) < len(counts):
-        others = f"{len(counts) - len(shown)} others"
-        shown[others] = [length for name in counts if name not in shown for length in counts[name]]
+    figure, [axes] = panels(7, 3)
+    looks = [(DARK, ""), (LIGHT, "//"), (ACCENT, ".."), (GREY, "xx"), (PALE, ""), (VIOLET, "\\\\"), (GREEN, "++")]
+    shown = dict(counts)
+    if len(counts) > len(looks):
+        small = sorted(counts, key=lambda name: -len(counts[name]))[len(looks) - 1 :]
+        shown = {name: counts[name] for name in counts if name not in small}
+        shown[f"{len(small)} others"] = [length for name in small for length in counts[name]]
     _, _, layers = axes.hist(list(shown.values()), bins=30, stacked=True, label=list(map(_label, shown)))
-    for number, layer in enumerate(layers if len(shown) > 1 else [layers]):
+    for (shade, hatch), layer in zip(looks, layers if len(shown) > 1 else [layers], strict=False):
         for bar in layer:
-            bar.set(facecolor=shades[number], hatch=hatches[number], edgecolor="white", linewidth=0.5)
+            bar.set(facecolor=shade, hatch=hatch, **LINE)
     if limit is not None and limit <= 2 * max((length for row in counts.values() for length in row), default=0):
-        axes.axvline(limit, color="black", linestyle="--", linewidth=1, label=f"limit: {limit}")
+        axes.axvline(limit, label=f"limit: {limit}", **LIMIT)
     elif limit is not None:
-        axes.plot([], [], color="black", linestyle="--", linewidth=1, label=f"limit: {limit}, far to the right")
+        axes.plot([], [], label=f"limit: {limit}, far to the right", **LIMIT)
     axes.set(title=title, xlabel=unit, ylabel="rows")
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False)
@@ -99,24 +111,22 @@ def _label(name: str) -> str:
     return ("\u200b" if name.startswith("_") else "") + (name or "no name").replace("$", r"\$")
 
 
-def audit(report: MaskAudit, title: str = "What this set would teach") -> Figure:
+def audit(report: MaskAudit) -> Figure:
     """An audit as a picture: how much of each row is learned, and how many rows have which fault.
 
     Args:
         report: from `masking.audit`.
-        title: what stands above it.
     """
-    figure, (left, right) = _figure(10, 3.4, panels=2)
-    figure.suptitle(f"{title}: {report.learned_share:.0%} of {report.tokens:,} tokens are learned", fontweight="bold")
-    shares = [
-        100 * learned / max(length, 1) for learned, length in zip(report.learned_lengths, report.lengths, strict=True)
-    ]
+    figure, (left, right) = panels(10, 3.4, 2)
+    learned = f"{report.learned_share:.0%} of {report.tokens:,} tokens are learned"
+    figure.suptitle(f"What this set would teach: {learned}", fontweight="bold")
+    pairs = zip(report.learned_lengths, report.lengths, strict=True)
+    shares = [100 * learned / max(length, 1) for learned, length in pairs]
     left.hist(shares, bins=range(0, 101, 5), color=LIGHT, edgecolor=DARK)
     left.set(title="How much of a row is learned", xlabel="learned tokens of the row (%)", ylabel="rows")
     left.yaxis.get_major_locator().set_params(integer=True)
     counts = {what: len(rows) for what, rows in (report.faults | report.remarks).items()}
-    colours = [DARK] * len(report.faults) + [LIGHT] * len(report.remarks)
-    hatches = [""] * len(report.faults) + ["//"] * len(report.remarks)
+    colours, hatches = zip(*[(DARK, "")] * len(report.faults) + [(LIGHT, "//")] * len(report.remarks), strict=True)
     bars = right.barh(list(counts), list(counts.values()), color=colours, hatch=hatches, edgecolor="white")
     right.bar_label(bars, padding=3, fontsize=9)
     right.invert_yaxis()
@@ -124,31 +134,6 @@ def audit(report: MaskAudit, title: str = "What this set would teach") -> Figure
     right.xaxis.get_major_locator().set_params(integer=True)
     right.set(title="Faults (dark) and remarks (hatched)", xlabel=f"rows, of {report.rows}")
     return figure
-
-
-def attention(masks: Mapping[str, Any], words: Sequence[str]) -> Figure:
-    """Who may look at whom, as one square per mask: a dark field where the row's token sees the column's.
-
-    Args:
-        masks: by the name that stands above it, a boolean array of tokens x tokens.
-        words: the text of each token.
-    """
-    size = 1.6 + 0.23 * len(words)
-    figure, panels = _figure(size * len(masks), size + 0.5, panels=len(masks))
-    for axes, (name, seen) in zip(panels if len(masks) > 1 else (panels,), masks.items(), strict=True):
-        axes.pcolormesh(seen[::-1], cmap=_two_colours(), vmin=0, vmax=1, edgecolors="#d5d8dc", linewidth=0.5)
-        places = [place + 0.5 for place in range(len(words))]
-        axes.set_xticks(places, words, rotation=90, fontsize=8)
-        axes.set_yticks(places, words[::-1], fontsize=8)
-        axes.set(title=name, xlabel="can see this token (dark: yes)", ylabel="this token", aspect="equal")
-        axes.tick_params(length=0)
-    return figure
-
-
-def _two_colours() -> Any:
-    from matplotlib.colors import ListedColormap
-
-    return ListedColormap(["white", DARK])
 
 
 def memory(
@@ -161,70 +146,63 @@ def memory(
         gpus: memory of the GPUs to compare with, in GiB; a line marks each.
         title: what stands above it.
     """
-    figure, axes = _figure(8.5, 1.4 + 0.5 * len(budgets))
-    groups = {  # terms that belong together, so that six shades are enough
-        "overhead": ("overhead", "process"),
-        "weights": ("weights",),
-        "adapter, gradients, optimiser": ("LoRA", "gradients", "optimiser"),
-        "activations": ("activations",),
-        "logits and loss": ("logits",),
-        "key-value cache": ("key-value",),
-    }
-    shades = ["#d5d8dc", DARK, ACCENT, LIGHT, "#7f8c8d", "#5b2c6f"]
-    hatches = ["", "", "//", "..", "xx", "\\\\"]
-    left = dict.fromkeys(budgets, 0.0)
-    for (group, starts), shade, hatch in zip(groups.items(), shades, hatches, strict=True):
-        sizes = {
-            name: sum(term.bytes for term in budget.terms if term.name.startswith(starts)) / GIB
-            for name, budget in budgets.items()
-        }
-        if any(sizes.values()):
-            style = {"color": shade, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
-            axes.barh(list(sizes), list(sizes.values()), left=list(left.values()), label=group, **style)
-        left = {name: left[name] + size for name, size in sizes.items()}
-    for number, total in enumerate(left.values()):
+    figure, [axes] = panels(8.5, 1.4 + 0.5 * len(budgets))
+    groups = (  # terms that belong together, so that six shades are enough
+        ("overhead", ("overhead", "process"), PALE, ""),
+        ("weights", ("weights",), DARK, ""),
+        ("adapter, gradients, optimiser", ("LoRA", "gradients", "optimiser"), ACCENT, "//"),
+        ("activations", ("activations",), LIGHT, ".."),
+        ("logits and loss", ("logits",), GREY, "xx"),
+        ("key-value cache", ("key-value",), VIOLET, "\\\\"),
+    )
+    ends = np.zeros(len(budgets))
+    for label, starts, color, hatch in groups:
+        terms = ([term.bytes for term in each.terms if term.name.startswith(starts)] for each in budgets.values())
+        sizes = np.array([sum(each) / GIB for each in terms])
+        if sizes.any():
+            axes.barh(list(budgets), sizes, left=ends, label=label, color=color, hatch=hatch, **LINE)
+        ends = ends + sizes
+    for number, total in enumerate(ends):
         axes.text(total, number, f" {total:.1f}", va="center", fontsize=9)
     for gpu in gpus:
-        axes.axvline(gpu, color="black", linestyle="--", linewidth=1)
+        axes.axvline(gpu, **LIMIT)
         axes.text(gpu, len(budgets) - 0.35, f"{gpu:g} GB GPU", ha="center", fontsize=8)
     axes.set_ylim(len(budgets) - 0.15, -0.6)  # the first model on top
-    axes.set_xlim(0, 1.08 * max([*gpus, *left.values()]))
+    axes.set_xlim(0, 1.08 * max([*gpus, *ends]))
     axes.set(title=title, xlabel="GiB")
     axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
-def before_after(rows: Sequence[Mapping[str, Any]], title: str = "What fine-tuning did") -> Figure:
+def before_after(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Two panels of paired bars: perplexity (lower is better) and each source's own rate (higher is better).
 
     The lines on the bars are 95 % intervals.
 
     Args:
-        rows: `Comparison.table()`.
-        title: what stands above it.
+        rows: `Comparison.table`.
     """
-    figure, (left, right) = _figure(10, 3.8, panels=2)
-    figure.suptitle(title, fontweight="bold")
+    figure, (left, right) = panels(10, 3.8, 2)
+    figure.suptitle("What fine-tuning did", fontweight="bold")
     rows = [row for row in rows if row["source"] != "all"]
     sources = [row["source"] for row in rows]
     named = [f"{row['source']}\n{row['metric']}" for row in rows]
-    for axes, key, names, label in (
-        (left, "perplexity", sources, "perplexity, log scale (lower is better)"),
-        (right, "metric", named, "share of prompts (higher is better)"),
+    for axes, key, digits, names, label in (
+        (left, "perplexity", 1, sources, "perplexity, log scale (lower is better)"),
+        (right, "metric", 2, named, "share of prompts (higher is better)"),
     ):
         for offset, when, colour, hatch in ((-0.2, "before", LIGHT, "//"), (0.2, "after", DARK, "")):
-            values = [row[f"{key} {when}"] for row in rows]
-            ends = [row["intervals"][f"{key} {when}"] for row in rows]
-            places = [place + offset for place in range(len(rows))]
-            below = [max(value - low, 0) for value, (low, _) in zip(values, ends, strict=True)]
-            above = [max(high - value, 0) for value, (_, high) in zip(values, ends, strict=True)]
+            places = np.arange(len(rows)) + offset
+            values = np.array([row[f"{key} {when}"] for row in rows])
+            low, high = np.array([row["intervals"][f"{key} {when}"] for row in rows]).T
+            error = np.maximum([values - low, high - values], 0)
             axes.bar(places, values, width=0.38, label=when, color=colour, hatch=hatch, edgecolor="white")
             # A white line below the black one: it is seen on the dark bars, too.
             for width, line in ((3.5, "white"), (1.3, "black")):
-                axes.errorbar(places, values, yerr=(below, above), fmt="none", ecolor=line, elinewidth=width, capsize=0)
-            for place, value, (_, high) in zip(places, values, ends, strict=True):
-                said = f"{value:.2f}" if key == "metric" else f"{value:.1f}"
-                axes.annotate(said, (place, high), (0, 3), textcoords="offset points", ha="center", fontsize=8)
+                axes.errorbar(places, values, yerr=error, fmt="none", ecolor=line, elinewidth=width, capsize=0)
+            for place, value, end in zip(places, values, high, strict=True):
+                said = f"{value:.{digits}f}"
+                axes.annotate(said, (place, end), (0, 3), textcoords="offset points", ha="center", fontsize=8)
         axes.set_xticks(range(len(rows)), names, fontsize=8)
         axes.set_ylabel(label, fontsize=9)
     left.legend(frameon=False, title="lines: 95 % intervals", title_fontsize=8)
@@ -236,8 +214,6 @@ def before_after(rows: Sequence[Mapping[str, Any]], title: str = "What fine-tuni
 
 def image(figure: Figure) -> str:
     """A figure as HTML that needs no other file."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    title = figure.get_suptitle() or figure.axes[0].get_title()
-    source = base64.b64encode(file.getvalue()).decode()
-    return f'<p><img alt="{html.escape(title)}" style="max-width:100%" src="data:image/png;base64,{source}"></p>'
+    title = html.escape(figure.get_suptitle() or figure.axes[0].get_title())
+    source = base64.b64encode(_png(figure, 110)).decode()
+    return f'<p><img alt="{title}" style="max-width:100%" src="data:image/png;base64,{source}"></p>'

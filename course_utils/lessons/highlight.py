@@ -6,12 +6,13 @@ Every colour has a second sign (underline, weight), so that all of it reads in g
 from __future__ import annotations
 
 import html
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
 from course_utils.lessons.figures import DARK
-from course_utils.lessons.tables import CELL, Shown, table
+from course_utils.lessons.tables import Shown, cell, grid, table
 from course_utils.text.chat import Part
 from course_utils.text.masking import IGNORED
 
@@ -27,6 +28,7 @@ PART_STYLES: dict[str, str] = {
     "thinking": "background:#f2f3f4;color:#4a235a;font-style:italic;border-bottom:2px dotted #4a235a",
     "content": f"background:#d6eaf8;color:{DARK};font-weight:600;border-bottom:2px solid {DARK}",
 }
+COLUMN = "flex:1 1 0;min-width:18em;font-family:monospace;line-height:1.8;white-space:pre-wrap;overflow-wrap:anywhere"
 
 
 def rendered(parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase) -> Shown:
@@ -41,29 +43,27 @@ def rendered(parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase) -> Shown
     """
     text = "".join(part.text for part in parts)
     made = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    of_part: list[list[int]] = [[] for _ in parts]
-    place, end = 0, len(parts[0].text) if parts else 0
-    for token, (start, _) in zip(made["input_ids"], made["offset_mapping"], strict=True):
-        while start >= end:  # an id belongs to the part in which it begins
-            place += 1
-            end += len(parts[place].text)
-        of_part[place].append(token)
+    starts = [start for start, _ in made["offset_mapping"]]
     words, numbers, lines = [], [], []
-    for part, ids in zip(parts, of_part, strict=True):
-        style = PART_STYLES[part.kind]
-        words.append(f'<span style="{style}" title="{part.kind}">{_escaped(part.text)}</span>')
-        numbers += [f'<span style="{style}" title="{part.kind}">{token}</span>' for token in ids]
+    end = used = 0
+    for part in parts:
+        end += len(part.text)
+        stop = bisect_left(starts, end, lo=used)  # an id belongs to the part in which it begins
+        ids, used = made["input_ids"][used:stop], stop
+        words.append(_span(_escaped(part.text), PART_STYLES[part.kind], part.kind))
+        numbers += [_span(str(token), PART_STYLES[part.kind], part.kind) for token in ids]
         lines.append((part.kind, _visible(part.text), " ".join(map(str, ids))))
     legend = " ".join(f'<span style="{style}">{kind}</span>' for kind, style in PART_STYLES.items())
-    column = (
-        "flex:1 1 0;min-width:18em;font-family:monospace;line-height:1.8;white-space:pre-wrap;overflow-wrap:anywhere"
-    )
-    body = f'<div style="{column}">{"".join(words)}</div><div style="{column}">{" ".join(numbers)}</div>'
+    body = f'<div style="{COLUMN}">{"".join(words)}</div><div style="{COLUMN}">{" ".join(numbers)}</div>'
     caption = f"{len(text)} characters, {len(made['input_ids'])} tokens"
     return Shown(
         f"{table(lines, columns=('kind', 'text', 'ids'))}\n[{caption}]",
         f'<div style="display:flex;gap:2em;flex-wrap:wrap">{body}</div><small>{caption}: {legend}</small>',
     )
+
+
+def _span(content: str, style: str, title: str) -> str:
+    return f'<span style="{style}" title="{title}">{content}</span>'
 
 
 def _escaped(text: str) -> str:
@@ -75,15 +75,10 @@ def tokens(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Shown:
     """The ids of a text and what each of them stands for."""
     added = set(tokenizer.get_added_vocab().values())
     rows = [
-        {
-            "place": place,
-            "id": token,
-            "text": _visible(tokenizer.decode([token])),
-            "kind": "special" if token in added else "",
-        }
+        (place, token, _visible(tokenizer.decode([token])), "special" if token in added else "")
         for place, token in enumerate(ids)
     ]
-    return table(rows)
+    return table(rows, columns=("place", "id", "text", "kind"))
 
 
 def mask(example: Mapping[str, Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> Shown:
@@ -98,16 +93,11 @@ def mask(example: Mapping[str, Sequence[int]], tokenizer: PreTrainedTokenizerBas
     """
     ids, labels = example["input_ids"], example["labels"]
     parts, plain = [], []
-    place = 0
-    inside = False
+    place, inside = 0, False
     for text, count in _pieces(ids, tokenizer):
         learned = labels[place] != IGNORED
-        style = (
-            f"background:#d6eaf8;color:{DARK};font-weight:600;border-bottom:2px solid {DARK}"
-            if learned
-            else "color:#707070;border-bottom:2px solid transparent"
-        )
-        parts.append(f'<span style="{style};margin-right:1px" title="id {ids[place]}">{_escaped(text)}</span>')
+        style = PART_STYLES["content" if learned else "template"]
+        parts.append(_span(_escaped(text), f"{style};margin-right:1px", f"id {ids[place]}"))
         plain.append(("⟧" if inside and not learned else "⟦" if learned and not inside else "") + text)
         inside, place = learned, place + count
     share = sum(label != IGNORED for label in labels) / max(len(labels), 1)
@@ -129,17 +119,16 @@ def masks(ways: Mapping[str, Mapping[str, Sequence[int]]], tokenizer: PreTrained
     """
     lines: list[tuple[int, dict[str, bool]]] = []  # id, and for each way that has it: is it learned
     for way, example in ways.items():
-        learned = [label != IGNORED for label in example["labels"]]
-        known = [token for token, _ in lines]
+        ids, learned = list(example["input_ids"]), [label != IGNORED for label in example["labels"]]
+        matcher = SequenceMatcher(None, [token for token, _ in lines], ids, autojunk=False)
         merged: list[tuple[int, dict[str, bool]]] = []
-        matcher = SequenceMatcher(None, known, example["input_ids"], autojunk=False)
-        for _, start, end, new_start, new_end in matcher.get_opcodes():
-            same = known[start:end] == list(example["input_ids"][new_start:new_end])
-            old, new = lines[start:end], range(new_start, new_end)
-            if same:
-                merged += [(token, has | {way: learned[at]}) for (token, has), at in zip(old, new, strict=True)]
+        for kind, start, end, first, last in matcher.get_opcodes():
+            new = [(ids[at], {way: learned[at]}) for at in range(first, last)]
+            if kind == "equal":
+                old = lines[start:end]
+                merged += [(token, has | own) for (token, has), (_, own) in zip(old, new, strict=True)]
             else:
-                merged += [*old, *((example["input_ids"][at], {way: learned[at]}) for at in new)]
+                merged += lines[start:end] + new
         lines = merged
     signs = {True: "●", False: "·", None: ""}
     shades = {True: f"background:{DARK};color:white", False: "color:#707070", None: "background:#e5e7e9"}
@@ -149,15 +138,12 @@ def masks(ways: Mapping[str, Mapping[str, Sequence[int]]], tokenizer: PreTrained
         differ = "≠" if len(set(states)) > 1 else ""
         text = _visible(tokenizer.decode([token]))
         rows.append((token, text, *(signs[state] for state in states), differ))
-        cells = [f"<td style={CELL!r}>{token}</td><td style={CELL!r}>{html.escape(text)}</td>"]
-        cells += [f'<td style="{CELL};text-align:center;{shades[state]}">{signs[state]}</td>' for state in states]
-        body.append(f"<tr>{''.join(cells)}<td style={CELL!r}>{differ}</td></tr>")
-    head = "".join(f'<th style="{CELL}">{html.escape(name)}</th>' for name in ("id", "token", *ways, ""))
+        marks = [cell(signs[state], f"text-align:center;{shades[state]}") for state in states]
+        body.append([cell(str(token)), cell(html.escape(text)), *marks, cell(differ)])
     caption = "● learned, · read only, empty: not there"
-    plain = table(rows, columns=("id", "token", *ways, "differs"))
     return Shown(
-        f"{plain}\n[{caption}]",
-        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table><small>{caption}</small>",
+        f"{table(rows, columns=('id', 'token', *ways, 'differs'))}\n[{caption}]",
+        f"{grid(('id', 'token', *ways, ''), body)}<small>{caption}</small>",
     )
 
 

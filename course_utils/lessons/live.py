@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 
-def live(predicted_gib: float | None = None, every: float = 5.0) -> TrainerCallback:
+EVERY = 5.0  # seconds between two pictures: drawing takes time from the run
+
+
+def live(predicted_gib: float | None = None) -> TrainerCallback:
     """A callback for `training.train` that keeps the loss curves in the notebook up to date while a run goes on.
 
     Below the curves stand the step, the learning rate, tokens per second, the peak of memory and the time left. The
@@ -20,7 +23,6 @@ def live(predicted_gib: float | None = None, every: float = 5.0) -> TrainerCallb
 
     Args:
         predicted_gib: the budget (`profiles.memory_budget(…).gib`) to set the measured peak against.
-        every: seconds between two pictures; drawing takes time from the run.
     """
     from IPython import get_ipython
     from IPython.display import display
@@ -34,13 +36,10 @@ def live(predicted_gib: float | None = None, every: float = 5.0) -> TrainerCallb
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
             self.log.append({"step": state.global_step, **logs})
-            if time.monotonic() - self.drawn > every or "eval_loss" in logs:
-                self.draw(state)
+            if time.monotonic() - self.drawn > EVERY or "eval_loss" in logs:
+                self.on_train_end(args, state, control)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.draw(state)
-
-        def draw(self, state: Any) -> None:
             if not hasattr(get_ipython(), "kernel"):  # no notebook
                 return
             figure = curve(self.log, f"Loss after {state.global_step} of {state.max_steps} steps")

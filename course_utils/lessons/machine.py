@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
@@ -21,11 +22,12 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 
 from course_utils import hub
-from course_utils.core import profiles
+from course_utils.core.hardware import Hardware, cpu_bf16, detect_hardware, hardware_without_torch
 from course_utils.core.paths import home
-from course_utils.core.profiles import Hardware
 
+STACK = ("torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "unsloth")  # what a lesson computes with
 COMPANIONS = ("torchvision", "torchaudio", "xformers")  # built for one torch each; the course needs none of them
+EXTRAS = ({"extra": "gpu"}, {"extra": "serve"})  # of pyproject.toml: what lessons need beside its dependencies
 UNSLOTH_FIRST = ("unsloth", "transformers", "trl", "peft")
 
 # What Linux shows as files.
@@ -73,7 +75,8 @@ class Findings:
 
 def look() -> Findings:
     """Gather what can be seen of this machine and of this process, except what depends on profile and network."""
-    requirements = list(_requirements())
+    asked = [Requirement(line) for line in requires("course-utils") or ()]
+    needed = [each for each in asked if each.marker is None or any(map(each.marker.evaluate, EXTRAS))]
     system, release = _system()
     gpus, driver, driver_cuda, smi_error = _ask_driver()
     return Findings(
@@ -81,8 +84,8 @@ def look() -> Findings:
         release=release,
         python=platform.python_version(),
         requires_python=metadata("course-utils")["Requires-Python"],
-        requirements=tuple(requirements),
-        installed=versions(re.match(r"[\w.-]+", line)[0] for line in requirements),  # type: ignore[index]
+        requirements=tuple(f"{each.name}{each.specifier}" for each in needed),
+        installed=versions(each.name for each in needed),
         gpus=gpus,
         gpu_on_bus=_gpu_on_bus(),
         driver=driver,
@@ -97,34 +100,23 @@ def look() -> Findings:
     )
 
 
-def _requirements() -> Iterator[str]:
-    """What pyproject.toml asks for: the course, and what a lesson needs beside it."""
-    for line in requires("course-utils") or ():
-        asked = Requirement(line)
-        if asked.marker is None or any(asked.marker.evaluate({"extra": extra}) for extra in ("gpu", "serve")):
-            yield f"{asked.name}{asked.specifier}"
-
-
-def _system() -> tuple[Any, str]:
-    """The system's name, and its version with the processor's kind; WSL is told by its kernel's name."""
-    release = platform.release()
-    name = {"Darwin": "macOS"}.get(platform.system(), platform.system())
-    if name == "Linux" and "microsoft" in release.lower():
-        name = "WSL2" if "wsl2" in release.lower() or "microsoft-standard" in release else "WSL1"
-    if name == "macOS":
-        release = platform.mac_ver()[0]
-    return name, f"{'.'.join(release.split('.')[:2])}, {platform.machine()}"
-
-
 def versions(names: Iterable[str]) -> dict[str, str]:
     """The versions of those packages that are installed."""
     found = {}
     for name in names:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
+
+
+def _system() -> tuple[Any, str]:
+    """The system's name, and its version with the processor's kind; WSL is told by its kernel's name."""
+    name, release = platform.system(), platform.release()
+    if name == "Linux" and "microsoft" in release.lower():
+        name = "WSL2" if "wsl2" in release.lower() or "microsoft-standard" in release else "WSL1"
+    if name == "Darwin":
+        name, release = "macOS", platform.mac_ver()[0]
+    return name, f"{'.'.join(release.split('.')[:2])}, {platform.machine()}"
 
 
 def _ask_torch(gpu_there: bool) -> dict[str, Any]:
@@ -132,43 +124,38 @@ def _ask_torch(gpu_there: bool) -> dict[str, Any]:
     try:
         import torch
     except Exception as error:  # not installed, or a library of it is missing
-        return {"hardware": profiles.hardware_without_torch(), "torch_error": f"{type(error).__name__}: {error}"}
-    hardware = profiles.detect_hardware()
-    found = {
-        "hardware": hardware,
-        "torch": torch.__version__,
-        "torch_cuda": torch.version.cuda,
-        "cpu_bf16": profiles.cpu_bf16(),
-    }
+        return {"hardware": hardware_without_torch(), "torch_error": f"{type(error).__name__}: {error}"}
+    hardware, torch_error = detect_hardware(), ""
     if gpu_there and hardware.device == "cpu":
         try:
             torch.cuda.current_device()  # is_available() swallows the reason; this raises it
         except Exception as error:
-            found["torch_error"] = str(error).strip().split("\n")[0]
-    return found
+            torch_error = str(error).strip().split("\n")[0]
+    return {
+        "hardware": hardware,
+        "torch": torch.__version__,
+        "torch_cuda": torch.version.cuda,
+        "torch_error": torch_error,
+        "cpu_bf16": cpu_bf16(),
+    }
 
 
 def _ask_driver() -> tuple[tuple[Gpu, ...], str | None, str | None, str | None]:
     """(GPUs, driver version, newest CUDA it serves, nvidia-smi's complaint), from nvidia-smi or Linux's /proc."""
     smi = shutil.which("nvidia-smi") or shutil.which("nvidia-smi", path="/usr/lib/wsl/lib")
     if smi is None:
-        models = [
-            re.search(r"Model:\s*(.+)", file.read_text(errors="replace")) for file in DRIVER_GPUS.glob("*/information")
-        ]
-        return tuple(Gpu(found[1].strip()) for found in models if found), None, None, None
+        texts = (file.read_text(errors="replace") for file in DRIVER_GPUS.glob("*/information"))
+        models = tuple(Gpu(name) for text in texts for name in re.findall(r"Model:\s*(.+?)\s*$", text, re.MULTILINE))
+        return models, None, None, None
     asked = "--query-gpu=name,driver_version,memory.total,memory.free"
     code, listing = _run([smi, asked, "--format=csv,noheader,nounits"])
     if code:
         return (), None, None, listing.strip().split("\n")[0]
     lines = [[cell.strip() for cell in line.split(",")] for line in listing.strip().splitlines()]
-    gpus = tuple(Gpu(name, _gib(total), _gib(free)) for name, _, total, free in lines)
+    sizes = ([int(mib) / 1024 if mib.isdigit() else None for mib in line[2:]] for line in lines)  # or "[N/A]": a slice
+    gpus = tuple(Gpu(line[0], *size) for line, size in zip(lines, sizes, strict=True))
     header = re.search(r"CUDA Version:\s*([\d.]+)", _run([smi])[1])
     return gpus, lines[0][1] if lines else None, header[1] if header else None, None
-
-
-def _gib(mebibytes: str) -> float | None:
-    """nvidia-smi's MiB as GiB; GPUs cut into slices state "[N/A]"."""
-    return int(mebibytes) / 1024 if mebibytes.isdigit() else None
 
 
 def _gpu_on_bus() -> bool:
@@ -190,21 +177,18 @@ def _try_import(name: str) -> str:
 
 def _run(command: Sequence[str]) -> tuple[int, str]:
     """Exit code and words of a command that must not hang."""
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     try:
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=60
-        )
+        done = subprocess.run(command, **both, text=True, errors="replace", timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         return 1, str(error)
     return done.returncode, done.stdout
 
 
 def _order_of_arrival() -> tuple[str, ...]:
-    """The packages of UNSLOTH_FIRST in this process, in the order in which their imports began.
-
-    A package moves to the end of sys.modules when its import is done, and Unsloth's import ends after those of all that
-    it imports itself. The first of its inner modules keeps its place.
-    """
+    """The packages of UNSLOTH_FIRST in this process, in the order in which their imports began."""
+    # A package moves to the end of sys.modules when its import is done, and Unsloth's import ends after those of all
+    # that it imports itself. The first of its inner modules keeps its place.
     tops = dict.fromkeys(name.split(".")[0] for name in sys.modules)
     return tuple(name for name in tops if name in UNSLOTH_FIRST)
 

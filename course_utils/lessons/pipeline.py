@@ -1,10 +1,10 @@
-"""A lesson's work in one call: train the adapter, evaluate it, merge it."""
+"""A lesson's work in one call: train the adapter, evaluate it."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,13 @@ from typing import Any
 from course_utils import data, hub
 from course_utils.core.files import write_text
 from course_utils.core.profiles import Profile
-from course_utils.deploy import export
 from course_utils.evals import evaluation
-from course_utils.lessons import figures, reports, tables
+from course_utils.lessons import reports
 from course_utils.lessons.setup import LessonError, run_dir
 from course_utils.text import masking
 from course_utils.train import modeling, training
 
-FEWEST_ROWS = 10  # of one's own, to train on nine of them and to be judged by one
+FEWEST_ROWS = 10  # of one's own: most to train on, and at least two to evaluate with
 
 
 def train_adapter(profile: Profile, *, file: str | Path | None = None, resume: bool = False) -> training.TrainResult:
@@ -41,7 +40,7 @@ def train_adapter(profile: Profile, *, file: str | Path | None = None, resume: b
 
 
 def own_rows(file: str | Path, profile: Profile, tokenizer: Any) -> tuple[Any, Any]:
-    """Rows that a learner brings, checked and split: a tenth of them, in whole groups, is held back to judge the run.
+    """Rows that a learner brings, checked and split: a tenth of them, in whole groups, is held back for validation.
 
     Args:
         file: whatever `data.check` opens.
@@ -102,13 +101,13 @@ def evaluate_adapter(profile: Profile, *, merged: bool = False, resume: bool = F
     rows = [*data.load_built(profile, "valid"), *data.load_built(profile, "general")]
     out, name = run_dir(profile), "evaluation_merged" if merged else "evaluation"
     kept = {when: out / f"{name}_{when}.jsonl" for when in ("before", "after")}
-    if not resume:
-        _remove(kept.values())
 
     def answered(model: Any, when: str) -> evaluation.EvalReport:
         how = {"batch_size": profile.eval_batch_size, "max_new_tokens": profile.max_new_tokens}
         return evaluation.evaluate(modeling.for_inference(model), tokenizer, rows, resume_file=kept[when], **how)
 
+    for file in kept.values() if not resume else ():
+        file.unlink(missing_ok=True)
     before = answered(model, "before")
     if merged:
         del model  # one at a time: two large models do not fit a GPU
@@ -116,31 +115,9 @@ def evaluate_adapter(profile: Profile, *, merged: bool = False, resume: bool = F
     else:
         model = modeling.load_adapter(model, out / "adapter")
     comparison = evaluation.compare(before, answered(model, "after"))
-    evaluation.save(comparison, out / f"{name}.json")
-    page = reports.page("Before and after", evaluation_body(comparison.table(), comparison.worse()))
-    write_text(out / f"{name}.html", page)
-    _remove(kept.values())
-    return comparison
-
-
-def _remove(files: Iterable[Path]) -> None:
-    for file in files:
+    comparison.save(out / f"{name}.json")
+    body = reports.evaluation(comparison.table, comparison.worse).html
+    write_text(out / f"{name}.html", reports.page("Before and after", body))
+    for file in kept.values():
         file.unlink(missing_ok=True)
-
-
-def evaluation_body(table: Sequence[Mapping[str, Any]], worse: Sequence[Mapping[str, Any]]) -> str:
-    """The HTML of an evaluation: the table, the picture, and what got worse.
-
-    Args:
-        table: `Comparison.table()`.
-        worse: `Comparison.worse()`.
-    """
-    return f"""{tables.comparison(table).html}
-{figures.image(figures.before_after(table))}
-<h2>What got worse</h2>{tables.changes(worse).html}"""
-
-
-def merge(profile: Profile) -> export.MergeReport:
-    """The first half of lesson 06 in one call: the merged model lands in `merged/` in the run's folder."""
-    out = run_dir(profile)
-    return export.merge_adapter(hub.download(profile.model), out / "adapter", out / "merged")
+    return comparison

@@ -22,22 +22,13 @@ class ExerciseError(CourseError):
 
 @dataclass(frozen=True)
 class Task:
-    """A task of an exercise notebook and what its check said last.
+    """A task of an exercise notebook and what its check said last."""
 
-    Attributes:
-        notebook: the notebook's name without `.ipynb`.
-        title: the task's heading.
-        level: "easy", "medium" or "hard".
-        state: "solved"; "not yet" (the check failed); "check again" (it passed, and then the answer was run anew);
-            "not run".
-        line: what the check said where it failed.
-    """
-
-    notebook: str
+    notebook: str  # its name without `.ipynb`
     title: str
-    level: str
-    state: State
-    line: str = ""
+    level: str  # "easy", "medium" or "hard"
+    state: State  # "not yet": the check failed; "check again": it passed, and then the answer was run anew
+    line: str = ""  # what the check said where it failed
 
 
 def progress(folder: str | Path) -> list[Task]:

@@ -1,21 +1,18 @@
-"""Pages of HTML: the check of a data set, and what stands around any page."""
+"""Pages of HTML: the check of a data set, an evaluation, and what stands around any page."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from course_utils.data import CheckReport, plain
-from course_utils.lessons.figures import audit, image, lengths
+from course_utils.lessons import tables
+from course_utils.lessons.figures import audit, before_after, image, lengths
 from course_utils.lessons.tables import Shown, table
 
 PROBLEMS_SHOWN = 100  # on a page or a screen; the report holds all
-
-
 EXAMPLES_SHOWN = 6
-
-
 LONGEST_EXAMPLE = 400  # characters of a turn
 
 
@@ -30,31 +27,28 @@ def check(report: CheckReport) -> Shown:
     """
     summary = table(report.table(), columns=("what", "value"))
     listed = report.problems[:PROBLEMS_SHOWN]
-    problems = table(
-        [(item.file, item.row or "", item.line or "", item.field, item.reason) for item in listed],
-        columns=("file", "row", "line", "field", "what was found, what was expected, what to do"),
-    )
     more = f"… and {len(report.problems) - len(listed)} more." if len(report.problems) > len(listed) else ""
-    lines = [repr(summary), "", *map(str, listed), *filter(None, [more]), *report.remarks]
     of_rows = f"Rows that cannot be used: {report.reported}."
     verdict = f"Problems: {len(report.problems)}. {of_rows}" if report.problems else "Nothing is wrong."
-    figures = []
+    parts = [f"<h2>{html.escape(report.name)}</h2><p>{verdict}</p>", summary.html]
     if report.kept:
         counts, unit = (report.characters, "characters") if report.tokens is None else (report.tokens, "tokens")
-        figures.append(lengths(counts, title="Length of the usable rows", unit=unit))
+        parts.append(image(lengths(counts, title="Length of the usable rows", unit=unit)))
     if report.audit is not None and report.audit.rows:
-        figures.append(audit(report.audit))
-    parts = [f"<h2>{html.escape(report.name)}</h2><p>{verdict}</p>", summary.html, *map(image, figures)]
+        parts.append(image(audit(report.audit)))
     if listed:
+        rows = [(item.file, item.row or "", item.line or "", item.field, item.reason) for item in listed]
+        problems = table(rows, ("file", "row", "line", "field", "what was found, what was expected, what to do"))
         parts.append(f"<h3>Problems</h3>{problems.html}<p>{more}</p>")
     if report.repeats:
         ids = report.rows["id"] if "id" in report.rows.column_names else range(report.kept)
         twins = [(ids[twin.row], ids[twin.first_row]) for twin in report.repeats[:EXAMPLES_SHOWN]]
-        listed_twins = table(twins, columns=("row", "repeats")).html
-        parts.append(f"<h3>Repeats of an earlier row: {len(report.repeats)}</h3>{listed_twins}")
+        shown = table(twins, columns=("row", "repeats")).html
+        parts.append(f"<h3>Repeats of an earlier row: {len(report.repeats)}</h3>{shown}")
     if report.kept:
         parts.append(f"<h3>Rows as they were read</h3>{table(_example_rows(report)).html}")
     parts += [f"<p>{html.escape(remark)}</p>" for remark in report.remarks]
+    lines = [repr(summary), "", *map(str, listed), *filter(None, [more]), *report.remarks]
     return Shown("\n".join(lines).rstrip(), "\n".join(parts))
 
 
@@ -81,6 +75,23 @@ def _said(turn: Mapping[str, Any]) -> str:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= LONGEST_EXAMPLE else f"{text[:LONGEST_EXAMPLE]} …"
+
+
+def evaluation(rows: Sequence[Mapping[str, Any]], worse: Sequence[Mapping[str, Any]]) -> Shown:
+    """An evaluation: the table, the picture, and what got worse.
+
+    Args:
+        rows: `Comparison.table`.
+        worse: `Comparison.worse`.
+
+    Returns:
+        A part of a page; in a terminal the table and what got worse.
+    """
+    compared, changed = tables.comparison(rows), tables.changes(worse)
+    return Shown(
+        f"{compared}\n\nWhat got worse:\n{changed}",
+        f"{compared.html}\n{image(before_after(rows))}\n<h2>What got worse</h2>{changed.html}",
+    )
 
 
 def page(title: str, body: str) -> str:

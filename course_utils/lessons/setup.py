@@ -14,10 +14,11 @@ from typing import Any
 from course_utils import data, hub
 from course_utils.core import profiles
 from course_utils.core.errors import CourseError
-from course_utils.core.paths import home
-from course_utils.core.profiles import Hardware, Profile
+from course_utils.core.hardware import Hardware, detect_hardware
+from course_utils.core.paths import home, seen_from_here
+from course_utils.core.profiles import Profile
 from course_utils.lessons import tables
-from course_utils.lessons.doctor import STACK
+from course_utils.lessons.machine import STACK
 from course_utils.train import modeling
 
 TOKENIZERS = ("qwen3-tokenizer", "qwen3-instruct-2507-tokenizer")
@@ -29,41 +30,39 @@ class LessonError(CourseError):
 
 @dataclass(frozen=True)
 class Need:
-    """Something that a lesson finds on disk, or has made for it.
+    """Something that a lesson finds on disk, or has made for it."""
 
-    Attributes:
-        what: in words, with the time it takes to make it on two cores.
-        there: True where it is on disk already.
-        make: makes it.
-        after: the needs that must be there first.
-    """
-
-    what: str
-    there: Callable[[Profile], bool]
+    what: str  # in words, with the time it takes to make it on two cores
+    there: Callable[[Profile], bool]  # True where it is on disk already
     make: Callable[[Profile], Any]
-    after: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()  # the needs that must be there first
 
 
 def _command(name: str) -> Callable[[Profile], None]:
     """Make a need with `python -m course_utils NAME`, in a process of its own: it may need Unsloth, or much memory."""
 
     def run(profile: Profile) -> None:
+        command = ["-m", "course_utils", name, "--profile", profile.name]
         done = subprocess.run(
-            [sys.executable, "-m", "course_utils", name, "--profile", profile.name],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
+            [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
         if done.returncode:
             last = " | ".join(done.stdout.strip().splitlines()[-3:])
-            raise LessonError(f"`python -m course_utils {name} --profile {profile.name}` failed: {last}")
+            raise LessonError(f"`python {' '.join(command)}` failed: {last}")
 
     return run
 
 
-def _run_file(name: str) -> Callable[[Profile], bool]:
-    return lambda profile: (run_dir(profile) / name).is_file()
+def at_home(profile: Profile) -> Profile:
+    """The profile with its run's folder as seen from the current one, so that every later call finds it."""
+    return replace(
+        profile, train=replace(profile.train, output_dir=str(seen_from_here(home() / profile.train.output_dir)))
+    )
+
+
+def run_dir(profile: Profile) -> Path:
+    """The folder of everything that a profile's run writes."""
+    return Path(profile.train.output_dir)
 
 
 NEEDS: dict[str, Need] = {
@@ -80,60 +79,48 @@ NEEDS: dict[str, Need] = {
     "data": Need(
         "the training and validation rows (seconds)",
         lambda profile: (home() / "data/build" / profile.name / "train").is_dir(),
-        lambda profile: data.build(profile),
+        data.build,
     ),
     "adapter": Need(
         "the trained adapter (3 minutes)",
-        _run_file("adapter/adapter_model.safetensors"),
+        lambda profile: (run_dir(profile) / "adapter/adapter_model.safetensors").is_file(),
         _command("train"),
         after=("model", "data"),
     ),
     "evaluation": Need(
-        "the before/after table (3 minutes)", _run_file("evaluation.json"), _command("evaluate"), after=("adapter",)
+        "the before/after table (3 minutes)",
+        lambda profile: (run_dir(profile) / "evaluation.json").is_file(),
+        _command("evaluate"),
+        after=("adapter",),
     ),
     "merged": Need(
-        "the merged model (10 seconds)", _run_file("merged/config.json"), _command("merge"), after=("adapter",)
+        "the merged model (10 seconds)",
+        lambda profile: (run_dir(profile) / "merged/config.json").is_file(),
+        _command("merge"),
+        after=("adapter",),
     ),
 }
 
 
-def run_dir(profile: Profile) -> Path:
-    """The folder of everything that a profile's run writes."""
-    return Path(profile.train.output_dir)
-
-
 @dataclass(frozen=True)
 class Setup:
-    """What the first cell of a lesson found and made.
+    """What the first cell of a lesson found and made."""
 
-    Attributes:
-        profile: the profile in use, with the reason.
-        hardware: the machine.
-        versions: the stack's versions.
-        made: what was missing and has been made, in words.
-        home: the folder of `data/`, `models/` and `runs/`, seen from the current one.
-        model_dir: where the base model lies (or will lie).
-        run_dir: where this profile's run is written.
-    """
-
-    profile: Profile
+    profile: Profile  # the profile in use, with the reason
     hardware: Hardware
-    versions: dict[str, str]
-    made: tuple[str, ...]
-    home: Path
-    model_dir: Path
-    run_dir: Path
+    versions: dict[str, str]  # of the packages that a lesson computes with
+    made: tuple[str, ...]  # what was missing and has been made, in words
+    home: Path  # the folder of `data/`, `models/` and `runs/`, seen from the current one
+    model_dir: Path  # where the base model lies (or will lie)
+    run_dir: Path  # where this profile's run is written
 
     def _shown(self) -> tables.Shown:
-        machine = self.hardware
+        machine, profile = self.hardware, self.profile
         gpu = f"{machine.gpu}, {machine.vram_gib:.1f} GiB" if machine.gpu else "no NVIDIA GPU"
         rows = [
-            ("profile", self.profile.name),
-            ("why", self.profile.reason),
-            (
-                "model",
-                f"{self.profile.model}{', in 4 bits' if self.profile.load_in_4bit else ''}, {self.profile.dtype}",
-            ),
+            ("profile", profile.name),
+            ("why", profile.reason),
+            ("model", f"{profile.model}{', in 4 bits' if profile.load_in_4bit else ''}, {profile.dtype}"),
             ("machine", f"{gpu}; {machine.cores} cores, {machine.ram_gib:.0f} GiB memory"),
             ("versions", " · ".join(f"{name} {number}" for name, number in self.versions.items())),
             *(("made just now", what) for what in self.made),
@@ -141,7 +128,7 @@ class Setup:
         return tables.table(rows, columns=("setup", "value"))
 
     def __repr__(self) -> str:
-        return repr(self._shown())
+        return self._shown().text
 
     def _repr_html_(self) -> str:
         return self._shown().html
@@ -151,8 +138,8 @@ def setup(needs: Sequence[str] = (), profile: str | None = None) -> Setup:
     """The first cell of every lesson: choose the profile, and make what is missing.
 
     Args:
-        needs: names out of `NEEDS`: what the lesson finds on disk. What is missing is made by the package's own
-            commands, and what those need before it. "model" also imports Unsloth, which must come before transformers.
+        needs: names out of `NEEDS`. What is missing is made by the package's own commands, and what those need before
+            it. "model" also imports Unsloth, which must come before transformers.
         profile: a profile's name; None leaves the choice to COURSE_PROFILE and the hardware.
 
     Returns:
@@ -162,31 +149,22 @@ def setup(needs: Sequence[str] = (), profile: str | None = None) -> Setup:
         LessonError: an unknown need, or one that could not be made.
         ProfileError: an unknown profile.
     """
-    unknown = [name for name in needs if name not in NEEDS]
-    if unknown:
+    if unknown := [name for name in needs if name not in NEEDS]:
         raise LessonError(f"Nothing is called {', '.join(unknown)}; a lesson can need {', '.join(NEEDS)}.")
-    hardware = profiles.detect_hardware()
-    chosen = profiles.choose(profile, hardware)
-    out = home() / chosen.train.output_dir  # seen from here, so that every later call finds it
-    chosen = replace(chosen, train=replace(chosen.train, output_dir=str(out)))
+    hardware = detect_hardware()
+    chosen = at_home(profiles.choose(profile, hardware))
     if "model" in needs:
         modeling.import_unsloth()
     made: list[str] = []
     for name in needs:
         _provide(name, chosen, made)
-    return Setup(
-        profile=chosen,
-        hardware=hardware,
-        versions={name: version(name) for name in STACK},
-        made=tuple(made),
-        home=home(),
-        model_dir=home() / "models" / chosen.model,
-        run_dir=run_dir(chosen),
-    )
+    versions = {name: version(name) for name in STACK}
+    model_dir = seen_from_here(home() / "models" / chosen.model)
+    return Setup(chosen, hardware, versions, tuple(made), seen_from_here(home()), model_dir, run_dir(chosen))
 
 
 def _provide(name: str, profile: Profile, made: list[str]) -> None:
-    """Make the need `name` and what it needs before it, where they are missing; note each in `made`."""
+    """Make a need and what it needs before it, where they are missing; note each in `made`."""
     need = NEEDS[name]
     if need.there(profile):
         return

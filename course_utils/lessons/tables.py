@@ -37,14 +37,27 @@ def table(rows: Iterable[Mapping[str, Any] | Sequence[Any]], columns: Sequence[s
     cells = [[_cell(line.get(head, "")) for head in heads] for line in lines]
     widths = [max(map(_width, column)) for column in zip(heads, *cells, strict=True)]
     text = "\n".join(
-        "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)).rstrip()
+        "  ".join(each + " " * (width - _width(each)) for each, width in zip(line, widths, strict=True)).rstrip()
         for line in [heads, ["-" * width for width in widths], *cells]
     )
+    return Shown(text, grid(heads, ([cell(html.escape(text)) for text in line] for line in cells)))
+
+
+def grid(heads: Sequence[str], lines: Iterable[Iterable[str]]) -> str:
+    """HTML of a table.
+
+    Args:
+        heads: texts; there may be none.
+        lines: each line's cells, made by `cell`.
+    """
     head = "".join(f'<th style="{CELL}">{html.escape(name)}</th>' for name in heads)
-    body = "".join(
-        f"<tr>{''.join(f'<td style={CELL!r}>{html.escape(cell)}</td>' for cell in line)}</tr>" for line in cells
-    )
-    return Shown(text, f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+    body = "".join(f"<tr>{''.join(line)}</tr>" for line in lines)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def cell(content: str, style: str = "") -> str:
+    """HTML of one cell; `content` is HTML, `style` is CSS beside that of every cell."""
+    return f'<td style="{CELL}{style and ";" + style}">{content}</td>'
 
 
 def _cell(value: Any) -> str:
@@ -65,21 +78,20 @@ def conversation(messages: Sequence[Mapping[str, Any]]) -> Shown:
     """Messages as a small table: role and text, with thinking and tool calls named."""
     rows = []
     for message in messages:
-        if message.get("reasoning_content"):
-            rows.append({"role": f"{message['role']} (thinking)", "text": message["reasoning_content"]})
+        role = message["role"]
+        rows.append((f"{role} (thinking)", message.get("reasoning_content")))
         for call in message.get("tool_calls") or ():
             function = call.get("function", call)
-            rows.append({"role": f"{message['role']} (call)", "text": f"{function['name']}({function['arguments']})"})
-        if message.get("content"):
-            rows.append({"role": message["role"], "text": message["content"]})
-    return table(rows)
+            rows.append((f"{role} (call)", f"{function['name']}({function['arguments']})"))
+        rows.append((role, message.get("content")))
+    return table([row for row in rows if row[1]], columns=("role", "text"))
 
 
 def comparison(rows: Sequence[Mapping[str, Any]]) -> Shown:
     """The before/after table, one line per source, with what the paired tests say.
 
     Args:
-        rows: `Comparison.table()`.
+        rows: `Comparison.table`.
     """
 
     def said(row: Mapping[str, Any], key: str) -> str:
@@ -99,10 +111,10 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> Shown:
 
 
 def changes(lines: Sequence[Mapping[str, Any]]) -> Shown:
-    """Figures before and after with their verdicts, one per line; a word where there is none.
+    """Figures before and after with their verdicts, one per line, or a line that says there are none.
 
     Args:
-        lines: `Comparison.changes()` or `Comparison.worse()`.
+        lines: `Comparison.changes()` or `Comparison.worse`.
     """
     return table(lines) if lines else table([("nothing that a test tells apart",)], columns=("figure",))
 
@@ -113,16 +125,9 @@ def replies(pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Sho
     Args:
         pairs: (row of the report before, row of the report after), the same prompt in both.
     """
-    return table(
-        {
-            "prompt": old["prompt"],
-            "reference": old["reference"],
-            "before": _marked(old),
-            "after": _marked(new),
-        }
-        for old, new in pairs
-    )
 
+    def said(row: Mapping[str, Any]) -> str:
+        return row["reply"] + ("" if row["stopped"] else " … (did not stop)")
 
-def _marked(row: Mapping[str, Any]) -> str:
-    return row["reply"] + ("" if row["stopped"] else " … (did not stop)")
+    rows = [(old["prompt"], old["reference"], said(old), said(new)) for old, new in pairs]
+    return table(rows, columns=("prompt", "reference", "before", "after"))

@@ -17,13 +17,11 @@ Message = dict[str, Any]
 
 ROLES = ("system", "user", "assistant", "tool")
 FIELDS = ("role", "content", "reasoning_content", "tool_calls", "tool_call_id", "name")
-ROLE_HINTS = {"human": "user", "gpt": "assistant", "model": "assistant", "function_call": "assistant"} | {
-    "observation": "tool",
-    "function": "tool",
-}
+ROLE_HINTS = dict.fromkeys(("gpt", "model", "function_call"), "assistant") | {"human": "user"}
+ROLE_HINTS |= dict.fromkeys(("observation", "function"), "tool")
 FIELD_HINTS = {"reasoning": "reasoning_content", "thinking": "reasoning_content", "value": "content", "from": "role"}
 
-OTHER_MODEL = "leave such rows out, or take a model that knows them"
+NO_PLACE = "this tokenizer's template has no place for {}; leave such rows out, or take a model that knows them"
 ZERO_WIDTH = "\u200b"
 
 
@@ -43,7 +41,7 @@ class MessageError(CourseError):
 
 
 def validate(messages: Sequence[Mapping[str, Any]]) -> None:
-    """Check everything that a chat template loses without a word (pitfall template-drops-content).
+    """Check everything that a chat template drops silently (pitfall template-drops-content).
 
     A key whose value is None counts as absent, because Arrow fills columns that way.
 
@@ -121,7 +119,7 @@ def load_tools(tools: str | Sequence[Mapping[str, Any]] | None) -> list[dict[str
 
     Args:
         tools: a list of schemas, the JSON text of one (as rows keep it: Arrow would add nulls, pitfall
-        arrow-invents-arguments), or None.
+            arrow-invents-arguments), or None.
 
     Raises:
         MessageError: the text is not JSON, or not a list of objects with a function's name.
@@ -185,7 +183,7 @@ def render_valid(
     enable_thinking: bool | None = None,
     add_generation_prompt: bool = False,
 ) -> str:
-    """`render` without its checks, for whoever validated the messages and renders parts of them many times.
+    """`render` without its checks, for callers that have validated the messages and render parts of them many times.
 
     Args:
         tokenizer, enable_thinking, add_generation_prompt: see `render`.
@@ -206,25 +204,20 @@ def require_whole(text: str, messages: Sequence[Message], tools: Sequence[Mappin
     See pitfall template-drops-content.
     """
     for index, message in enumerate(messages):
-        content = (message.get("content") or "").strip()
-        if content not in text:
+        if (message.get("content") or "").strip() not in text:
             raise MessageError(
                 index, "content", "the template dropped part of it; thinking belongs into reasoning_content"
             )
         for call in message.get("tool_calls") or ():
             if call.get("function", call)["name"] not in text:
-                raise MessageError(
-                    index, "tool_calls", f"this tokenizer's template has no place for tool calls; {OTHER_MODEL}"
-                )
+                raise MessageError(index, "tool_calls", NO_PLACE.format("tool calls"))
         thinking = (message.get("reasoning_content") or "").strip()
         # Qwen3's template drops the thinking of earlier turns on purpose; that of the final turn must stay.
         if index == len(messages) - 1 and thinking not in text:
-            raise MessageError(
-                index, "reasoning_content", f"this tokenizer's template has no place for thinking; {OTHER_MODEL}"
-            )
+            raise MessageError(index, "reasoning_content", NO_PLACE.format("thinking"))
     for tool in tools or ():
         if tool.get("function", tool).get("name", "") not in text:
-            raise MessageError(None, "tools", f"this tokenizer's template has no place for tools; {OTHER_MODEL}")
+            raise MessageError(None, "tools", NO_PLACE.format("tools"))
 
 
 PartKind = Literal["template", "role", "tools", "thinking", "content"]
@@ -338,19 +331,12 @@ TOKEN_ROLES = {
     "</tool_response>": "closes a tool's result",
 }
 TOKEN_FAMILIES = {
-    "fim": "code: fill in the middle",
-    "vision": "images",
-    "image": "images",
-    "video": "videos",
-    "box": "places in an image",
-    "quad": "places in an image",
-    "object": "places in an image",
-    "repo": "code: files of a repository",
-    "file": "code: files of a repository",
-    "gh_": "code: pre-training metadata",
-    "issue": "code: pre-training metadata",
-    "jupyter": "code: pre-training metadata",
-    "empty_output": "code: pre-training metadata",
+    "code: fill in the middle": ("fim",),
+    "images": ("vision", "image"),
+    "videos": ("video",),
+    "places in an image": ("box", "quad", "object"),
+    "code: files of a repository": ("repo", "file"),
+    "code: pre-training metadata": ("gh_", "issue", "jupyter", "empty_output"),
 }
 
 
@@ -360,7 +346,8 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[SpecialToken]:
     added = tokenizer.added_tokens_decoder
     tokens = []
     for text, token_id in sorted(tokenizer.get_added_vocab().items(), key=lambda item: item[1]):
-        role = TOKEN_ROLES.get(text) or next((use for part, use in TOKEN_FAMILIES.items() if part in text), "other")
+        family = (use for use, parts in TOKEN_FAMILIES.items() if any(part in text for part in parts))
+        role = TOKEN_ROLES.get(text) or next(family, "other")
         special = text in marked or (token_id in added and added[token_id].special)
         tokens.append(SpecialToken(text, token_id, special, role))
     return tokens

@@ -1,9 +1,8 @@
-"""Several rows in one sequence, and none of them seeing another: packing, its position ids and its mask (pitfall
-packing-leaks).
+"""Packing: several rows in one sequence, none of which sees another (pitfall packing-leaks).
 
-Rows of a batch are filled up to the longest one, and the filling is computed like anything else. Packed rows leave
-hardly any. What keeps them apart are position ids that start anew with every row: transformers makes the block mask
-from these, but only where there is no attention mask and no cache.
+Packed rows need hardly any padding, which is computed like anything else. They are kept apart by position ids that
+start anew with every row: transformers makes the block mask from these, but only where there is no attention mask and
+no cache.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from course_utils.core.errors import CourseError
-from course_utils.text.masking import IGNORED
+from course_utils.text.turns import IGNORED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,9 +33,8 @@ def pack(examples: Sequence[Mapping[str, Any]], max_length: int) -> list[dict[st
         would be predicted from the row before it.
 
     Raises:
-        PackingError: a row is longer than `max_length` (TRL would cut it, and with it the stop token: pitfall
-        stop-token-cut-off), or has
-            no tokens.
+        PackingError: a row has no tokens, or is longer than `max_length` (TRL would cut it, and with it the stop
+            token: pitfall stop-token-cut-off).
     """
     from datasets import Dataset
     from trl import pack_dataset
@@ -76,7 +74,7 @@ def block_mask(position_ids: Sequence[int]) -> np.ndarray:
         position_ids: of one pack; every 0 begins a row.
 
     Returns:
-        A boolean array of tokens x tokens; line i holds what token i sees.
+        A boolean array of tokens x tokens; row i holds what token i sees.
     """
     import numpy as np
 
@@ -85,12 +83,12 @@ def block_mask(position_ids: Sequence[int]) -> np.ndarray:
 
 
 def padding_share(lengths: Sequence[int], batch_size: int) -> float:
-    """The share of a batch's tokens that are filling, over all batches in the order given.
+    """The share of padding among a batch's tokens, over all batches in the order given.
 
     Args:
         lengths: tokens of each row (or pack).
         batch_size: rows per batch.
     """
     batches = [lengths[start : start + batch_size] for start in range(0, len(lengths), batch_size)]
-    filled = sum(max(batch) * len(batch) for batch in batches)
-    return 1 - sum(lengths) / filled if filled else 0.0
+    padded = sum(max(batch) * len(batch) for batch in batches)
+    return 1 - sum(lengths) / padded if padded else 0.0

@@ -96,7 +96,6 @@ class _Tags:
     """How a tokenizer's think tags show in decoded text.
 
     Where they are tokens, only the tokens count: `</think>` spelled out in several pieces is text like any other.
-    Elsewhere the tags are looked for in the text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -112,8 +111,8 @@ class _Tags:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids without control tokens, the think tags as `opener` and `closer`.
 
-        Ids that are no token are left out: a batch may be filled up with -1, and a model's last layer may have more
-        rows than its tokenizer has tokens.
+        Ids that are no token are left out: a batch may be padded with -1, and a model's last layer may have more rows
+        than its tokenizer has tokens.
         """
         text, pending = "", []
         for token in map(int, ids):
@@ -128,10 +127,6 @@ class _Tags:
         # Without the clean-up, which joins " ," to ",", pieces decode to what the whole decodes to.
         return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def thinking(self, text: str) -> str:
-        """Decoded thinking for people: the first opening tag goes."""
-        return self.plain(text.replace(self.opener, "", 1))
-
     def plain(self, text: str) -> str:
         """Decoded text for people: further tags as they are written."""
         return text.replace(OPENER_TOKEN, OPENER).replace(CLOSER_TOKEN, CLOSER)
@@ -144,14 +139,11 @@ class ThinkingStream:
     Other text is held until a closing tag or `finish()` decides what it was, so that the parts joined are always what
     `parse_output` gives for the whole, edge white space aside.
 
-    Who has rendered the prompt knows more: where the prompt did not open the thinking, only an opening tag can. With
-    `prompt_known=True` a reply that begins with anything else is an answer and is passed on at once, further tags in it
-    as they are written.
-
     Args:
-        tokenizer: one with think tokens, or without (then the tags are looked for in the text).
-        prompt_opens_thinking: True where the prompt itself ended in `<think>`.
-        prompt_known: True where `prompt_opens_thinking` was read off the prompt and is no mere default.
+        tokenizer, prompt_opens_thinking: see `parse_output`.
+        prompt_known: True where `prompt_opens_thinking` was read off the prompt and is not just the default. Then only
+            an opening tag can begin the thinking: a reply that begins with anything else is an answer and is passed on
+            at once, further tags in it as they are written.
     """
 
     def __init__(
@@ -193,7 +185,7 @@ class ThinkingStream:
             return
         head, closer, tail = self._text.partition(self._tags.closer)
         if closer or self._opened or self._tags.opener in self._text:
-            thinking = self._tags.thinking(head)
+            thinking = self._tags.plain(head.replace(self._tags.opener, "", 1))
             if not closer and not final:  # a tag that is text may be cut by the end of the text so far
                 thinking = thinking[: max(len(thinking) - len(self._tags.closer) + 1, 0)]
             yield from self._new("thinking", thinking)

@@ -1,6 +1,6 @@
-"""What goes along with a run, as callbacks of the Trainer: bar, log, whole checkpoints, Ctrl-C, a loss that is none.
+"""Callbacks of the Trainer: progress bar, log, whole checkpoints, Ctrl-C, a loss that is not a number.
 
-Import this room after Unsloth: it needs transformers, and Unsloth must come first.
+Import this module after Unsloth: it needs transformers, and Unsloth must come first.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class RunLog(TrainerCallback):
 
 
 class NumbersOnly(TrainerCallback):
-    """Ends a run whose loss or gradient is no number: every further step would be lost."""
+    """Ends a run whose loss or gradient is not a number: every further step would be lost."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         for name in ("loss", "grad_norm", "eval_loss"):

@@ -1,6 +1,6 @@
-"""Trackers: who else gets a run's log (C40). Each writes below the run's folder, without an account and offline.
+"""Trackers, which get a run's log too (C40). Each writes below the run's folder, offline and without an account.
 
-Import this room after Unsloth: it needs transformers, and Unsloth must come first.
+Import this module after Unsloth: it needs transformers, and Unsloth must come first.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 from transformers import TrainerCallback
-from transformers.integrations import MLflowCallback, SwanLabCallback, TensorBoardCallback, WandbCallback
+from transformers.integrations import get_reporting_integration_callbacks
 
 from course_utils.core.errors import CourseError
 
@@ -23,15 +24,15 @@ class TrackerError(CourseError):
 
 @contextmanager
 def tracker(name: str, folder: Path, first_step: int) -> Iterator[list[TrainerCallback]]:
-    """The callback of a tracker, ready to write below `folder`.
+    """The Trainer's callback of a tracker, ready to write below `folder`.
 
-    What is set in the environment (WANDB_MODE, SWANLAB_MODE, MLFLOW_TRACKING_URI, WANDB_PROJECT, …) is left as it is:
+    What the user has set in the environment (WANDB_MODE, SWANLAB_MODE, MLFLOW_TRACKING_URI, WANDB_PROJECT, …) stays:
     that is how a run is sent to a server.
 
     Args:
         name: a `TrainSettings.tracker`.
         folder: the run's; the tracker's files go to a folder of its name in it.
-        first_step: where the run goes on, so that TensorBoard forgets the steps after it.
+        first_step: the step that the run resumes from, so that TensorBoard forgets the steps after it.
 
     Yields:
         The callbacks for the Trainer; none for "none".
@@ -46,26 +47,27 @@ def tracker(name: str, folder: Path, first_step: int) -> Iterator[list[TrainerCa
         raise TrackerError(f'Tracker {name} is not installed: `pip install {name}`, or tracker="tensorboard".')
     place = (folder / name).resolve()
     place.mkdir(parents=True, exist_ok=True)
+    # Not `TrainingArguments.report_to`: the Trainer puts its callbacks before all others, so that they would miss what
+    # `callbacks.RunLog` adds, and TensorBoard's cannot be told where a run resumes.
+    [callback] = get_reporting_integration_callbacks(name)
     with _environment(name, place):
         if name == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
 
-            yield [TensorBoardCallback(SummaryWriter(str(place), purge_step=first_step + 1 if first_step else None))]
-        else:
-            if name == "swanlab":
-                import swanlab
-
-                # swanlab's get_run() raises where no run is active, and transformers' callback counts on None.
-                mode = os.environ.get("SWANLAB_MODE", "offline")
-                swanlab.init(project="course", name=folder.name, mode=mode, log_dir=str(place))
-            callback = {"swanlab": SwanLabCallback, "wandb": WandbCallback, "mlflow": MLflowCallback}[name]()
-            try:
-                yield [callback]
-            finally:
-                _finish(name)
+            yield [callback(SummaryWriter(str(place), purge_step=first_step + 1 if first_step else None))]
+            return
+        package = import_module(name)
+        if name == "swanlab":
+            # swanlab's get_run() raises where no run is active, and transformers' callback counts on None.
+            mode = os.environ.get("SWANLAB_MODE", "offline")
+            package.init(project="course", name=folder.name, mode=mode, log_dir=str(place))
+        try:
+            yield [callback()]
+        finally:  # else the next run in this process would go on with this one
+            (package.end_run if name == "mlflow" else package.finish)()
 
 
-# Variable to value; {place} is the tracker's folder.
+# Values for variables that are not set; {place} is the tracker's folder.
 _ENVIRONMENTS = {
     "wandb": {"WANDB_MODE": "offline", "WANDB_DIR": "{place}", "WANDB_PROJECT": "course", "WANDB_SILENT": "true"},
     "mlflow": {
@@ -79,7 +81,7 @@ _ENVIRONMENTS = {
 
 @contextmanager
 def _environment(name: str, place: Path) -> Iterator[None]:
-    """Set what the environment does not say; what was set here or by the tracker itself is taken away again."""
+    """Set what the environment leaves open; what was set here or by the tracker is removed afterwards."""
     before = set(os.environ)
     for key, text in _ENVIRONMENTS.get(name, {}).items():
         os.environ.setdefault(key, text.format(place=place))
@@ -89,19 +91,3 @@ def _environment(name: str, place: Path) -> Iterator[None]:
         for key in set(os.environ) - before:
             if key.startswith(name.upper()):
                 del os.environ[key]
-
-
-def _finish(name: str) -> None:
-    """Close the tracker's run, so that the next one in this process is a run of its own."""
-    if name == "wandb":
-        import wandb
-
-        wandb.finish()
-    elif name == "swanlab":
-        import swanlab
-
-        swanlab.finish()
-    elif name == "mlflow":
-        import mlflow
-
-        mlflow.end_run()

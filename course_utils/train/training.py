@@ -8,20 +8,21 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from course_utils.core import profiles
-from course_utils.core.budget import PLAIN_ATTENTION_UP_TO
+from course_utils.core import profiles, remedies
 from course_utils.core.errors import CourseError
-from course_utils.core.files import atomic_dir, is_write_failure, write_json
+from course_utils.core.files import atomic_dir, is_write_failure, run_lock, write_json
 from course_utils.core.settings import TrainSettings, trainer_arguments
 from course_utils.text import masking
+from course_utils.train.cpu import cpu_shortcuts
 from course_utils.train.modeling import import_unsloth
+from course_utils.train.row_order import row_order
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerCallback
 
     from course_utils.core.profiles import Profile
-
-_WINDOW = 50  # steps whose rows are sorted by length together, as in transformers' LengthGroupedSampler
 
 
 class TrainingError(CourseError):
@@ -53,7 +52,7 @@ class TrainResult:
         adapter_dir: the folder with the LoRA weights and the tokenizer.
         metrics: steps, rows, seconds, tokens per second, first and last losses, peak memory in GiB.
         log: one dict per logged step, as the Trainer reports them (step, loss, eval_loss, learning_rate, …) and with
-            what `watching.RunLog` adds (seconds, tokens_per_second, memory_gib, seconds_left).
+            what `callbacks.RunLog` adds (seconds, tokens_per_second, memory_gib, seconds_left).
     """
 
     adapter_dir: Path
@@ -75,9 +74,9 @@ def train(
 ) -> TrainResult:
     """Train the adapter of `model` on masked examples.
 
-    A checkpoint is kept at every look at the validation rows. Killed at any moment, the run goes on with `resume=True`
-    from the last whole one and ends with the adapter that it would have had anyway. Ctrl-C keeps a checkpoint of its
-    own at the end of the step. Several processes (`accelerate launch`) share each step's rows.
+    A checkpoint is kept at every evaluation. Killed at any moment, the run goes on with `resume=True` from the last
+    whole one and ends with the same adapter as without the kill. Ctrl-C writes a checkpoint at the end of the step.
+    Several processes (`accelerate launch`) share each step's rows.
 
     Args:
         model: what `modeling.attach_lora` returned.
@@ -87,19 +86,20 @@ def train(
         settings: see `TrainSettings`; everything is written below its `output_dir`.
         resume: go on from the last whole checkpoint in `output_dir`, where there is one; a finished run is returned
             as it is.
-        callbacks: further callbacks for the Trainer; the logs that they get hold what `watching.RunLog` adds.
+        callbacks: further callbacks for the Trainer; the logs that they get hold what `callbacks.RunLog` adds.
         audit: refuse a set that cannot teach (`masking.MaskAudit.problems`).
-        profile: what the model was loaded with; where memory runs out, its budget and its next remedy are named.
+        profile: what the model was loaded with; where memory runs out, the error gives its budget and next remedy.
 
     Returns:
         The adapter's folder, metrics and log. The log also grows in `train_log.jsonl` while the run goes on.
 
     Raises:
-        TrainingError: the set cannot teach, the folder or the disk cannot be written to, the loss is no number, or
-            `resume` finds a run of other rows or settings.
+        TrainingError: the set cannot teach, the folder or the disk cannot be written to, the loss is not a number,
+            or `resume` finds a run of other rows or settings.
         OutOfMemory: with what to change.
         Interrupted: by Ctrl-C, with how to go on.
         TrackerError: the tracker is not installed.
+        FolderInUse: another run is writing into `output_dir`; nothing there was changed.
     """
     unsloth = import_unsloth()
     from course_utils.train import trackers
@@ -115,46 +115,53 @@ def train(
     run = {"settings": asdict(settings), "base": Path(model.config.name_or_path).name} | {
         f"{name} rows": _digest(rows) for name, rows in (("train", train), ("valid", valid))
     }
-    if resume and _continues(out, run):
-        if (out / "train_metrics.json").is_file():
-            return load_result(out)
-        checkpoint = _last_whole_checkpoint(out)
-    else:
-        checkpoint = None
-        _begin(out, run)
-    unsloth.FastLanguageModel.for_training(model)
-    bf16 = unsloth.is_bfloat16_supported()
-    first_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
-    interrupt, log = (
-        StopAtInterrupt(),
-        RunLog(out / "train_log.jsonl", _epochs(settings, len(train))),
-    )
-    with _explained(out, settings, model, profile), trackers.tracker(settings.tracker, out, first_step) as trackers:
-        trainer = _trainer(model, tokenizer, train, valid, settings, bf16=bf16, fresh=checkpoint is None)
-        watchers = [log, NumbersOnly(), WholeCheckpoints(), interrupt, ProgressBar()]
-        for callback in (*watchers, *(trackers if trainer.is_world_process_zero() else ()), *callbacks):
-            trainer.add_callback(callback)
-        with interrupt, _cpu_shortcuts(model, bf16=bf16):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        state = trainer.state
-        if interrupt.asked and state.global_step < state.max_steps:
-            raise Interrupted(
-                f"Stopped after step {state.global_step} of {state.max_steps}. The checkpoint lies in "
-                f"{out / 'checkpoints'}; the same call with resume=True (`train --resume`) goes on from there."
-            )
-        metrics = _metrics(log.entries, rows=len(train), state=state)
-        final = out / "checkpoints" / "final"
-        trainer.save_model(str(final))  # by all processes: where the model is shared out, none of them holds it whole
-        trainer.accelerator.wait_for_everyone()
-        if trainer.is_world_process_zero():
-            with atomic_dir(out / "adapter") as folder:
-                for name in ("adapter_config.json", "adapter_model.safetensors"):
-                    shutil.copy2(final / name, folder / name)
-                tokenizer.save_pretrained(folder)
-            write_json(out / "train_metrics.json", {"metrics": metrics, "settings": asdict(settings)})
-            shutil.rmtree(out / "checkpoints", ignore_errors=True)  # only an unfinished run needs them
-        trainer.accelerator.wait_for_everyone()
+    with run_lock(out):
+        if resume and _continues(out, run):
+            if (out / "train_metrics.json").is_file():
+                return load_result(out)
+            checkpoint = _last_whole_checkpoint(out)
+        else:
+            checkpoint = None
+            if _is_first_process():
+                _begin(out, run)
+        unsloth.FastLanguageModel.for_training(model)
+        first_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+        interrupt, log = StopAtInterrupt(), RunLog(out / "train_log.jsonl", _epochs(settings, len(train)))
+        tracker = trackers.tracker(settings.tracker if _is_first_process() else "none", out, first_step)
+        with _explained(out, settings, model, profile), tracker as reporters:
+            trainer = _trainer(model, tokenizer, train, valid, settings, fresh=checkpoint is None)
+            watchers = (log, NumbersOnly(), WholeCheckpoints(), interrupt, ProgressBar())
+            for callback in (*watchers, *reporters, *callbacks):
+                trainer.add_callback(callback)
+            with interrupt, cpu_shortcuts(model, bf16=trainer.args.bf16):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            state = trainer.state
+            if interrupt.asked and state.global_step < state.max_steps:
+                raise Interrupted(
+                    f"Stopped after step {state.global_step} of {state.max_steps}. The checkpoint lies in "
+                    f"{out / 'checkpoints'}; the same call with resume=True (`train --resume`) goes on from there."
+                )
+            metrics = _metrics(log.entries, rows=len(train), state=state)
+            _finish(trainer, tokenizer, settings, metrics)
     return TrainResult(out / "adapter", metrics, log.entries)
+
+
+def _finish(
+    trainer: Any, tokenizer: PreTrainedTokenizerBase, settings: TrainSettings, metrics: dict[str, float]
+) -> None:
+    """Write the adapter and the metrics of a run that came to its end, and drop its checkpoints."""
+    out = Path(settings.output_dir)
+    final = out / "checkpoints" / "final"
+    trainer.save_model(str(final))  # by all processes: where the model is shared out, none of them holds it whole
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        with atomic_dir(out / "adapter") as folder:
+            for name in ("adapter_config.json", "adapter_model.safetensors"):
+                shutil.copy2(final / name, folder / name)
+            tokenizer.save_pretrained(folder)
+        write_json(out / "train_metrics.json", {"metrics": metrics, "settings": asdict(settings)})
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)  # only an unfinished run needs them
+    trainer.accelerator.wait_for_everyone()
 
 
 def load_result(output_dir: str | Path) -> TrainResult:
@@ -173,48 +180,6 @@ def load_result(output_dir: str | Path) -> TrainResult:
             "`python -m course_utils train` first."
         ) from None
     return TrainResult(out / "adapter", metrics, [json.loads(line) for line in lines])
-
-
-def row_order(lengths: Sequence[int], rows_per_step: int, epochs: float, seed: int) -> list[int]:
-    """The order in which rows are trained on: rows of like length share a step, and the steps come at random.
-
-    The order hangs on nothing but the arguments, so a run that goes on, or one with more processes, has the same. It
-    is made for all epochs at once. Every row comes once an epoch, but for the few that fill no step: they come first
-    in the next one.
-
-    Args:
-        lengths: tokens of each row.
-        rows_per_step: rows that move the weights once.
-        epochs: how often every row comes; of the last, broken one some rows do not.
-        seed: of the order.
-
-    Returns:
-        Numbers of rows. The first step holds the longest row, so that memory runs out at once or never.
-    """
-    draw = torch.Generator().manual_seed(seed)
-    left = max(1, round(len(lengths) * epochs))
-    window = _WINDOW * rows_per_step
-    steps: list[list[int]] = []
-    over: list[int] = []  # rows that fill no step of their epoch; the next one begins with them
-    while left > 0:
-        epoch = torch.randperm(len(lengths), generator=draw).tolist()[:left]
-        left -= len(epoch)
-        if over:
-            strangers = sorted(epoch, key=lambda row: row in over)  # no row beside its own copy
-            steps.append(over + strangers[: rows_per_step - len(over)])
-            epoch = [row for row in epoch if row not in strangers[: rows_per_step - len(over)]]
-        whole = len(epoch) // rows_per_step * rows_per_step if left else len(epoch)
-        rows, over = epoch[:whole], epoch[whole:]
-        for start in range(0, len(rows), window):
-            alike = sorted(rows[start : start + window], key=lambda row: lengths[row], reverse=True)
-            cut = [alike[place : place + rows_per_step] for place in range(0, len(alike), rows_per_step)]
-            steps += [cut[place] for place in torch.randperm(len(cut), generator=draw).tolist()]
-    steps.sort(key=lambda step: len(step) < rows_per_step)  # a broken step would shift the rows of all after it
-    whole = [place for place, step in enumerate(steps) if len(step) == rows_per_step]
-    if whole:
-        longest = max(whole, key=lambda place: max(lengths[row] for row in steps[place]))
-        steps[0], steps[longest] = steps[longest], steps[0]
-    return [row for step in steps for row in step]
 
 
 def precision(bf16_supported: bool, *, cuda: bool) -> dict[str, bool]:
@@ -255,11 +220,10 @@ def _continues(out: Path, run: dict[str, Any]) -> bool:
     record = out / "run.json"
     if not record.is_file():
         return False
-    before = json.loads(record.read_text(encoding="utf-8"))
-    now = json.loads(json.dumps(run))  # tuples become lists
-    differing = [name for name in now["settings"] if before["settings"].get(name) != now["settings"][name]]
-    differing = [name for name in differing if name not in ("tracker", "output_dir")]
-    differing += [name for name in now if name != "settings" and before.get(name) != now[name]]
+    runs = json.loads(record.read_text(encoding="utf-8")), json.loads(json.dumps(run))  # tuples become lists
+    before, now = (each.pop("settings") | each for each in runs)
+    free = ("tracker", "output_dir")
+    differing = [name for name, value in now.items() if before.get(name) != value and name not in free]
     if differing:
         raise TrainingError(
             f"The run in {out} cannot go on: {', '.join(differing)} differ from when it began ({record.name} there "
@@ -269,7 +233,7 @@ def _continues(out: Path, run: dict[str, Any]) -> bool:
 
 
 def _begin(out: Path, run: dict[str, Any]) -> None:
-    """Make room for a new run; an adapter that lies there stays until the new one is whole.
+    """Clear the folder for a new run; an adapter that lies there stays until the new one is whole.
 
     Raises:
         TrainingError: the folder cannot be written to. Nothing of an earlier run is then touched.
@@ -289,6 +253,11 @@ def _begin(out: Path, run: dict[str, Any]) -> None:
         ) from error
 
 
+def _is_first_process() -> bool:
+    """True in the process of an `accelerate launch` that holds the run's folder, and in a run of one process."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def _rows_per_step(settings: TrainSettings) -> int:
     """Rows that move the weights once, of all processes together."""
     return settings.batch_size * settings.grad_accum * int(os.environ.get("WORLD_SIZE", "1"))
@@ -305,7 +274,7 @@ def _last_whole_checkpoint(out: Path) -> Path | None:
 
     found = sorted((out / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     for path in found:
-        if not (path / WHOLE).is_file():
+        if not (path / WHOLE).is_file() and _is_first_process():
             shutil.rmtree(path, ignore_errors=True)
     return next((path for path in reversed(found) if (path / WHOLE).is_file()), None)
 
@@ -317,7 +286,6 @@ def _trainer(
     valid: Dataset,
     settings: TrainSettings,
     *,
-    bf16: bool,
     fresh: bool,
 ) -> Any:
     """TRL's SFTTrainer for these settings, without its own printers."""
@@ -334,7 +302,7 @@ def _trainer(
         per_device_eval_batch_size=settings.batch_size,
         num_train_epochs=1,  # `row_order` holds all of them
         max_length=settings.max_length,
-        **precision(bf16, cuda=torch.cuda.is_available()),
+        **precision(import_unsloth().is_bfloat16_supported(), cuda=torch.cuda.is_available()),
         train_sampling_strategy="sequential",
         logging_nan_inf_filter=False,  # else a loss that is no number is logged as the one before it
         include_num_input_tokens_seen="non_padding",
@@ -365,42 +333,6 @@ def _trainer(
     if settings.early_stop:
         trainer.add_callback(EarlyStoppingCallback(settings.early_stop))
     return trainer
-
-
-@contextmanager
-def _cpu_shortcuts(model: PeftModel, *, bf16: bool) -> Iterator[None]:
-    """What makes a step faster on a CPU and changes no result beyond rounding; on a GPU Unsloth's kernels stand there.
-
-    Two switches of the libraries. PEFT copies each LoRA layer's input to float32, and autocast copies it back: left
-    out, every loss is the same to the last bit. And torch's fused attention for CPUs takes several times as long on
-    the way back as plain matrix products, where rows are short; for long ones these need too much memory.
-    """
-    if torch.cuda.is_available():
-        yield
-        return
-    from peft.helpers import disable_input_dtype_casting
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import eager_mask
-
-    AttentionInterface.register("by_length", _attention_by_length)
-    AttentionMaskInterface.register("by_length", eager_mask)
-    base = model.get_base_model()
-    before = base.config._attn_implementation
-    base.set_attn_implementation("by_length")
-    try:
-        with disable_input_dtype_casting(model) if bf16 else nullcontext():
-            yield
-    finally:
-        base.set_attn_implementation(before)
-
-
-def _attention_by_length(module: Any, query: torch.Tensor, *rest: Any, **more: Any) -> Any:
-    """One of transformers' two ways of attention, by the tokens in a row of `query` (rows x heads x tokens x width)."""
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.models.llama.modeling_llama import eager_attention_forward  # the same in every Llama-like model
-
-    attend = eager_attention_forward if query.shape[2] <= PLAIN_ATTENTION_UP_TO else sdpa_attention_forward
-    return attend(module, query, *rest, **more)
 
 
 @contextmanager
@@ -441,29 +373,30 @@ def _memory_advice(settings: TrainSettings, model: PeftModel, profile: Profile |
     need = profiles.memory_budget(model.config.to_dict(), profile)
     terms = ", ".join(f"{term.name} {term.bytes / 2**30:.1f}" for term in need.terms)
     words = f"Memory ran out; predicted was {need.gib:.1f} GiB ({terms})."
-    remedy = profile.smaller()
+    remedy = remedies.smaller(profile)
     if remedy is None:
         return f"{words} Nothing is left to make smaller: take a smaller model."
     return f"{words} Next: {remedy.change} ({remedy.cost})."
 
 
 def _metrics(log: list[dict[str, float]], *, rows: int, state: Any) -> dict[str, float]:
-    """The run in numbers, from its log; a figure that no line has is left out."""
+    """The run in numbers, from its log; numbers that the log does not hold are left out."""
     from course_utils.train.callbacks import peak_memory_gib
 
-    steps = [entry for entry in log if "loss" in entry]
-    losses = [entry["loss"] for entry in steps]
-    eval_losses = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+    def logged(name: str, place: int) -> float | None:
+        values = [entry[name] for entry in log if name in entry]
+        return values[place] if values else None
+
     metrics = {
         "rows": rows,
         "steps": state.global_step,
-        "seconds": log[-1]["seconds"] if log else None,
+        "seconds": logged("seconds", -1),
         "tokens": state.num_input_tokens_seen,
-        "tokens_per_second": steps[-1]["tokens_per_second"] if steps else None,
+        "tokens_per_second": logged("tokens_per_second", -1),
         "peak_memory_gib": peak_memory_gib(),
-        "first_loss": losses[0] if losses else None,
-        "last_loss": losses[-1] if losses else None,
-        "first_eval_loss": eval_losses[0] if eval_losses else None,
-        "last_eval_loss": eval_losses[-1] if eval_losses else None,
+        "first_loss": logged("loss", 0),
+        "last_loss": logged("loss", -1),
+        "first_eval_loss": logged("eval_loss", 0),
+        "last_eval_loss": logged("eval_loss", -1),
     }
     return {name: value for name, value in metrics.items() if value is not None}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from course_utils import export, generation, serving
+from course_utils import client, export, generation
 from exercises.checks import ask, check, expect, expect_error, shown
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def split_message(attempt: Callable[..., tuple[str, str | None]]) -> None:
             found = ask(attempt, dict(message), finish_reason, given=given)
             pair = isinstance(found, tuple) and len(found) == 2
             expect(pair, f"for {given} it returned {shown(found)}; expected the pair (thinking, answer)")
-            wanted = serving.parse_message(message, finish_reason)
+            wanted = client.parse_message(message, finish_reason)
             for name, one, right in zip(("thinking", "answer"), found, (wanted.thinking, wanted.answer), strict=True):
                 expect(one == right, f"for {given} the {name} is {shown(one)}; expected {right!r}")
 
@@ -280,7 +280,7 @@ def load_report(attempt: Callable[[list[dict[str, Any]]], Mapping[str, float]]) 
         expect(whole, f"for {given} it returned {shown(report)}; expected the keys {', '.join(keys)}")
         ordered = sorted(seconds)
         wanted = {"requests": len(results), "lost": lost}
-        wanted |= {f"p{share}": serving.percentile(ordered, share) for share in (50, 90, 99)}
+        wanted |= {f"p{share}": client.percentile(ordered, share) for share in (50, 90, 99)}
         for key in keys:
             one, right = report[key], wanted[key]
             same = one == right or (math.isnan(one) and math.isnan(right))

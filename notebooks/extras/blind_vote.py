@@ -1,4 +1,4 @@
-"""Blind A/B voting: two replies to a prompt, unnamed and in an order by chance; votes in a file, and what they say.
+"""Blind A/B voting: two replies to a prompt, unnamed and in random order; the votes in a file, and what they say.
 
 A voter who knows which model wrote a reply votes for the model, and one who always sees a model on the same side votes
 for the side. `python notebooks/extras/blind_vote.py` asks in a terminal.
@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from course_utils import statistics
+from course_utils import evaluation, statistics
 from course_utils.core.errors import CourseError
 from course_utils.core.files import write_text
 
@@ -26,7 +26,7 @@ CHOICES: tuple[Choice, ...] = get_args(Choice)
 
 
 class VoteError(CourseError):
-    """A file that holds other votes than asked for, or a vote that nobody can cast."""
+    """A file of votes on something else, or a vote that cannot be cast."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Tally:
         before, after: how often each was preferred.
         same, both_bad: votes without a preference.
         left: of the preferences, how many went to the left. Far from half of them: the voter votes for a place.
-        open: questions without a vote.
+        open: questions that have no vote yet.
         equal: prompts that are not asked, because both replies are the same text (or the prompt stood there before).
         p: how likely chance alone splits the preferences at least as unevenly (exact two-sided sign test).
     """
@@ -100,14 +100,14 @@ class Ballot:
         """Make the questions.
 
         Args:
-            pairs: (row of the report before, row of the report after), the same prompt in both, as `show.replies`
+            pairs: (row of the report before, row of the report after), the same prompt in both, as `tables.replies`
                 takes them. Prompts whose two replies are equal are not asked.
             path: the file of votes, one JSON object a line; made with the first vote.
             names: what the two sides are called in the file and in the tally.
-            seed: of the order of the questions, and of who stands on the left in each.
+            seed: of the order of the questions, and of the sides in each.
 
         Raises:
-            VoteError: the file holds votes on another ballot, or something else.
+            VoteError: the file holds votes on another ballot, or no votes.
         """
         self._path, self._names = Path(path), names
         pairs = list(pairs)
@@ -118,7 +118,7 @@ class Ballot:
             if replies[0] == replies[1]:
                 continue
             key = _digest(old["prompt"], *replies)
-            # A seed for each question: who stands on the left hangs on nothing but the question and the seed.
+            # A seed for each question: who stands on the left depends on the question and the seed alone.
             turned = random.Random(f"{seed} {key}").random() < 0.5
             sides[key] = names[::-1] if turned else names
             questions[key] = Question(key, old["prompt"], *(replies[::-1] if turned else replies))
@@ -136,7 +136,7 @@ class Ballot:
         return [question for question in self.questions if question.key not in voted]
 
     def vote(self, question: Question, choice: Choice) -> None:
-        """File a vote. The file is either as it was or has one whole line more.
+        """File a vote: the file gets one more whole line, or stays as it was.
 
         Args:
             question: one of `open()`.
@@ -206,7 +206,7 @@ def _digest(*texts: str) -> str:
 
 
 def read_pairs(path: str | Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """The replies before and after, out of the file that `evaluation.save` wrote.
+    """The replies before and after, out of the file that lesson 05 saved.
 
     Args:
         path: `evaluation.json` of a run.
@@ -215,9 +215,9 @@ def read_pairs(path: str | Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         VoteError: there is no such file, or it is another one.
     """
     try:
-        replies = json.loads(Path(path).read_text(encoding="utf-8"))["replies"]
+        replies = evaluation.Comparison.load(path).replies
         return list(zip(replies["before"], replies["after"], strict=True))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (evaluation.EvaluationError, ValueError, KeyError, TypeError) as error:
         raise VoteError(
             f"{path} holds no replies to vote on; `python -m course_utils evaluate` writes them."
         ) from error
@@ -230,6 +230,7 @@ def main() -> None:
     from rich.text import Text
 
     from course_utils import setup
+    from course_utils.cli import ask
 
     run_dir = setup(["evaluation"]).run_dir
     ballot = Ballot(read_pairs(run_dir / "evaluation.json"), run_dir / "votes.jsonl")
@@ -245,14 +246,6 @@ def main() -> None:
             break
         ballot.vote(question, keys[answer])
     print(ballot.tally().words)
-
-
-def ask(prompt: str) -> str:
-    """One line from the keyboard; "" at its end."""
-    try:
-        return input(prompt).strip()
-    except (EOFError, KeyboardInterrupt):
-        return ""
 
 
 if __name__ == "__main__":

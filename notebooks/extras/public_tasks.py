@@ -1,7 +1,8 @@
-"""The tuned model in the tools of the field: lm-evaluation-harness for answers, EvalScope for a server under load.
+"""The tuned model in the tool behind most published tables, lm-evaluation-harness.
 
-Both are run as other people run them, by their own command line, from an environment of their own and offline. What
-this room adds is the way in (the course's rows as a task, as prompts) and the way out (their reports as values).
+It is run as other people run it: by its own command line, from an environment of its own, offline. What this module
+adds is the way in (the course's rows as tasks, from the configs in `public_tasks/`) and the way out (its report as
+values).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -16,7 +18,8 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from string import Template
+from typing import TYPE_CHECKING, Any
 
 from course_utils import chat, metrics
 from course_utils.core.errors import CourseError
@@ -27,85 +30,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = Path(__file__).with_suffix("")  # the folder beside this file
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 """Nothing is looked up on a hub: model, tokenizer and rows are named by their folders."""
 
-TASK = """\
-task: course_{source}
-dataset_path: json  # the reader of local files; a public task names a data set of the hub here
-dataset_kwargs:
-  data_files:
-    test: {rows}
-test_split: test
-doc_to_text: prompt  # rendered as in training, so --apply_chat_template must stay off
-metadata:
-  version: 1
-"""
-
-GENERATE = """\
-output_type: generate_until
-doc_to_target: reference
-generation_kwargs:
-  do_sample: false
-  max_gen_toks: {max_new_tokens}
-  until: [{stop}]
-"""
-
-NUMBER = """\
-filter_list:
-  - name: last-number
-    filter:
-      - function: regex
-        regex_pattern: {number}
-        group_select: -1
-      - function: take_first
-metric_list:
-  - metric: exact_match
-    aggregation: mean
-    higher_is_better: true
-    regexes_to_ignore: [","]
-"""
-
-JSON = """\
-process_results: !function metrics.json_valid
-metric_list:
-  - metric: json_valid
-    aggregation: mean
-    higher_is_better: true
-"""
-
-CHOOSE = """\
-output_type: multiple_choice
-doc_to_choice: choices
-doc_to_target: right
-target_delimiter: ""  # the prompt ends where the answer begins
-metric_list:
-  - metric: acc
-    aggregation: mean
-    higher_is_better: true
-"""
-
-METRICS = '''\
-"""The harness calls these with a row and the list of its replies, here one."""
-
-import json
-
-
-def json_valid(row, replies):
-    """1.0 for a reply that is a JSON object and nothing else."""
-    try:
-        value = json.loads(replies[0], parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        value = None
-    return {"json_valid": float(isinstance(value, dict))}
-
-
-def _refuse(name):
-    raise ValueError(f"{name} is not JSON")
-'''
-
-SOURCES = {"json": GENERATE + JSON, "mawps": GENERATE + NUMBER, "cmath": GENERATE + NUMBER, "general": CHOOSE}
-"""Sources that can be a task, and how: a reply judged by a metric, or the likeliest of four answers."""
+SOURCES = {"json": "json.yaml", "mawps": "number.yaml", "cmath": "number.yaml", "general": "choice.yaml"}
+"""The sources that can be a task, and the config of each: a written reply and its metric, or the likeliest of four
+answers."""
 
 CHOICES = 4
 
@@ -136,56 +67,31 @@ class TaskScore:
     samples: list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class LoadFigures:
-    """What EvalScope says about a server under load.
+def environment(folder: str | Path = ROOT / ".tools") -> Path:
+    """The folder with the command `lm_eval`; its environment is made where it is missing (40 seconds on two cores).
 
-    Attributes:
-        requests, lost: how many were sent, and how many of them failed.
-        clients: how many asked at once.
-        tokens_per_second: new tokens of all replies over the whole time.
-        seconds_p50, seconds_p99: half, and 99 of 100, of the replies were whole after this time.
-        first_token_p50: half of the replies had begun after this time, in seconds.
-    """
-
-    requests: int
-    lost: int
-    clients: int
-    tokens_per_second: float
-    seconds_p50: float
-    seconds_p99: float
-    first_token_p50: float
-
-
-def environment(tool: Literal["lm-eval", "evalscope"], folder: str | Path = ROOT / ".tools") -> Path:
-    """The folder of a tool's commands; its environment is made where it is missing (40 and 80 seconds on two cores).
-
-    lm-eval runs the model itself and must do so with the course's torch and transformers: its environment lies on top
-    of this one. In this one it would bring scikit-learn, which transformers imports wherever it is found: seconds
-    for every start of every lesson. EvalScope does not resolve beside the course's pins and talks to a server only:
-    its environment is bare.
+    The harness runs the model itself and must do so with the course's torch and transformers: its environment lies on
+    top of this one. In this one it would bring scikit-learn, which transformers imports wherever it is found: seconds
+    for every start of every lesson.
 
     Args:
-        tool: its version stands in pyproject.toml.
-        folder: where the environments lie.
+        folder: where the environment lies; the harness's version stands in pyproject.toml.
 
     Raises:
         PublicTaskError: pip failed; the message holds its last lines.
     """
-    pins = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    extras = pins["project"]["optional-dependencies"]
-    (pin,) = extras["lm-eval"] if tool == "lm-eval" else [pins["tool"]["course"]["evalscope"]]
-    home = Path(folder).resolve() / tool
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (pin,) = project["optional-dependencies"]["lm-eval"]
+    home = Path(folder).resolve() / "lm-eval"
     record = home / "installed"  # written last: it says that the environment is whole, and of which version
     if not record.is_file() or record.read_text(encoding="utf-8") != pin:
         # Without pip of its own, because some systems (Colab's among them) cannot give it one.
         _call([sys.executable, "-m", "venv", "--clear", "--without-pip", str(home)])
-        if tool == "lm-eval":
-            paths = {key: str(home) for key in ("base", "platbase")}
-            inside = Path(sysconfig.get_path("purelib", "venv", vars=paths))
-            here = sysconfig.get_path("purelib")
-            # addsitedir, so that editable installs (the course itself) are seen, too.
-            write_text(inside / "course.pth", f"import site; site.addsitedir({here!r})\n")
+        paths = {key: str(home) for key in ("base", "platbase")}
+        inside = Path(sysconfig.get_path("purelib", "venv", vars=paths))
+        here = sysconfig.get_path("purelib")
+        # addsitedir, so that editable installs (the course itself) are seen, too.
+        write_text(inside / "course.pth", f"import site; site.addsitedir({here!r})\n")
         pip = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python"), "install"]
         _call([*pip, "--quiet", "--disable-pip-version-check", pin])
         write_text(record, pin)
@@ -237,11 +143,12 @@ def write_tasks(
     target = Path(folder).resolve()
     with atomic_dir(target) as draft:
         for source, docs in by_source.items():
-            if SOURCES[source] is CHOOSE:
+            if SOURCES[source] == "choice.yaml":
                 docs = _with_choices(docs)
             lines = (json.dumps(doc, ensure_ascii=False) + "\n" for doc in docs)
             write_text(draft / f"{source}.jsonl", "".join(lines))
-            text = (TASK + SOURCES[source]).format(
+            config = Template((CONFIGS / SOURCES[source]).read_text(encoding="utf-8"))
+            text = config.substitute(
                 source=source,
                 rows=json.dumps(str(target / f"{source}.jsonl"), ensure_ascii=False),
                 max_new_tokens=max_new_tokens,
@@ -249,7 +156,7 @@ def write_tasks(
                 number=json.dumps(metrics.NUMBER.pattern),
             )
             write_text(draft / f"{source}.yaml", text)
-        write_text(draft / "metrics.py", METRICS)
+        shutil.copyfile(CONFIGS / "metrics.py", draft / "metrics.py")
         names = "".join(f"  - course_{source}\n" for source in by_source)
         write_text(draft / "course.yaml", f"group: course\ntask:\n{names}")
     return target
@@ -279,7 +186,7 @@ def run_lm_eval(
         model: a complete model folder.
         tasks: what `write_tasks` returned.
         out: folder for the harness's report; replaced whole.
-        bin_dir: what `environment("lm-eval")` returned.
+        bin_dir: what `environment` returned.
 
     Returns:
         One score per task, by name.
@@ -348,87 +255,6 @@ def _sample(sample: Mapping[str, Any], metric: str) -> dict[str, Any]:
         "reference": sample["target"],
         "value": float(sample[metric]),
     }
-
-
-def run_evalscope(
-    url: str,
-    model: str | Path,
-    rows: Iterable[Mapping[str, Any]],
-    out: str | Path,
-    *,
-    clients: int,
-    max_new_tokens: int,
-    bin_dir: str | Path,
-) -> LoadFigures:
-    """Put the questions of some rows to a server, several at once, with EvalScope's `perf`, offline.
-
-    Args:
-        url: `serving.Server.url`.
-        model: the folder that is served; both servers use it as the model's name, too.
-        rows: dicts with `messages`; all but the last are one request.
-        out: folder for EvalScope's report; replaced whole.
-        clients: requests under way at once.
-        max_new_tokens: longest reply, in tokens.
-        bin_dir: what `environment("evalscope")` returned.
-
-    Raises:
-        PublicTaskError: EvalScope failed, or no request was answered.
-    """
-    requests = [json.dumps(row["messages"][:-1], ensure_ascii=False) + "\n" for row in rows]
-    with atomic_dir(out) as draft:
-        prompts = write_text(draft / "prompts.jsonl", "".join(requests))
-        how = {"requests": len(requests), "clients": clients, "max_new_tokens": max_new_tokens}
-        _call(evalscope_command(url, model, prompts, draft, **how, bin_dir=bin_dir))
-    return read_evalscope(out)
-
-
-def evalscope_command(
-    url: str,
-    model: str | Path,
-    prompts: str | Path,
-    out: str | Path,
-    *,
-    requests: int,
-    clients: int,
-    max_new_tokens: int,
-    bin_dir: str | Path,
-) -> list[str]:
-    """The command line that `run_evalscope` runs; `prompts` holds one JSON list of messages per line."""
-    folder = str(Path(model).absolute())  # the name under which `serving.command` serves it
-    return [
-        *(str(Path(bin_dir) / "evalscope"), "perf", "--api", "openai", "--url", f"{url}/chat/completions"),
-        *("--model", folder, "--tokenizer-path", folder),
-        # Its own data set `openqa` would be downloaded; this one is a file.
-        *("--dataset", "line_by_line", "--dataset-path", str(prompts)),
-        *("--number", str(requests), "--parallel", str(clients)),
-        *("--max-tokens", str(max_new_tokens), "--temperature", "0"),
-        *("--outputs-dir", str(out), "--no-timestamp"),
-    ]
-
-
-def read_evalscope(out: str | Path) -> LoadFigures:
-    """The figures in a folder that `evalscope perf --outputs-dir FOLDER` wrote.
-
-    Raises:
-        PublicTaskError: there is no report in it, or one without a single answer.
-    """
-    reports = sorted(Path(out).rglob("benchmark_summary.json"))
-    if len(reports) != 1:
-        raise PublicTaskError(f"{out} holds {len(reports)} files benchmark_summary.json; one run into one folder.")
-    summary = json.loads(reports[0].read_text(encoding="utf-8"))
-    if not summary["Success Requests"]:
-        raise PublicTaskError(f"None of {summary['Total Requests']} requests was answered; see benchmark.log in {out}.")
-    lines = json.loads(reports[0].with_name("benchmark_percentile.json").read_text(encoding="utf-8"))
-    at = {line["Percentiles"]: line for line in lines}
-    return LoadFigures(
-        summary["Total Requests"],
-        summary["Failed Requests"],
-        summary["Concurrency"],
-        summary["Output Throughput (tok/s)"],
-        at["50%"]["Latency (s)"],
-        at["99%"]["Latency (s)"],
-        at["50%"]["TTFT (ms)"] / 1000,
-    )
 
 
 def _call(line: Sequence[str]) -> None:

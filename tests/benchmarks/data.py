@@ -22,7 +22,7 @@ from typing import Any
 import datasets
 import psutil
 
-from course_utils import data, profiles
+from course_utils import data, hardware
 from course_utils.core.files import write_text
 from course_utils.data.exporting import export_jsonl
 
@@ -304,7 +304,7 @@ def page(found: dict[str, dict[str, Any]], size: float) -> str:
 
 {sum(ROWS.values()):,} made-up rows in four files ({size:.0f} MiB; ShareGPT, Alpaca, OpenAI with tools, and one to be
 normalised; English and Chinese; 2 % repeats, 1 % near-duplicates), from the files to Arrow and JSONL, each way in a
-process of its own on a machine with {profiles.detect_hardware().cores} cores. Made by
+process of its own on a machine with {hardware.detect_hardware().cores} cores. Made by
 `python tests/benchmarks/data.py`; times of a shared machine vary by half, so compare columns and not runs.
 
 | step | the package | with MinHash | per-row Python |

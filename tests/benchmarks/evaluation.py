@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import course_utils  # noqa: F401  (first: it sets how torch's threads wait)
-from course_utils import profiles
+from course_utils import hardware, profiles
 from course_utils.core.files import write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,9 +47,9 @@ def one_by_one(model: Any, tokenizer: Any, prompts: list[str]) -> list[list[int]
 
 def side_by_side() -> dict[str, Any]:
     """Answer the blocks in turns; returns the figures of the page."""
-    from course_utils import export, generation
+    from course_utils import adapters, generation
 
-    model, tokenizer = export.load_base(MODEL)
+    model, tokenizer = adapters.load_base(MODEL)
     prompts = some_prompts(tokenizer)
     size = len(prompts) // BLOCKS
     how = {"batch_size": PROFILE.eval_batch_size, "max_new_tokens": PROFILE.max_new_tokens}
@@ -66,7 +66,7 @@ def side_by_side() -> dict[str, Any]:
         blocks.append(seconds)
         print(f"block {len(blocks)} of {BLOCKS}: {seconds}", file=sys.stderr, flush=True)
     found = compared(model, tokenizer, prompts, alone, batched)
-    machine = profiles.detect_hardware()
+    machine = hardware.detect_hardware()
     total = {way: sum(block[way] for block in blocks) for way in ("one by one", "batched")}
     return {
         "machine": machine.gpu or f"a CPU with {machine.cores} cores",

@@ -28,7 +28,7 @@ sys.path += [str(TESTS.parent), str(TESTS)]  # so that it runs where only the li
 
 from benchmarks import memory  # noqa: E402
 
-from course_utils import budget, machine, profiles  # noqa: E402
+from course_utils import budget, hardware, machine, profiles  # noqa: E402
 from course_utils.core.budget import GIB  # noqa: E402
 from course_utils.core.files import write_json  # noqa: E402
 from course_utils.core.profiles import Profile  # noqa: E402
@@ -360,7 +360,7 @@ def main() -> int:
             print(f"gpu_check: the GPU cannot be used: {gpu['error']}", file=sys.stderr)
             return 1
         capability = tuple(map(int, gpu["capability"].split(".")))
-        dtype = "bfloat16" if capability >= profiles.BF16_CAPABILITY else "float16"
+        dtype = "bfloat16" if capability >= hardware.BF16_CAPABILITY else "float16"
         rows: list[dict[str, Any]] = []
         for model in MODELS:
             with tempfile.TemporaryDirectory(dir=work) as folder:

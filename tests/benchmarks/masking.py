@@ -18,7 +18,7 @@ import datasets
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-from course_utils import data, hub, masking, profiles
+from course_utils import data, hardware, hub, masking
 from course_utils.core.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +94,7 @@ def main() -> None:
 
 {ROWS:,} conversations of one to three turns, {tokens:.0f} tokens on average, put together from the course's own rows,
 tokenised and masked with the template of Qwen3-Instruct-2507, in one process on a machine with
-{profiles.detect_hardware().cores} cores. Each way ran {RUNS} times, in turns; the fastest run counts. {same:,} of the
+{hardware.detect_hardware().cores} cores. Each way ran {RUNS} times, in turns; the fastest run counts. {same:,} of the
 {ROWS:,} rows have the same ids and labels both ways. Made by `python tests/benchmarks/masking.py`.
 
 | way | conversations per second | ratio |

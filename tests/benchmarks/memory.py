@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import course_utils  # noqa: F401  (first: it sets how torch's threads wait)
-from course_utils import budget, profiles
+from course_utils import budget, hardware, profiles
 from course_utils.core.files import write_json, write_text
 from course_utils.core.profiles import Profile
 
@@ -122,7 +122,7 @@ def _resident(field: str) -> int:
 def one_case(number: int) -> dict[str, Any]:
     """Run a case in this process and return its line of the results."""
     before = gpu_in_use()  # first of all: to look at the GPU through torch starts CUDA
-    machine = profiles.detect_hardware()
+    machine = hardware.detect_hardware()
     cases, base = (GPU_CASES, "16gb") if machine.device == "cuda" else (CPU_CASES, "cpu")
     model, changes, settings = cases[number]
     profile = changed(profiles.PROFILES[base], changes, settings)
@@ -198,7 +198,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         print(json.dumps(one_case(int(sys.argv[1]))))
         return
-    machine = profiles.detect_hardware()
+    machine = hardware.detect_hardware()
     found = []
     for number in range(len(GPU_CASES if machine.device == "cuda" else CPU_CASES)):
         row = in_a_process(number, GIVE_BACK)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from course_utils import chat, data, evaluation, export, masking, profiles
+from course_utils import adapters, chat, data, evaluation, export, gguf, masking, profiles
 from course_utils.core.files import write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,14 +38,14 @@ def wrong_way(rows: list[dict[str, Any]], merged: Path) -> dict[str, Any]:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    right, tokenizer = export.load_base(merged)
-    base, _ = export.load_base(BASE)
+    right, tokenizer = adapters.load_base(merged)
+    base, _ = adapters.load_base(BASE)
     examples = masking.build_dataset(rows, tokenizer, train_on="last")
     perplexity = {
         "base, 16 bits": evaluation.perplexity(base, tokenizer, examples, batch_size=16).learned,
         "merged into 16 bits": evaluation.perplexity(right, tokenizer, examples, batch_size=16).learned,
     }
-    mounted, _ = export.load_with_adapter(BASE, ADAPTER)
+    mounted, _ = adapters.load_with_adapter(BASE, ADAPTER)
     perplexity["base + adapter, 16 bits"] = evaluation.perplexity(mounted, tokenizer, examples, batch_size=16).learned
     deltas = {
         name.removeprefix("base_model.model."): layer.get_delta_weight("default").float().detach()
@@ -106,12 +106,12 @@ def as_page(found: dict[str, Any]) -> str:
         "reply whose first difference lies where the top two logits of base + adapter are nearer than the largest",
         "error.",
     ]
-    for kind, gguf in found["gguf"].items():
+    for kind, read in found["gguf"].items():
         lines += [
             "",
             f"| GGUF, {kind}, read back by transformers | |",
             "|---|---|",
-            *_agreement(gguf, "the merged folder"),
+            *_agreement(read, "the merged folder"),
         ]
     lines += [
         "",
@@ -145,7 +145,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         merged = Path(scratch) / "merged"
         report = export.merge_adapter(BASE, ADAPTER, merged)
-        _, tokenizer = export.load_base(merged)
+        _, tokenizer = adapters.load_base(merged)
         prompts = [chat.render(tokenizer, row["messages"][:-1], add_generation_prompt=True) for row in rows]
         found = {
             "rank": report.adapter.rank,
@@ -154,13 +154,13 @@ def main() -> None:
             "gguf": {},
         }
         try:
-            export.find_converter()
+            gguf.find_converter()
         except export.ExportError as error:
             print(error)
         else:
             for kind in ("bf16", "q8_0"):
-                file = export.to_gguf(merged, Path(scratch) / f"{kind}.gguf", outtype=kind)
-                found["gguf"][kind] = asdict(export.check_gguf(merged, file, prompts, **HOW))
+                file = gguf.to_gguf(merged, Path(scratch) / f"{kind}.gguf", outtype=kind)
+                found["gguf"][kind] = asdict(gguf.check_gguf(merged, file, prompts, **HOW))
     write_json(RESULTS, found)
     write_text(PAGE, as_page(found))
     print(as_page(found))

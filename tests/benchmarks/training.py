@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import course_utils  # noqa: F401  (first: it sets how torch's threads wait)
-from course_utils import budget, profiles
+from course_utils import budget, hardware, profiles
 from course_utils.core.files import write_json, write_text
 from course_utils.core.settings import TrainSettings, trainer_arguments
 
@@ -189,7 +189,7 @@ def side_by_side() -> tuple[dict[str, dict[str, Any]], list[float]]:
                 sys.exit(f"{way} ended in the middle of its run")
             if line.startswith('{"seconds"'):
                 found[way] = json.loads(line)
-        speeds.append(profiles.matmul_speed(PROFILE))
+        speeds.append(hardware.matmul_speed(PROFILE.dtype))
         print(f"round {len(speeds)}: matrix products at {speeds[-1] / 1e9:.0f} GFLOP/s", file=sys.stderr, flush=True)
     return found, speeds
 
@@ -220,7 +220,7 @@ def figures(found: dict[str, dict[str, Any]], speeds: list[float]) -> dict[str, 
             "eval_loss": report["eval_loss"],
             "seconds_of_steps": report["seconds"],
         }
-    machine = profiles.detect_hardware()
+    machine = hardware.detect_hardware()
     return {
         "machine": machine.gpu or f"a CPU with {machine.cores} cores",
         "gemm_gflops": speed / 1e9,

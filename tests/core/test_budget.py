@@ -8,9 +8,10 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_utils import budget, modeling, profiles, training
+from course_utils import budget, modeling, profiles, remedies
 from course_utils.core.budget import CONFIGS, BudgetError, Shape
 from course_utils.core.profiles import PROFILES, memory_budget
+from course_utils.train.cpu import cpu_shortcuts
 
 QWEN = "Qwen/Qwen3-4B-Instruct-2507"
 TINY = {**CONFIGS["Qwen/Qwen3-0.6B"], "num_hidden_layers": 3, "vocab_size": 151936 // 8}
@@ -115,7 +116,7 @@ def test_training_terms_are_the_tensors_that_training_makes(tiny_folder, cpu, ch
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", dtype=torch.bfloat16),
-        training._cpu_shortcuts(model, bf16=True),
+        cpu_shortcuts(model, bf16=True),
     ):
         hidden = inner(input_ids=ids).last_hidden_state
         at_the_end = dict(kept)
@@ -236,7 +237,7 @@ def test_a_config_of_another_kind_is_refused():
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_remedy_is_smaller_than_the_profile_before(name):
     profile, changes = PROFILES[name], []
-    while remedy := profile.smaller():
+    while remedy := remedies.smaller(profile):
         assert remedy.after_gib < remedy.before_gib, remedy.change
         assert remedy.cost and remedy.change
         changes.append(remedy.change)
@@ -248,16 +249,34 @@ def test_every_remedy_is_smaller_than_the_profile_before(name):
 
 def test_what_costs_the_result_nothing_comes_first():
     profile, order = replace(PROFILES["24gb"], train=replace(PROFILES["24gb"].train, gradient_checkpointing=False)), []
-    while remedy := profile.smaller():
+    while remedy := remedies.smaller(profile):
         order.append(remedy.change.split()[0])
         profile = remedy.profile
     first = list(dict.fromkeys(order))
     assert first == ["gradient_checkpointing", "batch_size", "load_in_4bit", "max_length", "r", "model"]
 
 
+@pytest.mark.parametrize(("rows", "passes"), [(5, 1), (6, 3), (1, 9)])
+def test_a_step_sees_as_many_rows_before_and_after(rows, passes):
+    before = replace(
+        PROFILES["16gb"], train=replace(PROFILES["16gb"].train, batch_size=rows, grad_accum=passes, max_length=256)
+    )
+    for first in (remedies.smaller(before), remedies.larger(before, 100.0)):
+        assert first.profile.train.batch_size * first.profile.train.grad_accum == rows * passes
+
+
+def test_a_paged_optimiser_has_8_bit_states_already():
+    plain, paged = (
+        replace(PROFILES["16gb"], train=replace(PROFILES["16gb"].train, optimizer=name))
+        for name in ("adamw_8bit", "paged_adamw_8bit")
+    )
+    assert memory_budget(CONFIGS[QWEN], paged).total == memory_budget(CONFIGS[QWEN], plain).total
+    assert remedies.smaller(paged).change == remedies.smaller(plain).change
+
+
 def test_an_idle_gpu_gets_larger_until_it_is_full():
     profile, room = PROFILES["16gb"], 15.0
-    while remedy := profile.larger(room):
+    while remedy := remedies.larger(profile, room):
         assert remedy.before_gib < remedy.after_gib < room
         profile = remedy.profile
     assert profile.train.batch_size > PROFILES["16gb"].train.batch_size
@@ -265,5 +284,5 @@ def test_an_idle_gpu_gets_larger_until_it_is_full():
 
 
 def test_a_model_that_nobody_knows_has_remedies_without_figures():
-    remedy = replace(PROFILES["24gb"], model="your_account/some-model").smaller()
+    remedy = remedies.smaller(replace(PROFILES["24gb"], model="your_account/some-model"))
     assert remedy.before_gib is None and remedy.after_gib is None and "batch_size 4 -> 2" in remedy.change

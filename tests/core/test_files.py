@@ -1,12 +1,20 @@
 """course_utils.core.files: a file or a folder is whole or absent, whatever happens while it is written."""
 
+import errno
 import json
+import os
+import re
+import signal
 import stat
+import subprocess
+import sys
+from contextlib import contextmanager
 
 import pytest
+from conftest import ROOT
 
 from course_utils import files
-from course_utils.core.files import atomic_dir, atomic_file, write_json, write_text
+from course_utils.core.files import FolderInUse, atomic_dir, atomic_file, run_lock, write_json, write_text
 
 
 def names(folder):
@@ -130,3 +138,184 @@ def test_a_folder_whose_last_step_fails_leaves_the_old_one_in_its_place(tmp_path
     with pytest.raises(OSError, match="went away"), atomic_dir(target) as draft:
         (draft / "two").write_text("2")
     assert names(tmp_path) == ["a", "one"]
+
+
+# ---------------------------------------------------------------------------------------------------------------- locks
+@contextmanager
+def another_process(code, *arguments):
+    """A Python process that runs `code` and then waits until it is killed."""
+    wait = "\nprint('ready', flush=True)\nimport time; time.sleep(60)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code + wait, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+
+
+HOLD = "import sys; from course_utils.core.files import run_lock; held = run_lock(sys.argv[1]); held.__enter__()"
+
+
+def test_a_second_run_in_a_folder_is_refused_at_once_until_the_first_is_gone(tmp_path):
+    folder = tmp_path / "deep" / "run"
+    with another_process(HOLD, folder) as other:
+        message = rf"{re.escape(str(folder))} \(process {other.pid}, since \d{{4}}-.*output_dir"
+        with pytest.raises(FolderInUse, match=message), run_lock(folder):
+            pass
+        with run_lock(tmp_path / "deep" / "other"):
+            pass
+    with run_lock(folder):  # killed, it could not clean up
+        pass
+    assert list(folder.iterdir()) == []
+
+
+def test_the_same_process_is_refused_as_well_and_an_error_frees_the_folder(tmp_path):
+    with pytest.raises(KeyError), run_lock(tmp_path):
+        with pytest.raises(FolderInUse, match=f"process {os.getpid()}"), run_lock(tmp_path):
+            pass
+        raise KeyError
+    with run_lock(tmp_path):
+        pass
+
+
+def test_the_other_processes_of_a_launch_share_the_run(tmp_path, monkeypatch):
+    with run_lock(tmp_path):
+        monkeypatch.setenv("RANK", "1")
+        with run_lock(tmp_path):
+            pass
+        assert names(tmp_path) == [".lock"]
+        monkeypatch.setenv("RANK", "0")
+        with pytest.raises(FolderInUse), run_lock(tmp_path):
+            pass
+
+
+def test_where_no_lock_can_be_had_the_run_says_itself_what_is_wrong(tmp_path):
+    write_text(tmp_path / "file", "not a folder")
+    with run_lock(tmp_path / "file" / "run"):
+        pass
+    with pytest.raises(ZeroDivisionError), run_lock(tmp_path / "file" / "run"):
+        raise ZeroDivisionError
+
+
+# ----------------------------------------------------------------------------------------------- after a killed process
+BEGIN = """
+import os, sys
+from course_utils.core import files
+block = files.atomic_dir(sys.argv[1])
+(block.__enter__() / "half").write_text("x")
+"""
+KILLED_BETWEEN_THE_RENAMES = """
+import os, sys, time
+from course_utils.core import files
+replace = os.replace
+def slow(source, target):
+    if str(source).endswith(".part"):
+        print("ready", flush=True)
+        time.sleep(60)
+    replace(source, target)
+files.os.replace = slow
+with files.atomic_dir(sys.argv[1]) as draft:
+    (draft / "new").write_text("x")
+"""
+
+
+@pytest.fixture
+def a(tmp_path):
+    """An older folder, beside files of others whose names look like drafts of it."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").write_text("1")
+    (tmp_path / ".a.0123abcd.part").mkdir()  # a download that can go on
+    (tmp_path / ".a.b.draft-0123abcd.part").mkdir()
+    return tmp_path / "a"
+
+
+OTHERS = [".a.0123abcd.part", ".a.b.draft-0123abcd.part"]
+
+
+@pytest.mark.parametrize("write", [write_text, write_json])
+def test_the_next_write_removes_what_a_killed_one_left(tmp_path, a, write):
+    with another_process(BEGIN, a):
+        write(tmp_path / "b", "x")
+        assert len(list(tmp_path.glob(".a.draft-*"))) == 1
+    assert len(list(tmp_path.glob(".a.draft-*"))) == 1
+    with pytest.raises(KeyError), atomic_dir(a):
+        raise KeyError
+    assert names(tmp_path) == [*OTHERS, "a", "b", "old"]
+
+
+def test_the_draft_of_a_living_process_stays(tmp_path, a):
+    with another_process(BEGIN, a):
+        with atomic_dir(a) as draft:
+            (draft / "mine").write_text("x")
+        assert len([name for name in names(tmp_path) if name == "half"]) == 1
+    with atomic_dir(a):
+        pass
+    assert names(tmp_path) == [*OTHERS, "a"]
+
+
+@pytest.mark.parametrize("made_anew", [False, True])
+def test_a_folder_that_a_killed_process_had_moved_away_is_put_back(tmp_path, a, made_anew):
+    with another_process(KILLED_BETWEEN_THE_RENAMES, a):
+        assert not a.exists()
+        with pytest.raises(KeyError), atomic_dir(a):  # while that process lives, its folders are its own
+            raise KeyError
+        assert not a.exists()
+    if made_anew:
+        a.mkdir()
+        (a / "new").write_text("2")
+    with pytest.raises(KeyError), atomic_dir(a):
+        raise KeyError
+    assert names(tmp_path) == [*OTHERS, "a", "new" if made_anew else "old"]
+
+
+def test_an_older_folder_whose_successor_is_in_place_is_removed(tmp_path, a):
+    (tmp_path / ".a.draft-x.old").mkdir()
+    write_text(tmp_path / "b", "x")
+    assert ".a.draft-x.old" in names(tmp_path)
+    with atomic_dir(a):
+        pass
+    assert names(tmp_path) == [*OTHERS, "a", "b"]
+
+
+def test_without_locks_nothing_of_others_is_touched(tmp_path, a, monkeypatch):
+    def no_locks(handle, *, blocking):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    with another_process(BEGIN, a):
+        pass
+    monkeypatch.setattr("filelock.lock_descriptor", no_locks)
+    with atomic_dir(a) as draft:
+        (draft / "mine").write_text("x")
+    assert {"half", "mine"} <= set(names(tmp_path))
+
+
+# --------------------------------------------------------------------------------------------------------- full disks
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(OSError(number, "") for number in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EFBIG, errno.ENOTDIR)),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"),
+        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+        Exception("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_file_that_could_not_be_written(error):
+    assert files.is_write_failure(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BrokenPipeError(errno.EPIPE, "Broken pipe"),
+        ConnectionResetError(errno.ECONNRESET, "reset"),
+        FileNotFoundError(errno.ENOENT, "no such file"),
+        TimeoutError("timed out"),
+        OSError("no model of that name"),
+        RuntimeError("shape mismatch"),
+    ],
+)
+def test_another_error_is_no_full_disk(error):
+    assert not files.is_write_failure(error)

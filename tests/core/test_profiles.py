@@ -7,8 +7,9 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from course_utils import profiles
-from course_utils.core.profiles import Hardware, ProfileError, choose
+from course_utils import budget, profiles
+from course_utils.core.hardware import Hardware, detect_hardware
+from course_utils.core.profiles import ProfileError, choose, memory_budget
 
 NO_GPU = Hardware("cpu", None, 0.0, None, True, 24.0, 2, 100.0)
 T4 = Hardware("cuda", "Tesla T4", 14.6, (7, 5), False, 12.0, 2, 60.0)
@@ -84,6 +85,20 @@ def test_a_small_old_gpu_gets_a_format_it_has():
     assert choose(hardware=GPU_8).dtype == "bfloat16"
 
 
+def test_the_small_model_on_a_small_gpu_is_budgeted_as_on_a_gpu():
+    gpu_12 = replace(GPU_16, gpu="NVIDIA GeForce RTX 3060", vram_gib=11.6)
+    config = budget.CONFIGS[profiles.PROFILES["cpu"].model]
+    small, cpu = (choose(hardware=hardware) for hardware in (gpu_12, NO_GPU))
+    assert (small.name, small.device, cpu.device) == ("cpu", "cuda", "cpu")
+    for generate in (False, True):
+        here, there = (memory_budget(config, profile, generate=generate).terms for profile in (small, cpu))
+        assert here[0].name == "overhead" and "CUDA context" in here[0].formula and there[0].name == "process"
+    terms = {term.name: term for term in memory_budget(config, small).terms}
+    assert "unsloth/kernels" in terms["activations"].source
+    assert "cross_entropy_loss" in terms["logits and loss"].source
+    assert choose("cpu", gpu_12).device == "cuda", "asked for by name, it is the same"
+
+
 @pytest.mark.parametrize("by_variable", [False, True])
 def test_an_unknown_name_names_the_four_and_where_it_came_from(monkeypatch, by_variable):
     if by_variable:
@@ -133,7 +148,7 @@ def test_the_table_shows_every_setting_with_a_reason(name):
 
 
 def test_this_machine_is_looked_at():
-    hardware = profiles.detect_hardware()
+    hardware = detect_hardware()
     assert (hardware.device == "cuda") == (hardware.gpu is not None) == (hardware.capability is not None)
     assert hardware.ram_gib > 1 and hardware.disk_free_gib > 0
     assert 1 <= hardware.cores <= (os.cpu_count() or 1)

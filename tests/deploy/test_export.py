@@ -1,4 +1,4 @@
-"""course_utils.deploy.export: the merged folder answers as base + adapter, by itself, in a new process."""
+"""course_utils.deploy: the merged folder answers as base + adapter, by itself, in a new process; GGUF files."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from course_utils import chat, export
+from course_utils import adapters, chat, export, gguf
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def prompts(toy_rows, smol_tokenizer):
 
 def test_the_folder_is_complete(merged, smol):
     assert set(export.FULL) < set(merged.files)
-    assert merged.layers == 30 * 7 and merged.adapter.rank == 16 and merged.adapter.remarks == ()
+    assert merged.adapter.layers == 30 * 7 and merged.adapter.rank == 16 and merged.adapter.remarks == ()
     for name in ("chat_template.jinja", "generation_config.json"):
         assert (merged.path / name).read_bytes() == (smol / name).read_bytes()
     config = json.loads((merged.path / "config.json").read_text(encoding="utf-8"))
@@ -124,10 +124,10 @@ def test_an_adapter_of_another_base(smol, changed_adapter, tmp_path, config, wei
 def test_an_adapter_on_tied_weights(smol, tmp_path):
     from peft import LoraConfig, get_peft_model
 
-    model, _ = export.load_base(smol)
+    model, _ = adapters.load_base(smol)
     model = get_peft_model(model, LoraConfig(r=2, target_modules=["lm_head"], task_type="CAUSAL_LM"))
     model.save_pretrained(tmp_path / "adapter")
-    assert export.read_adapter(tmp_path / "adapter").modules[-1] == "lm_head"
+    assert adapters.read_adapter(tmp_path / "adapter").modules[-1] == "lm_head"
     refused(smol, tmp_path / "adapter", tmp_path / "merged", r"changes .*lm_head.*the same weights")
 
 
@@ -170,14 +170,16 @@ def test_a_folder_that_cannot_be_made(smol, trained, tmp_path):
 
 
 def test_a_rank_that_vllm_refuses_is_told(changed_adapter):
-    assert "--max-lora-rank of 64" in export.read_adapter(changed_adapter({"rank_pattern": {"q_proj": 64}})).remarks[0]
+    assert (
+        "--max-lora-rank of 64" in adapters.read_adapter(changed_adapter({"rank_pattern": {"q_proj": 64}})).remarks[0]
+    )
 
 
 def test_a_broken_adapter_file(changed_adapter):
     folder = changed_adapter()
     (folder / "adapter_model.safetensors").write_bytes(b"no weights")
     with pytest.raises(export.ExportError, match="cannot be read"):
-        export.read_adapter(folder)
+        adapters.read_adapter(folder)
 
 
 # ---- GGUF
@@ -188,24 +190,24 @@ def test_without_the_converter_it_is_told_how_to_get_it(merged, tmp_path, monkey
     for folder in ("", str(tmp_path / "llama.cpp")):
         monkeypatch.setenv("LLAMA_CPP", folder)
         with pytest.raises(export.ExportError, match=r"git clone.*llama\.cpp(.|\n)*LLAMA_CPP"):
-            export.to_gguf(merged.path, tmp_path / "model.gguf")
+            gguf.to_gguf(merged.path, tmp_path / "model.gguf")
 
 
 @pytest.mark.parametrize("place", ["variable", "path"])
 def test_a_converter_that_fails_leaves_nothing(merged, tmp_path, monkeypatch, place):
     tools = tmp_path / "tools"
     tools.mkdir()
-    (tools / export.CONVERTER).write_text("raise SystemExit('Model Foo is not supported')")
-    (tools / export.CONVERTER).chmod(0o755)
+    (tools / gguf.CONVERTER).write_text("raise SystemExit('Model Foo is not supported')")
+    (tools / gguf.CONVERTER).chmod(0o755)
     monkeypatch.setenv("LLAMA_CPP", str(tools) if place == "variable" else "")
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     with pytest.raises(export.ExportError, match="Model Foo is not supported"):
-        export.to_gguf(merged.path, tmp_path / "out" / "model.gguf")
+        gguf.to_gguf(merged.path, tmp_path / "out" / "model.gguf")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_the_modelfile_asks_as_the_course_does(merged):
-    assert export.modelfile(merged.path, "somewhere/model.gguf").splitlines() == [
+    assert gguf.modelfile(merged.path, "somewhere/model.gguf").splitlines() == [
         "FROM ./model.gguf",
         'TEMPLATE """{{ range .Messages }}<|im_start|>{{ .Role }}',
         "{{ .Content }}<|im_end|>",
@@ -223,10 +225,10 @@ def test_the_modelfile_of_a_qwen3(qwen3, tmp_path):
     qwen3.save_pretrained(tmp_path)
     settings = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "eos_token_id": [151645, 151643]}
     (tmp_path / "generation_config.json").write_text(json.dumps(settings))
-    text = export.modelfile(tmp_path, "model.gguf")
+    text = gguf.modelfile(tmp_path, "model.gguf")
     assert '<|im_start|>assistant\n<think>\n\n</think>\n\n"""' in text and "SYSTEM" not in text
     assert 'PARAMETER stop "<|im_end|>"\nPARAMETER stop "<|endoftext|>"\nPARAMETER temperature 0.6' in text
     assert "PARAMETER top_p 0.95\nPARAMETER top_k 20" in text
     (tmp_path / "chat_template.jinja").write_text("{% for m in messages %}[INST]{{ m.content }}[/INST]{% endfor %}")
     with pytest.raises(export.ExportError, match="no ChatML"):
-        export.modelfile(tmp_path, "model.gguf")
+        gguf.modelfile(tmp_path, "model.gguf")

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 from hub_server import HubServer, refusing_address
 
-from course_utils import export, publishing
+from course_utils import evaluation, export, publishing
 from course_utils.deploy.publishing import PublishError, model_card, push_adapter
 
 SECRET = "hf_one_for_the_test"
@@ -32,8 +32,8 @@ def run(trained, smol, tmp_path_factory):
     general = LINE | {"source": "general", "perplexity after": 3.0, "metric": "ends by itself"}
     worse = {"source": "general", "prompts": 3, "figure": "perplexity of the reference", "before": 2.0, "after": 3.0}
     rows = [{"source": "json", "tags": ["json", "en"]}]
-    found = {"table": [LINE, general], "worse": [worse], "replies": {"after": rows}}
-    (out / "evaluation.json").write_text(json.dumps(found))
+    found = {"table": [LINE, general], "worse": [worse], "replies": {"after": rows}, "perplexities": {}, "figures": {}}
+    evaluation.Comparison(**found).save(out / "evaluation.json")
     config = json.loads((out / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = "models/smollm2-135m-instruct"
     (out / "adapter" / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -143,9 +143,9 @@ def test_the_command(run, server, monkeypatch):
 
     from typer.testing import CliRunner
 
-    from course_utils import cli, pipeline
+    from course_utils import cli
 
-    monkeypatch.setattr(pipeline, "setup", lambda *_: SimpleNamespace(run_dir=run))
+    monkeypatch.setattr("course_utils.lessons.setup.setup", lambda *_: SimpleNamespace(run_dir=run))
     monkeypatch.setattr(publishing.hubs, "ENDPOINTS", publishing.hubs.ENDPOINTS | {"huggingface": server.address})
     monkeypatch.setenv("HF_TOKEN", SECRET)
     done = CliRunner().invoke(cli.app, ["push", "me/my-adapter"])

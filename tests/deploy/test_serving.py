@@ -18,7 +18,7 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_utils import profiles, serving
+from course_utils import client, profiles, serving
 from course_utils.deploy.serving import ServingError
 from course_utils.text.thinking import ParsedOutput
 
@@ -147,7 +147,7 @@ class TestLifeOfAServer:
     def test_and_also_where_the_block_failed_because_of_it(self):
         with pytest.raises(ServingError, match="SIGKILL") as caught, serving.serve(stub()) as server:
             os.kill(server.pid, signal.SIGKILL)
-            serving.ask(server.url, server.model, CAPITAL)
+            client.ask(server.url, server.model, CAPITAL)
         assert "No server answers" in str(caught.value.__cause__) or "broke off" in str(caught.value.__cause__)
 
     def test_wait_tells_it_at_once(self):
@@ -210,30 +210,30 @@ def test_the_command_shows_line_log_and_how_to_ask_and_reports_the_end(cpu, monk
 class TestErrorsOfTheClient:
     def test_nobody_there(self):
         with pytest.raises(ServingError, match=r"No server answers at http://127.0.0.1:\d+/v1"):
-            serving.ask(f"http://127.0.0.1:{serving.free_port()}/v1", "x", CAPITAL)
+            client.ask(f"http://127.0.0.1:{serving.free_port()}/v1", "x", CAPITAL)
 
     def test_too_slow(self):
         with (
             serving.serve(stub("--slow")) as server,
             pytest.raises(ServingError, match=r"No reply from .* within 0.5 s"),
         ):
-            serving.ask(server.url, server.model, CAPITAL, timeout=0.5)
+            client.ask(server.url, server.model, CAPITAL, timeout=0.5)
 
     def test_refused(self):
         with (
             serving.serve(stub()) as server,
             pytest.raises(ServingError, match=r"404.*nobody is at home.*Server\.model"),
         ):
-            serving.ask(server.url, "another", CAPITAL)
+            client.ask(server.url, "another", CAPITAL)
 
     def test_a_proxy_of_the_environment_is_not_asked(self, monkeypatch):
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
         with serving.serve(stub()) as server, pytest.raises(ServingError, match="404"):
-            serving.ask(server.url, "another", CAPITAL)
+            client.ask(server.url, "another", CAPITAL)
 
     def test_a_load_test_counts_what_is_lost_and_why(self):
         with serving.serve(stub()) as server:
-            report = serving.load_test(server.url, "another", [CAPITAL] * 5, clients=2)
+            report = client.load_test(server.url, "another", [CAPITAL] * 5, clients=2)
         assert (report.requests, report.replies, report.tokens) == (5, (), 0)
         assert list(report.lost.values()) == [5] and "404" in next(iter(report.lost))
         assert ("lost", 5) in report.table()
@@ -254,12 +254,12 @@ class TestErrorsOfTheClient:
     ],
 )
 def test_each_way_in_which_servers_hand_thinking_over(message, finish_reason, expected):
-    assert serving.parse_message(message, finish_reason) == expected
+    assert client.parse_message(message, finish_reason) == expected
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.sampled_from([1, 50, 90, 99, 100]))
 def test_a_percentile_is_a_value_that_occurred_and_covers_its_share(values, share):
-    found = serving.percentile(sorted(values), share)
+    found = client.percentile(sorted(values), share)
     assert found in values
     assert sum(value <= found for value in values) >= share / 100 * len(values)
     assert sum(value < found for value in values) < share / 100 * len(values)
@@ -289,9 +289,9 @@ class TestTheRealModel:
 
         running = serving.serve(line, timeout=300, on_line=kill_in_the_middle)
         with pytest.raises(ServingError) as ended, running as server:
-            report = serving.load_test(server.url, server.model, conversations, clients=8, max_tokens=8)
+            report = client.load_test(server.url, server.model, conversations, clients=8, max_tokens=8)
             with pytest.raises(ServingError, match="No server answers"):
-                serving.ask(server.url, server.model, CAPITAL)
+                client.ask(server.url, server.model, CAPITAL)
         return server.pid, report, str(ended.value)
 
     @pytest.fixture(scope="class")
@@ -312,7 +312,7 @@ class TestTheRealModel:
         assert any("broke off in the middle of a reply" in reason for reason in report.lost)
 
     def test_the_next_one_loses_none(self, server, conversations):
-        report = serving.load_test(server.url, server.model, conversations, clients=8, max_tokens=8)
+        report = client.load_test(server.url, server.model, conversations, clients=8, max_tokens=8)
         assert (len(report.replies), report.lost) == (len(conversations), {})
         assert len(report.replies) < report.tokens <= 8 * len(conversations)
         assert all(0 < first <= whole for first, whole in zip(report.first_tokens, report.replies, strict=True))
@@ -323,18 +323,18 @@ class TestTheRealModel:
         reply = OpenAI(base_url=server.url, api_key="none").chat.completions.create(
             model=server.model, messages=CAPITAL, temperature=0, max_tokens=16
         )
-        ours = serving.ask(server.url, server.model, CAPITAL, max_tokens=16)
+        ours = client.ask(server.url, server.model, CAPITAL, max_tokens=16)
         assert "Paris" in ours.answer and ours.answer == reply.choices[0].message.content.strip()
         assert (ours.status, ours.finish_reason, ours.tokens) == ("no_thinking", "stop", reply.usage.completion_tokens)
 
     def test_the_switch_of_thinking_reaches_the_template_and_this_one_ignores_it(self, server):
-        answers = {serving.ask(server.url, server.model, CAPITAL, thinking=on).answer for on in (None, True, False)}
+        answers = {client.ask(server.url, server.model, CAPITAL, thinking=on).answer for on in (None, True, False)}
         assert len(answers) == 1
 
     def test_a_reply_that_is_cut_off_says_so(self, server):
-        reply = serving.ask(server.url, server.model, CAPITAL, max_tokens=2)
+        reply = client.ask(server.url, server.model, CAPITAL, max_tokens=2)
         assert (reply.finish_reason, reply.tokens) == ("length", 2)
 
     def test_a_wrong_name(self, server):
         with pytest.raises(ServingError, match=r"400.*pinned to.*Server\.model"):
-            serving.ask(server.url, "gpt-4o", CAPITAL)
+            client.ask(server.url, "gpt-4o", CAPITAL)

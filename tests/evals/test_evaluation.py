@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
-from course_utils import evaluation, export, generation, masking, statistics
+from course_utils import adapters, evaluation, generation, masking, statistics
 
 
 @pytest.fixture(scope="module")
 def float32_model(smol):
-    model, tokenizer = export.load_base(smol)
+    model, tokenizer = adapters.load_base(smol)
     return model.float(), tokenizer
 
 
@@ -90,24 +90,24 @@ def test_odd_replies_are_counted_where_the_definitions_say(float32_model, toy_ro
     monkeypatch.setattr(generation, "generate", lambda *_, **__: outputs)
     rows = [toy_rows[0]] * len(outputs)
     report = evaluation.evaluate(model, tokenizer, rows, batch_size=8, max_new_tokens=60)
-    judged = dict(zip([*ODD, "endless"], report.rows, strict=True))
+    measured = dict(zip([*ODD, "endless"], report.rows, strict=True))
 
     def named(key):
-        return {name for name, row in judged.items() if row[key]}
+        return {name for name, row in measured.items() if row[key]}
 
     leaked_and_strict = {"usable", "leaked", "wrong type"}  # a control token is no text: JSON yes, usable no
     assert named("json_strict") == leaked_and_strict
     assert named("json_lenient") == leaked_and_strict | {"fenced"}
     assert named("json_schema") == named("exact") == {"usable", "leaked"}
-    assert named("stopped") == set(judged) - {"cut off while thinking", "endless"}
-    assert {name: row["faults"] for name, row in judged.items() if row["faults"]} == {
+    assert named("stopped") == set(measured) - {"cut off while thinking", "endless"}
+    assert {name: row["faults"] for name, row in measured.items() if row["faults"]} == {
         "empty": ["empty"],
         "deep": ["loop"],
         "cut off while thinking": ["empty", "does not end"],
         "leaked": ["template token"],
         "endless": ["does not end", "loop"],
     }
-    assert judged["cut off while thinking"]["status"] == "truncated"
+    assert measured["cut off while thinking"]["status"] == "truncated"
     (strict,) = [f for f in report.figures() if (f["source"], f["figure"]) == ("json", "JSON valid, strict")]
     assert (strict["value"], strict["prompts"]) == (3 / 11, 11)  # all prompts are the denominator
 
@@ -116,12 +116,12 @@ def test_thinking_that_the_prompt_opened_and_that_was_cut_off_is_no_answer(float
     tokenizer = float32_model[1]
     output = tokenizer('{"n":0}', add_special_tokens=False)["input_ids"]
     for prompt, status in (("Hi <think>\n", "truncated"), ("Hi", "no_thinking")):
-        row = evaluation._judged(toy_rows[0], prompt, output, tokenizer, {2})
+        row = evaluation._measured(toy_rows[0], prompt, output, tokenizer, {2})
         assert row["status"] == status and row["json_strict"] == (status == "no_thinking")
 
 
-def judged(source, tags, **figures):
-    """A judged row, a hit in every figure unless told otherwise."""
+def measured(source, tags, **figures):
+    """A measured row, a hit in every figure unless told otherwise."""
     hits = dict.fromkeys(
         ("usable", "stopped", "json_strict", "json_lenient", "json_schema", "exact", "emoji_fits"), True
     )
@@ -132,11 +132,11 @@ def judged(source, tags, **figures):
 
 def reports():
     """A trained source that gained, and one that was never trained on and lost."""
-    before = [judged("json", ["json", "en"], reference="{}", json_strict=False) for _ in range(12)]
-    before += [judged("general", ["en"]) for _ in range(12)]
-    after = [judged("json", ["json", "en"], reference="{}") for _ in range(12)]
+    before = [measured("json", ["json", "en"], reference="{}", json_strict=False) for _ in range(12)]
+    before += [measured("general", ["en"]) for _ in range(12)]
+    after = [measured("json", ["json", "en"], reference="{}") for _ in range(12)]
     worse = {"learned": 9.0, "learned_count": 4, "all_tokens": 9.0, "all_count": 8}
-    after += [judged("general", ["en"], nll=worse, emoji=True, emoji_fits=False) for _ in range(12)]
+    after += [measured("general", ["en"], nll=worse, emoji=True, emoji_fits=False) for _ in range(12)]
     return evaluation.EvalReport(before), evaluation.EvalReport(after)
 
 
@@ -155,12 +155,12 @@ def test_a_group_is_told_the_figures_that_its_rows_ask_for():
 
 def test_what_got_worse_has_its_own_section_and_the_test_is_said_in_words():
     comparison = evaluation.compare(*reports())
-    lost = {(line["source"], line["figure"]) for line in comparison.worse()}
+    lost = {(line["source"], line["figure"]) for line in comparison.worse}
     assert lost == {
         ("general", "perplexity of the reference"),
         ("general", "emoji only where the reference has one"),
     }
-    lines = {line["source"]: line for line in comparison.table()}
+    lines = {line["source"]: line for line in comparison.table}
     assert lines["json"]["verdicts"] == {"perplexity": "not told apart", "usable": "not told apart", "metric": "better"}
     assert lines["general"]["verdicts"]["perplexity"] == "worse"
     low, high = lines["json"]["intervals"]["metric after"]
@@ -172,7 +172,7 @@ def test_what_got_worse_has_its_own_section_and_the_test_is_said_in_words():
 
 def test_entity_f1_counts_only_the_rows_that_ask_for_entities():
     counts = [{"right": 1, "found": 2, "due": 2}, {"right": 0, "found": 0, "due": 4}]
-    rows = [judged("cluener", ["ner"], entities=found) for found in counts] + [judged("general", ["en"])]
+    rows = [measured("cluener", ["ner"], entities=found) for found in counts] + [measured("general", ["en"])]
     found = {(line["source"], line["figure"]): line["value"] for line in evaluation.EvalReport(rows).figures()}
     assert found["cluener", "entity F1"] == found["all", "entity F1"] == 2 * 1 / (2 + 6)
     assert ("general", "entity F1") not in found
@@ -189,10 +189,13 @@ def test_evaluate_compare_and_save(float32_model, toy_rows, tmp_path):
     alone = evaluation.perplexity(model, tokenizer, examples, batch_size=2)
     assert report.perplexities == {"json": alone, "all": alone}
     comparison = evaluation.compare(report, report)
-    assert {verdict for line in comparison.table() for verdict in line["verdicts"].values()} == {"not told apart"}
-    saved = json.loads(evaluation.save(comparison, tmp_path / "e.json").read_text(encoding="utf-8"))
-    assert saved["table"] == comparison.table() and saved["worse"] == []
+    assert {verdict for line in comparison.table for verdict in line["verdicts"].values()} == {"not told apart"}
+    saved = json.loads(comparison.save(tmp_path / "e.json").read_text(encoding="utf-8"))
+    assert saved["table"] == comparison.table and saved["worse"] == []
     assert saved["figures"]["after"]["tag"] == report.figures("tag") and len(saved["replies"]["after"]) == 2
+    read = evaluation.Comparison.load(tmp_path / "e.json")
+    assert read == comparison and read.changes("tag") == comparison.changes("tag")
+    assert read.save(tmp_path / "again.json").read_bytes() == (tmp_path / "e.json").read_bytes()
     with pytest.raises(evaluation.EvaluationError, match="different prompts"):
         evaluation.compare(report, evaluation.EvalReport(report.rows[:1]))
 
@@ -220,5 +223,13 @@ def test_rows_that_cannot_be_evaluated_are_named(float32_model, toy_rows):
 
 def test_every_figure_is_a_ratio_of_sums():
     for figure in evaluation.FIGURES.values():
-        top, bottom = figure.part(judged("x", []))
+        top, bottom = figure.part(measured("x", []))
         assert isinstance(statistics.ratio([(top, bottom)]), statistics.Interval)
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}", "[1]", '{"table": [], "more": 1}'])
+def test_a_file_that_holds_no_evaluation(content, tmp_path):
+    if content:
+        (tmp_path / "e.json").write_text(content, encoding="utf-8")
+    with pytest.raises(evaluation.EvaluationError, match="`python -m course_utils evaluate` writes one"):
+        evaluation.Comparison.load(tmp_path / "e.json")

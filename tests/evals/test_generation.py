@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from course_utils import chat, export, generation
+from course_utils import adapters, chat, generation
 
 ASKED = [
     "What is the capital of France?",
@@ -24,7 +24,7 @@ HOW = {"batch_size": 2, "max_new_tokens": 12}
 
 @pytest.fixture(scope="module")
 def float32_model(smol):
-    model, tokenizer = export.load_base(smol)
+    model, tokenizer = adapters.load_base(smol)
     return model.float(), tokenizer
 
 
@@ -93,7 +93,7 @@ def test_a_file_of_other_work_is_refused(float32_model, prompts, tmp_path):
 
 
 def test_base_and_adapter_are_two_models(smol, trained, prompts, tmp_path):
-    model, tokenizer = export.load_with_adapter(smol, trained[0].adapter_dir)
+    model, tokenizer = adapters.load_with_adapter(smol, trained[0].adapter_dir)
     file = tmp_path / "replies.jsonl"
     generation.generate(model, tokenizer, prompts[:1], **HOW, resume_file=file)
     with model.disable_adapter(), pytest.raises(generation.GenerationError, match="model differ"):
@@ -104,8 +104,8 @@ def test_a_killed_run_goes_on_and_answers_as_one_that_was_not(smol, prompts, tmp
     file = tmp_path / "replies.jsonl"
     (tmp_path / "prompts.json").write_text(json.dumps(prompts * 4), encoding="utf-8")
     code = (
-        "import json, sys; from course_utils import export, generation; folder, asked, kept = sys.argv[1:]; "
-        "model, tokenizer = export.load_base(folder); prompts = json.load(open(asked)); "
+        "import json, sys; from course_utils import adapters, generation; folder, asked, kept = sys.argv[1:]; "
+        "model, tokenizer = adapters.load_base(folder); prompts = json.load(open(asked)); "
         "generation.generate(model, tokenizer, prompts, batch_size=2, max_new_tokens=12, resume_file=kept)"
     )
     command = [sys.executable, "-c", code, str(smol), str(tmp_path / "prompts.json"), str(file)]
@@ -119,7 +119,7 @@ def test_a_killed_run_goes_on_and_answers_as_one_that_was_not(smol, prompts, tmp
     process.wait()
     there = file.read_bytes().count(b"\n") - 1
     assert 4 <= there < 20, "killed in the middle"
-    model, tokenizer = export.load_base(smol)
+    model, tokenizer = adapters.load_base(smol)
     resumed = generation.generate(model, tokenizer, prompts * 4, **HOW, resume_file=file)
     assert resumed == generation.generate(model, tokenizer, prompts * 4, **HOW)
 
@@ -147,7 +147,7 @@ def test_replies_that_differ_are_counted_and_near_ties_told_apart():
 
 
 def test_in_16_bits_every_difference_is_a_near_tie(smol, prompts):
-    model, tokenizer = export.load_base(smol)
+    model, tokenizer = adapters.load_base(smol)
     alone = generation.generate(model, tokenizer, prompts, batch_size=1, max_new_tokens=24)
     together = generation.generate(model, tokenizer, prompts, batch_size=5, max_new_tokens=24)
     logits = generation.reply_logits(model, tokenizer, prompts, alone)

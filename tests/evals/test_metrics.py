@@ -57,7 +57,7 @@ def test_any_json_object_is_valid_equal_to_itself_and_fits_itself(value):
 def test_no_reply_raises(reply):
     for reference in ("8", '{"a": [1]}', "Fine.", ""):
         row = {"messages": [{"role": "assistant", "content": reference}], "tags": ["ner"]}
-        verdicts = metrics.judge(reply, row, written=reply, stopped=True, template_tokens=TOKENS)
+        verdicts = metrics.measure(reply, row, written=reply, stopped=True, template_tokens=TOKENS)
         assert verdicts["usable"] == (verdicts["faults"] == [])
 
 
@@ -157,8 +157,8 @@ def test_a_row_with_tools_may_hold_a_call():
     call = '<tool_call>\n{"name": "f"}\n</tool_call>'
     row = {"messages": [{"role": "assistant", "content": None}]}
     how = {"written": call, "stopped": True, "template_tokens": {"<tool_call>", "</tool_call>"}}
-    assert metrics.judge(call, row, **how)["faults"] == ["template token"]
-    assert metrics.judge(call, row | {"tools": [{}]}, **how)["usable"]
+    assert metrics.measure(call, row, **how)["faults"] == ["template token"]
+    assert metrics.measure(call, row | {"tools": [{}]}, **how)["usable"]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,19 @@
 """The exercises: the copies come from their solutions, blank ones fail with a line that helps, wrong answers fail."""
 
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
 import warnings
 from copy import deepcopy
 from functools import cache
 from importlib import import_module
+from importlib.metadata import distribution
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import generate
 import nbformat
@@ -30,7 +37,7 @@ class EndlessError(BaseException):
 
 @pytest.fixture(autouse=True)
 def same_folder(monkeypatch):
-    monkeypatch.chdir(ROOT)  # setup() goes there
+    monkeypatch.chdir(ROOT)
 
 
 def solution(name):
@@ -205,6 +212,32 @@ def test_no_exercises_and_no_notebook(tmp_path):
     (tmp_path / "01_x.ipynb").write_text("{", encoding="utf-8")
     with pytest.raises(ExerciseError, match=r"01_x\.ipynb cannot be read"):
         progress(tmp_path)
+
+
+def python(folder, code):
+    """What Python prints in a folder, with no help from PYTHONPATH."""
+    folder.mkdir(parents=True, exist_ok=True)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+IMPORT = "from exercises.checks import lesson01; from notebooks.extras import blind_vote; print(lesson01.__file__)"
+
+
+def test_the_editable_install_finds_the_checks_from_nbgraders_folders(tmp_path):
+    where = json.loads(distribution("course-utils").read_text("direct_url.json"))
+    assert where["dir_info"]["editable"]
+    found = python(tmp_path / "exercises/autograded/me/solutions", IMPORT)
+    assert found == Path(url2pathname(urlsplit(where["url"]).path)) / "exercises/checks/lesson01.py"
+
+
+def test_colabs_first_cell_finds_the_checks(tmp_path):
+    found = python(tmp_path / "content", f"import sys; sys.path.insert(0, {str(ROOT)!r}); {IMPORT}")
+    assert found == ROOT / "exercises/checks/lesson01.py"
 
 
 def test_answers_are_not_written_over(monkeypatch, tmp_path):

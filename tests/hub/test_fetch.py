@@ -9,16 +9,17 @@ import sys
 import tempfile
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
-from hub_server import INFO, LISTING, REPO, REVISION, Fault, HubServer, git_sha1, sha256
+from hub_server import INFO, LISTING, REPO, REVISION, Fault, HubServer, git_sha1, move, seal, sha256
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from course_utils import hub
-from course_utils.hub import DownloadError, download, fetch, snapshots
+from course_utils.hub import DownloadError, download, fetch, repositories
 from course_utils.hub.fetch import HubFile, SourceError
 
 WEIGHTS = "model.safetensors"
@@ -37,11 +38,9 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fetch, "BACKOFF_SECONDS", 0.0)
         patch.setattr(fetch, "STALL_SECONDS", 0.3)
+        seal(patch, Path(tempfile.mkdtemp()))
         patch.setenv("HF_TOKEN", SECRET)
         patch.setenv("MODELSCOPE_API_TOKEN", SECRET)
-        patch.setenv("MODELSCOPE_HOME", tempfile.mkdtemp())
-        for variable in ("HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", snapshots.ORDER_VARIABLE):
-            patch.delenv(variable, raising=False)
         yield
 
 
@@ -136,8 +135,7 @@ def test_the_clients_start_a_broken_file_anew_and_we_do_not(server, tmp_path, mo
 def test_what_one_hub_began_another_ends_and_the_record_says_so(server, tmp_path, monkeypatch):
     with HubServer(FILES) as mirror:
         mirror.faults[WEIGHTS] = [Fault(cut=1000), Fault(status=404)]
-        endpoints = {"mirror": mirror.address, "huggingface": server.address, "modelscope": server.address}
-        monkeypatch.setattr(snapshots, "ENDPOINTS", endpoints)
+        move(monkeypatch, hub.ENDPOINTS, mirror.address, server.address, server.address)
         folder = download(REPO, models_dir=tmp_path)
     assert whole(folder)
     assert [(request.range, request.sent) for request in server.gets()] == [("bytes=1000-", 2200)]
@@ -239,7 +237,7 @@ LASTING = {
 def test_a_lasting_fault_ends_in_one_error_that_holds_no_secret(
     fault, source, server, tmp_path, monkeypatch, capfd, caplog
 ):
-    monkeypatch.setattr(snapshots, "ENDPOINTS", hub.ENDPOINTS | {source: server.address})  # so that the token is sent
+    monkeypatch.setitem(hub.ENDPOINTS, source, server.address)  # so that the token is sent
     server.faults[WEIGHTS], reason, requests = LASTING[fault]
     with pytest.raises(DownloadError) as caught:
         download(REPO, source=source, models_dir=tmp_path)
@@ -274,8 +272,8 @@ def test_a_lasting_fault_ends_in_one_error_that_holds_no_secret(
 def test_a_lasting_fault_of_the_listing_leaves_nothing(
     source, listing, fault, reason, server, tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setattr(snapshots, "ENDPOINTS", hub.ENDPOINTS | {source: server.address})
-    monkeypatch.setattr(snapshots, "LISTING_SECONDS", 0.5)
+    monkeypatch.setitem(hub.ENDPOINTS, source, server.address)
+    monkeypatch.setattr(repositories, "LISTING_SECONDS", 0.5)
     server.faults[listing] = fault
     with pytest.raises(DownloadError) as caught:
         download(REPO, source=source, models_dir=tmp_path)
@@ -340,9 +338,8 @@ def test_hashes_and_empty_files(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     (tmp_path / "b").write_bytes(b"")
     assert HubFile("a", 3, sha256=sha256(b"abc")).matches(tmp_path / "a")
-    assert HubFile("a", 3, git_sha1="f2ba8f84ab5c1bce84a7b441cb1959cfc7093b7f").matches(
-        tmp_path / "a"
-    )  # git hash-object
+    # What `git hash-object` says
+    assert HubFile("a", 3, git_sha1="f2ba8f84ab5c1bce84a7b441cb1959cfc7093b7f").matches(tmp_path / "a")
     assert HubFile("b", 0, git_sha1="e69de29bb2d1d6434b8b29ae775ad8c2e48c5391").matches(tmp_path / "b")
     assert not HubFile("a", 3, sha256=sha256(b"abd")).matches(tmp_path / "a")
     assert not HubFile("a", 3, git_sha1=git_sha1(b"abd")).matches(tmp_path / "a")
@@ -373,15 +370,16 @@ def test_the_clients_do_not_carry_the_token_to_another_host(source, listing, ser
         assert other.requests and not any(request.authorization for request in other.requests)
 
 
-def test_a_redirect_from_https_to_http_is_refused():
+def test_a_redirect_from_https_to_http_is_refused(monkeypatch):
     def answer(request):
         if request.url.scheme == "https":
             return httpx.Response(302, headers={"Location": "http://a.example/file?key=secret"})
         return httpx.Response(200, content=b"abc")
 
-    with httpx.Client(transport=httpx.MockTransport(answer)) as http, tempfile.TemporaryDirectory() as folder:
+    monkeypatch.setattr(httpx, "Client", partial(httpx.Client, transport=httpx.MockTransport(answer)))
+    with fetch.client() as http, tempfile.TemporaryDirectory() as folder:
         with pytest.raises(SourceError, match=r"redirected from https to http \(a\.example\)") as caught:
-            fetch.fetch(http, "https://a.example/file", HubFile("file", 3), Path(folder), {}, lambda _: None)
+            fetch.Transfer(http, "https://a.example/file", HubFile("file", 3), Path(folder), {}, lambda _: None).run()
         assert "secret" not in str(caught.value) and list(Path(folder).iterdir()) == []
 
 
@@ -441,14 +439,3 @@ def test_the_real_clients_talk_to_the_server(server, tmp_path):
     other = HubApi(endpoint=server.address, token="").download_repo(REPO, "model", local_dir=tmp_path / "modelscope")
     for place in (folder, Path(other)):
         assert all((place / file).read_bytes() == body for file, body in FILES.items())
-
-
-def test_the_server_serves_a_folder(tmp_path):
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    (tmp_path / "sub" / "x.json").write_text("[]", encoding="utf-8")
-    with HubServer(tmp_path, repo="a/b") as server:
-        answer = httpx.get(f"{server.address}/a/b/resolve/main/sub/x.json", headers={"Range": "bytes=1-"})
-        assert (answer.status_code, answer.content, answer.headers["Content-Range"]) == (206, b"]", "bytes 1-1/2")
-        assert httpx.get(f"{server.address}/a/b/resolve/main/none").status_code == 404
-    assert server.requests[0].sent == 1

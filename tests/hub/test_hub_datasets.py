@@ -5,15 +5,16 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_server import INFO, LISTING, REVISION, TREE, Fault, HubServer, refusing_address, sha256
+from hub_server import INFO, LISTING, REVISION, TREE, Fault, HubServer, move, refusing_address, seal, sha256
 
 from course_utils import hub
-from course_utils.hub import DownloadError, download_dataset, fetch, snapshots
+from course_utils.hub import DownloadError, download_dataset, fetch, repositories
 
 REPO = "owner/chats"
 RECORD = ".SOURCE.json"
@@ -71,11 +72,8 @@ TABLE = "table/train-00000-of-00001.parquet"
 @pytest.fixture(autouse=True)
 def clean(monkeypatch, tmp_path_factory):
     """No variable of this machine reaches a test, and nobody waits."""
-    for variable in ("HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", snapshots.ORDER_VARIABLE):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("HF_TOKEN", "hf_a_secret")
+    seal(monkeypatch, tmp_path_factory.getbasetemp())
     monkeypatch.setenv("MODELSCOPE_API_TOKEN", "ms_a_secret")
-    monkeypatch.setenv("MODELSCOPE_HOME", str(tmp_path_factory.getbasetemp() / "modelscope"))
     monkeypatch.setattr(fetch, "BACKOFF_SECONDS", 0.0)
 
 
@@ -88,11 +86,7 @@ def server():
 @pytest.fixture
 def endpoints(monkeypatch):
     """Set the hubs' addresses, in the order of ENDPOINTS."""
-
-    def put(*addresses):
-        monkeypatch.setattr(snapshots, "ENDPOINTS", dict(zip(hub.ENDPOINTS, addresses, strict=True)))
-
-    return put
+    return partial(move, monkeypatch, hub.ENDPOINTS)
 
 
 def get(server, folder, **options):
@@ -168,7 +162,7 @@ def test_modelscope_lists_a_data_set_page_by_page_and_silently(server, tmp_path,
 
 
 def test_a_long_list_of_huggingface_is_asked_for_anew_as_a_tree(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(snapshots, "MANY_FILES", len(FILES))
+    monkeypatch.setattr(repositories, "MANY_FILES", len(FILES))
     assert contents(get(server, tmp_path)) == FILES
     assert len(server.gets(INFO)) == len(server.gets(TREE)) == 1
     assert f"/tree/{REVISION}" in server.gets(TREE)[0].path

@@ -16,7 +16,7 @@ from conftest import ROOT
 from jupyter_client import KernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 
-from course_utils import colab, profiles
+from course_utils import colab, hardware, profiles
 from course_utils.lessons.colab import ColabError, Restarting
 
 sys.path.insert(0, str(ROOT))
@@ -107,16 +107,16 @@ def test_this_machine_is_not_colab():
 
 
 @pytest.mark.parametrize(
-    ("hardware", "name", "dtype"),
+    ("machine_has", "name", "dtype"),
     [
         (("cuda", "Tesla T4", 14.56, (7, 5), False, 12.7, 2, 70.0), "t4", "float16"),
         (("cpu", None, 0.0, None, False, 12.7, 2, 80.0), "cpu", "float32"),
         (("cuda", "NVIDIA L4", 22.2, (8, 9), True, 53.0, 12, 190.0), "24gb", "bfloat16"),
     ],
 )
-def test_colabs_machines_get_their_profile(monkeypatch, hardware, name, dtype):
+def test_colabs_machines_get_their_profile(monkeypatch, machine_has, name, dtype):
     monkeypatch.delenv(profiles.VARIABLE, raising=False)
-    chosen = profiles.choose(hardware=profiles.Hardware(*hardware))
+    chosen = profiles.choose(hardware=hardware.Hardware(*machine_has))
     assert (chosen.name, chosen.dtype) == (name, dtype)
 
 
@@ -140,7 +140,6 @@ def clone(monkeypatch, tmp_path):
     monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(kernel=kernel))
     monkeypatch.setattr(colab, "CLONE", root)
     monkeypatch.chdir(root)
-    monkeypatch.setenv("COURSE_HOME", "")  # prepare() sets it
     monkeypatch.setattr(colab, "packages_distributions", lambda: {"wetpaint": ["wetpaint"]})  # the real one is slow
     colab._loaded.cache_clear()  # a new kernel
     return SimpleNamespace(root=root, ended=ended, runs=lambda: (root / "runs.txt").read_text().split())

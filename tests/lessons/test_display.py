@@ -3,7 +3,6 @@
 from itertools import pairwise
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from conftest import compared
 
@@ -98,15 +97,6 @@ def test_the_picture_of_an_audit_counts_every_fault(qwen3_2507):
     }
     assert sum(bar.get_height() for bar in figure.axes[0].patches) == report.rows
     assert figure._repr_png_().startswith(b"\x89PNG")
-
-
-def test_attention_is_drawn_with_the_first_token_on_top():
-    seen = np.tri(3, dtype=bool)
-    figure = figures.attention({"causal": seen, "all": np.ones((3, 3), dtype=bool)}, ["a", "b", "c"])
-    mesh = figure.axes[0].collections[0].get_array().reshape(3, 3)
-    assert mesh[-1].tolist() == [1, 0, 0] and mesh[0].tolist() == [1, 1, 1]  # the last line is drawn at the top
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["c", "b", "a"]
-    assert [axes.get_title() for axes in figure.axes] == ["causal", "all"]
 
 
 # ------------------------------------------------------------------------------------------------- lengths of many rows

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from course_utils import cli, doctor, hub, machine, profiles
 from course_utils.core.budget import CONFIGS
-from course_utils.core.profiles import PROFILES, Hardware, ProfileError, choose
+from course_utils.core.hardware import Hardware
+from course_utils.core.profiles import PROFILES, ProfileError, choose
 from course_utils.lessons.doctor import judge, model_fits
 from course_utils.lessons.machine import Findings, Gpu
 

@@ -11,9 +11,11 @@ import nbformat
 import pytest
 from conftest import ROOT, compared
 
-from course_utils import cli, pipeline, profiles, tables
-from course_utils.lessons import course, setup
+from course_utils import cli, evaluation, pipeline, profiles, tables
+from course_utils.core import paths
+from course_utils.lessons import setup
 from course_utils.lessons.setup import LessonError, Need
+from lab import run_lessons
 
 
 @pytest.mark.parametrize(("folder", "seen"), [("", ""), ("notebooks", "../"), ("notebooks/extras", "../../")])
@@ -25,6 +27,31 @@ def test_setup_finds_the_clone_from_any_folder_in_it(monkeypatch, folder, seen):
     assert "profile" in repr(ready) and "was asked for" in repr(ready)
     assert str(ROOT) not in repr(ready) + ready._repr_html_()
     assert Path.cwd() == ROOT / folder
+
+
+def test_outside_of_the_clone_setup_finds_it_too(monkeypatch, tmp_path):
+    monkeypatch.delenv(paths.VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    ready = setup.setup(["data"], profile="cpu")
+    assert ready.model_dir.samefile(ROOT / "models/smollm2-135m-instruct")
+    assert ready.run_dir.resolve() == (ROOT / "runs/cpu").resolve() and ready.home.samefile(ROOT)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("file", "settings", "folder"),
+    [(None, {}, "runs/cpu"), ("my.jsonl", {}, "runs/own/my"), ("my.jsonl", {"output_dir": "runs/x"}, "runs/x")],
+)
+@pytest.mark.parametrize("here", ["notebooks/extras", None])
+def test_train_writes_into_the_clone_wherever_it_is_called(monkeypatch, tmp_path, file, settings, folder, here):
+    monkeypatch.chdir(ROOT / here if here else tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    trained = []
+    monkeypatch.setattr(cli, "_setup", lambda needs, profile: None)
+    monkeypatch.setattr(pipeline, "is_first_process", lambda: False)
+    monkeypatch.setattr(pipeline, "train_adapter", lambda profile, **_: trained.append(profile))
+    cli.train("cpu", tmp_path / "config.json", file and tmp_path / file)
+    assert Path(trained[0].train.output_dir).resolve() == (ROOT / folder).resolve()
 
 
 def test_an_unknown_need_says_what_there_is():
@@ -64,26 +91,38 @@ def notebook(tmp_path, *cells):
 
 def test_a_failing_cell_is_named_and_the_notebook_kept(tmp_path, monkeypatch):
     path = notebook(tmp_path, "1 + 1", "1 / 0")
-    monkeypatch.setattr(course, "notebooks", lambda: [path])
+    monkeypatch.setattr(run_lessons, "notebooks", lambda: [path])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LessonError, match=r"01_try\.ipynb, cell 1: ZeroDivisionError"):
-        course.run(profiles.PROFILES["cpu"])
+        run_lessons.run(profiles.PROFILES["cpu"])
     kept = nbformat.read(tmp_path / "runs/cpu/notebooks/01_try.ipynb", as_version=4)
     assert kept.cells[0].outputs[0].data["text/plain"] == "2"
+
+
+def test_the_lessons_kernels_have_the_same_home(tmp_path, monkeypatch):
+    """A COURSE_HOME as seen from the current folder is another folder where the notebook lies."""
+    (tmp_path / "notebooks").mkdir()
+    path = notebook(tmp_path / "notebooks", "from course_utils.core.paths import home; print(home().resolve())")
+    monkeypatch.setattr(run_lessons, "notebooks", lambda: [path])
+    monkeypatch.setattr(run_lessons, "_write_report", lambda profile, durations: None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(paths.VARIABLE, ".")
+    run_lessons.run(profiles.PROFILES["cpu"])
+    kept = nbformat.read(tmp_path / "runs/cpu/notebooks/01_try.ipynb", as_version=4)
+    assert kept.cells[0].outputs[0].text.strip() == str(tmp_path.resolve())
 
 
 def test_the_run_writes_the_report(tmp_path, monkeypatch):
     row = compared("json")
     out = tmp_path / "runs/cpu"
     out.mkdir(parents=True)
-    (out / "evaluation.json").write_text(
-        json.dumps({"table": [row], "worse": [{"figure": "usable"}], "perplexities": {}}), encoding="utf-8"
-    )
+    figures = {"perplexities": {}, "figures": {}, "replies": {}}
+    evaluation.Comparison([row], [{"figure": "usable"}], **figures).save(out / "evaluation.json")
     (out / "train_metrics.json").write_text(json.dumps({"metrics": {"steps": 1}}), encoding="utf-8")
     path = notebook(tmp_path, "import os; os.environ['COURSE_PROFILE']")
-    monkeypatch.setattr(course, "notebooks", lambda: [path])
+    monkeypatch.setattr(run_lessons, "notebooks", lambda: [path])
     monkeypatch.chdir(tmp_path)
-    page = course.run(profiles.PROFILES["cpu"])
+    page = run_lessons.run(profiles.PROFILES["cpu"])
     facts = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
     assert facts["table"] == [row] and facts["seed"] == 42 and set(facts["seconds"]) == {"01_try"}
     text = page.read_text(encoding="utf-8")
@@ -117,7 +156,7 @@ def test_a_stopped_evaluation_goes_on_and_writes_table_page_and_replies(monkeypa
     comparison = pipeline.evaluate_adapter(profile, resume=True)
     assert asked == [False, True, False]  # the replies of the base were kept
     saved = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))
-    assert saved["table"] == comparison.table() and saved["table"][0]["source"] == "general"
+    assert saved["table"] == comparison.table and saved["table"][0]["source"] == "general"
     text = (run / "evaluation.html").read_text(encoding="utf-8")
     assert "What got worse" in text and "data:image/png" in text
     assert not list(run.glob("evaluation_*.jsonl"))

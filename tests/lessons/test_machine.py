@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from course_utils import machine, profiles
+from course_utils import hardware, machine
 from course_utils.lessons.machine import Gpu
 
 
@@ -73,10 +73,10 @@ def test_a_gpu_without_a_driver_is_seen_on_the_bus(tmp_path, monkeypatch, vendor
 
 @pytest.mark.parametrize(("text", "gib"), [(str(4 * 2**30), 4.0), ("max", float("inf")), (None, float("inf"))])
 def test_a_container_may_have_less_memory(tmp_path, monkeypatch, text, gib):
-    monkeypatch.setattr(profiles, "CONTAINER_LIMIT", tmp_path / "memory.max")
+    monkeypatch.setattr(hardware, "CONTAINER_LIMIT", tmp_path / "memory.max")
     if text:
         (tmp_path / "memory.max").write_text(text)
-    assert profiles._container_limit() == gib
+    assert hardware._container_limit() == gib
     assert machine._ask_torch(False)["hardware"].ram_gib <= gib
 
 

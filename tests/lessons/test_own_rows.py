@@ -127,7 +127,7 @@ def test_the_whole_path_by_the_command_line(smol, tmp_path):
     trained = command("train", "--data", "rows.jsonl", "--config", "config.json", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr[-1000:]
     adapter = tmp_path / "run" / "adapter"
-    assert f"The adapter lies in {adapter}." in trained.stdout
+    assert "The adapter lies in run/adapter." in trained.stdout
     for name in ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json"):
         assert (adapter / name).stat().st_size > 0, name
     log = [json.loads(each) for each in (tmp_path / "run" / "train_log.jsonl").read_text("utf-8").splitlines()]

@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT
 
 from course_utils import doctor
+from course_utils.core.profiles import PROFILES
 from course_utils.lessons.doctor import Diagnosis, Fact
 from course_utils.lessons.progress import Task
 from lab import start_page
@@ -42,6 +43,15 @@ def test_what_is_solved_and_what_is_there(found):
     assert found.verdict[0] in text.replace("\\", "")
 
 
+def test_what_is_there_is_found_from_another_folder(tmp_path, monkeypatch):
+    adapter = tmp_path / "home/runs/cpu/adapter/adapter_model.safetensors"
+    adapter.parent.mkdir(parents=True)
+    adapter.touch()
+    monkeypatch.setenv("COURSE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert [what for what, there in start_page._needs(PROFILES["cpu"]) if there] == ["the trained adapter (3 minutes)"]
+
+
 def test_a_fault_stands_there_as_text_and_what_is_fine_does_not(found):
     fault = Fact("torch", "broken <script> | [x](y)", "fault", "python install.py")
     text = start_page.page(replace(found, facts=(fault, Fact("disk", "plenty"))), [], TASKS)
@@ -53,6 +63,7 @@ def test_write_reads_the_machine_and_survives_a_broken_exercise(found, tmp_path,
     for name in ("notebooks", "exercises", "models", "data"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.setattr(start_page, "ROOT", tmp_path)
+    monkeypatch.setenv("COURSE_HOME", str(tmp_path))
     monkeypatch.setattr(doctor, "examine", lambda online: found)
     text = start_page.write().read_text(encoding="utf-8")
     assert re.search(r"\d of \d+ tasks solved", text) and "| the trained adapter (3 minutes) | not there" in text

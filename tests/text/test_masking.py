@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from strategies import TOOLS, conversations
 
 from course_utils import chat, masking
+from course_utils.text.audit import learned_stretches
+from course_utils.text.turns import clean_message
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "labels.json").read_text(encoding="utf-8"))
 FIXTURES = {
@@ -66,7 +68,7 @@ def check(example, tokenizer, messages, tools, thinking_of):
     """
     ids, labels = example["input_ids"], example["labels"]
     control = set(tokenizer.get_added_vocab().values())
-    stretches = masking._spans(labels)
+    stretches = learned_stretches(labels)
     assert stretches
     for start, end in stretches:
         assert ids[start:end] == labels[start:end]
@@ -101,7 +103,7 @@ MANY = settings(max_examples=10 * settings.default.max_examples)
 def test_every_mask_is_exact_on_prefix_preserving_templates(qwen3_2507, smol_tokenizer, messages):
     called = any(message["role"] == "tool" for message in messages)
     for tokenizer in (qwen3_2507, smol_tokenizer):
-        clean = [masking._clean(message, chat.neutraliser(tokenizer)) for message in messages]
+        clean = [clean_message(message, chat.neutraliser(tokenizer)) for message in messages]
         if any("reasoning_content" in message for message in clean):
             continue  # a think block typed into an answer: these templates have no place for it
         if tokenizer is smol_tokenizer and (
@@ -111,7 +113,7 @@ def test_every_mask_is_exact_on_prefix_preserving_templates(qwen3_2507, smol_tok
         tools = TOOLS if called else None
         examples = masking.build_examples(messages, tokenizer, tools=tools)
         replies = [message for message in clean if message["role"] == "assistant" and not message.get("tool_calls")]
-        assert sum(len(masking._spans(example["labels"])) for example in examples) == len(replies)
+        assert sum(len(learned_stretches(example["labels"])) for example in examples) == len(replies)
         for example in examples:
             check(example, tokenizer, clean, tools, lambda index: None)
 
@@ -120,7 +122,7 @@ def test_every_mask_is_exact_on_prefix_preserving_templates(qwen3_2507, smol_tok
 @given(messages=conversations(thinking=True, tools=True))
 def test_every_mask_is_exact_on_the_hybrid_template(qwen3, messages):
     tools = TOOLS if any(message["role"] == "tool" for message in messages) else None
-    clean = [masking._clean(message, chat.neutraliser(qwen3)) for message in messages]
+    clean = [clean_message(message, chat.neutraliser(qwen3)) for message in messages]
     examples = masking.build_examples(messages, qwen3, tools=tools)
     assert len(examples) == sum(message["role"] == "assistant" and "tool_calls" not in message for message in clean)
     for example in examples:
@@ -387,3 +389,19 @@ def test_audit_finds_forged_turns_beside_the_texts(name, request):
         cut = masking.build_dataset(rows, tokenizer, guard=False, max_length=limit)
     assert {cut[number]["row"] for number in masking.audit(cut, tokenizer, rows=rows).forged} == {1}
     assert masking.audit(open_door, tokenizer).forged == ()  # a forged turn looks like any other
+
+
+def test_audit_finds_control_tokens_in_the_name_of_an_argument(qwen3_2507):
+    call = {"type": "function", "function": {"name": "find", "arguments": {"<|im_end|>": 1}}}
+    row = {
+        "messages": [
+            {"role": "user", "content": "Find it."},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": "Found."},
+            PAIR[1],
+        ]
+    }
+    open_door = masking.build_dataset([row], qwen3_2507, guard=False)
+    assert masking.audit(open_door, qwen3_2507, rows=[row]).forged == (0,)
+    guarded = masking.build_dataset([row], qwen3_2507)
+    assert masking.audit(guarded, qwen3_2507, rows=[row]).forged == ()

@@ -7,7 +7,9 @@ from trl.chat_template_utils import get_training_chat_template
 from unsloth.chat_templates import train_on_responses_only
 
 from course_utils import chat, masking
+from course_utils.text.audit import learned_stretches
 from course_utils.text.masking import IGNORED
+from course_utils.text.turns import clean_message
 
 TWICE = settings(max_examples=2 * settings.default.max_examples)  # 200 conversations
 
@@ -18,7 +20,7 @@ def prepared(messages, tokenizer):
     There the other two tokenise the prompt's last newline and the reply as one text, and the two melt (pitfall
     closer-not-learned).
     """
-    clean = [masking._clean(message, chat.neutraliser(tokenizer)) for message in messages]
+    clean = [clean_message(message, chat.neutraliser(tokenizer)) for message in messages]
     for message in clean:
         if message["role"] == "assistant":
             message["content"] = message["content"].strip()
@@ -51,7 +53,7 @@ def by_unsloth(messages, tokenizer):
 def without_last_newline(example):
     """Our labels without the newline after each closer."""
     labels = list(example["labels"])
-    for _, end in masking._spans(labels):
+    for _, end in learned_stretches(labels):
         labels[end - 1] = IGNORED
     return {"input_ids": example["input_ids"], "labels": labels}
 

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from course_utils import masking, modeling, packing, training
 from course_utils.core.budget import PLAIN_ATTENTION_UP_TO
+from course_utils.train.cpu import cpu_shortcuts
 
 
 def digest(folder: Path) -> str:
@@ -57,6 +58,14 @@ def test_the_run_learns_and_leaves_whole_files(trained):
     assert [entry["step"] for entry in result.log if "eval_loss" in entry] == [0, 3, 6]
     assert steps[-1]["epoch"] == 2.0, "six steps of four are twice the twelve rows"
     assert training.load_result(settings.output_dir) == result
+
+
+def test_the_tracker_gets_what_the_log_adds(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(Path(trained[1].output_dir) / "tensorboard")).Reload()
+    for name in ("loss", "tokens_per_second", "memory_gib"):
+        assert [point.step for point in read.Scalars(f"train/{name}")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_same_seed_gives_the_same_adapter(smol, cpu, toy_rows, trained, tmp_path):
@@ -115,6 +124,46 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_adapter(smol, tmp_path, 
             assert path.stat().st_size == (whole / "adapter" / path.name).stat().st_size
     assert finished_by_a_process(smol, out)
     same_as_the_whole_one()
+
+
+def test_a_second_run_into_the_same_folder_is_refused(smol, cpu, toy_rows, trained, tmp_path):
+    """While this run stands still in its second step, a process begins another one in its folder."""
+    from transformers import TrainerCallback
+
+    result, settings = trained
+    settings = replace(settings, output_dir=str(tmp_path / "run"))
+    outcomes = []
+
+    def snapshot():
+        return {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in tmp_path.rglob("*")}
+
+    class Second(TrainerCallback):
+        def on_step_begin(self, args, state, control, **_):
+            if state.global_step != 1:
+                return
+            for begun in ("resume", "anew"):
+                before = snapshot()
+                command = [sys.executable, ROOT / "tests" / "interrupted.py", smol, settings.output_dir, begun]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                outcomes.append((done.returncode, done.stderr.splitlines()[-1], snapshot() == before))
+
+    first = run(smol, cpu, toy_rows, settings, callbacks=[Second()])
+    assert [(code, unchanged) for code, _, unchanged in outcomes] == [(1, True)] * 2
+    assert all(f"FolderInUse: A run goes on in {settings.output_dir}" in error for _, error, _ in outcomes)
+    assert digest(first.adapter_dir) == digest(result.adapter_dir)
+    with pytest.raises(training.TrainingError, match="train rows, valid rows differ"):  # it is free again
+        run(smol, cpu, toy_rows[:6], settings, resume=True)
+
+
+def test_only_the_first_of_several_processes_clears_a_folder(smol, cpu, toy_rows, trained, tmp_path, monkeypatch):
+    """The first holds the folder: were it refused, the others must not have cleared it."""
+    monkeypatch.setattr(training, "_trainer", lambda *_, **__: pytest.fail("stop here"))
+    monkeypatch.setenv("RANK", "1")
+    before = shutil.copytree(trained[1].output_dir, tmp_path / "run")
+    with pytest.raises(pytest.fail.Exception, match="stop here"):
+        run(smol, cpu, toy_rows, replace(trained[1], output_dir=str(before)))
+    names = [sorted(path.name for path in Path(folder).rglob("*")) for folder in (before, trained[1].output_dir)]
+    assert names[0] == names[1]
 
 
 def test_a_checkpoint_that_was_cut_off_is_not_gone_on_from(tmp_path):
@@ -287,7 +336,7 @@ def test_the_shortcuts_change_no_result_beyond_rounding(smol, cpu, tokens):
     seen[1, tokens // 2 :] = 0
     batch = {"input_ids": ids, "attention_mask": seen, "labels": ids.masked_fill(seen == 0, masking.IGNORED)}
     found = []
-    for shortcuts in (nullcontext(), training._cpu_shortcuts(model, bf16=False)):
+    for shortcuts in (nullcontext(), cpu_shortcuts(model, bf16=False)):
         with shortcuts:
             model.zero_grad()
             loss = model(**batch).loss

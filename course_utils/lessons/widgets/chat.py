@@ -12,8 +12,7 @@ from ipywidgets import HTML, Button, HBox, Layout, Text, VBox
 from course_utils.lessons.conversation import ENDINGS, Conversation
 from course_utils.lessons.widgets.common import COLUMN, as_fault, as_text
 
-EVERY = 0.1
-"""Seconds between two looks of a reply that is being written: each look is a message to the browser."""
+EVERY = 0.1  # seconds between two looks of a reply that is being written: each is a message to the browser
 
 
 class Chat(VBox):
@@ -46,10 +45,9 @@ class Chat(VBox):
         self.send_button.on_click(self._send)
         self.stop_button.on_click(self._stop)
         self.new_button.on_click(self._begin_anew)
-        heads = (HTML(f"<b>{html.escape(name)}</b>") for name in conversations)
         boxes = [
-            VBox([head, column], layout=Layout(**COLUMN))
-            for head, column in zip(heads, self.columns.values(), strict=True)
+            VBox([HTML(f"<b>{html.escape(name)}</b>"), column], layout=Layout(**COLUMN))
+            for name, column in self.columns.items()
         ]
         super().__init__([HBox(boxes), HBox([self.field, self.send_button, self.stop_button, self.new_button])])
 
@@ -84,33 +82,31 @@ class Chat(VBox):
     def _answer(self, text: str) -> None:
         """Let every model answer, in a thread of its own."""
         for name, conversation in self._conversations.items():
+            self._writing = conversation
             thinking, answer = HTML(), HTML()
             self.columns[name].children += (HTML(f"<b>you</b>{as_text(text)}"), thinking, answer)
-            self._writing = conversation
             try:
-                self._show(conversation, text, thinking, answer)
+                _show(conversation, text, thinking, answer)
             except Exception as error:  # nobody reads the traceback of a thread; the column is looked at
                 answer.value = as_fault(error)
         self._writing = None
         self._busy(False)
 
-    @staticmethod
-    def _show(conversation: Conversation, text: str, thinking: HTML, answer: HTML) -> None:
-        """Write a reply into its two places while it arrives."""
-        said = {"thinking": "", "answer": ""}
-        looked = 0.0
 
-        def look(last: str = "") -> None:
-            if thought := said["thinking"].strip():
-                # Set only where it has changed, so that a reader's unfolded thinking stays unfolded during the answer.
-                folded = f"<details><summary>thinking</summary>{as_text(thought)}</details>"
-                if thinking.value != folded:
-                    thinking.value = folded
-            answer.value = as_text(said["answer"].strip() + last)
+def _show(conversation: Conversation, text: str, thinking: HTML, answer: HTML) -> None:
+    """Write a reply into its two places while it arrives."""
+    said = {"thinking": "", "answer": ""}
+    looked = 0.0
 
-        for kind, piece in conversation.send(text):
-            said[kind] += piece
-            if time.monotonic() - looked > EVERY:
-                look()
-                looked = time.monotonic()
-        look(ENDINGS[conversation.ending])
+    def look(last: str = "") -> None:
+        if thought := said["thinking"].strip():
+            # ipywidgets sends only what has changed, so that a reader's unfolded thinking stays unfolded.
+            thinking.value = f"<details><summary>thinking</summary>{as_text(thought)}</details>"
+        answer.value = as_text(said["answer"].strip() + last)
+
+    for kind, piece in conversation.send(text):
+        said[kind] += piece
+        if time.monotonic() - looked > EVERY:
+            look()
+            looked = time.monotonic()
+    look(ENDINGS[conversation.ending])

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ipywidgets import HTML, Checkbox, Dropdown, HBox, IntSlider, Layout, SelectionSlider, VBox
 
 from course_utils.core.budget import CONFIGS
-from course_utils.core.profiles import PROFILES, Profile, memory_budget
+from course_utils.core.profiles import PROFILES, memory_budget
 from course_utils.lessons import figures, tables
 from course_utils.lessons.widgets.common import WIDE
 
@@ -50,17 +50,18 @@ class BudgetSlider(VBox):
     def _begin(self, _: object = None) -> None:
         """Set the controls to what the chosen profile says."""
         profile = PROFILES[self.profile.value]
-        settings = profile.train
+        train = profile.train
         self._setting = True
         self.model.value, self.bits.value = profile.model, profile.bits
-        self.rank.value, self.length.value, self.rows.value = settings.r, settings.max_length, settings.batch_size
-        self.checkpointing.value = settings.gradient_checkpointing
+        self.rank.value, self.length.value, self.rows.value = train.r, train.max_length, train.batch_size
+        self.checkpointing.value = train.gradient_checkpointing
         self._setting = False
         self._look()
 
-    def _asked(self) -> Profile:
-        """The profile with the controls' settings."""
-        profile = PROFILES[self.profile.value]
+    def _look(self, _: object = None) -> None:
+        if self._setting:
+            return
+        profile, there = PROFILES[self.profile.value], self.there.value
         train = replace(
             profile.train,
             r=self.rank.value,
@@ -68,13 +69,7 @@ class BudgetSlider(VBox):
             batch_size=self.rows.value,
             gradient_checkpointing=self.checkpointing.value,
         )
-        return replace(profile, train=train)
-
-    def _look(self, _: object = None) -> None:
-        if self._setting:
-            return
-        found = memory_budget(CONFIGS[self.model.value], self._asked(), bits=self.bits.value)
-        there = self.there.value
+        found = memory_budget(CONFIGS[self.model.value], replace(profile, train=train), bits=self.bits.value)
         verdict = "fits" if found.gib <= there else "does not fit"
         head = f"<b>{found.gib:.1f} GiB: {verdict} into {there} GiB.</b>"
         name = self.model.value.split("/")[-1]

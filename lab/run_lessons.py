@@ -1,29 +1,39 @@
-"""Run all lessons in order and write the report."""
+"""What `make course` does: run all lessons in order, write the report, print the before/after table."""
 
 from __future__ import annotations
 
 import html
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from course_utils.core import profiles
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
+from tqdm.auto import tqdm
+
+from course_utils import setup
+from course_utils.core import paths, profiles
+from course_utils.core.errors import CourseError
 from course_utils.core.files import write_json, write_text
-from course_utils.core.paths import home
 from course_utils.core.profiles import Profile
-from course_utils.lessons import reports
-from course_utils.lessons.doctor import STACK
-from course_utils.lessons.pipeline import evaluation_body
+from course_utils.evals import evaluation
+from course_utils.lessons import reports, tables
+from course_utils.lessons.machine import STACK
 from course_utils.lessons.setup import LessonError, run_dir
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def notebooks() -> list[Path]:
     """The six lessons in order."""
-    return sorted((home() / "notebooks").glob("0*.ipynb"))
+    return sorted((ROOT / "notebooks").glob("0*.ipynb"))
 
 
 def run(profile: Profile) -> Path:
@@ -38,57 +48,40 @@ def run(profile: Profile) -> Path:
     Raises:
         LessonError: a cell failed; the message names notebook and cell, and the notebook is kept as far as it came.
     """
-    from tqdm.auto import tqdm
-
-    out = run_dir(profile)
-    lessons = {path: _read(path) for path in notebooks()}
+    lessons = {path: nbformat.read(path, as_version=4) for path in notebooks()}
     durations: dict[str, float] = {}
     total = sum(cell.cell_type == "code" for lesson in lessons.values() for cell in lesson.cells)
     with tqdm(total=total, unit="cell") as bar:
         for path, lesson in lessons.items():
             bar.set_description(path.stem)
             started = time.monotonic()
-            _execute(path, lesson, out / "notebooks", profile, on_cell=lambda: bar.update(1))
+            _execute(path, lesson, profile, on_cell=bar.update)
             durations[path.stem] = round(time.monotonic() - started, 1)
-    return _write_report(profile, out, durations)
+    return _write_report(profile, durations)
 
 
-def _read(path: Path) -> Any:
-    import nbformat
-
-    return nbformat.read(path, as_version=4)
-
-
-def _execute(path: Path, lesson: Any, folder: Path, profile: Profile, *, on_cell: Callable[[], Any]) -> None:
-    """Run one notebook in a kernel of its own; the executed copy is written to `folder` as .ipynb and .html."""
-    import nbformat
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
-    from nbconvert import HTMLExporter
-
-    def count(cell: Any, cell_index: int, execute_reply: Any) -> None:
-        on_cell()
-
+def _execute(path: Path, lesson: Any, profile: Profile, on_cell: Callable[[], Any]) -> None:
+    """Run one notebook in a kernel of its own; the executed copy lands in the run's folder as .ipynb and .html."""
+    folder = run_dir(profile) / "notebooks"
     client = NotebookClient(
         lesson,
         timeout=None,
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
-        on_cell_executed=count,
+        on_cell_executed=lambda cell, cell_index, execute_reply: on_cell(),
     )
+    # Seen from the kernel's folder a relative home would be another one.
+    chosen = {profiles.VARIABLE: profile.name, paths.VARIABLE: str(paths.home().resolve())}
     try:
-        client.execute(env=os.environ | {profiles.VARIABLE: profile.name})
+        client.execute(env=os.environ | chosen)
     except CellExecutionError as error:
-        number = next(
-            (
-                index
-                for index, cell in enumerate(lesson.cells)
-                if any(o.output_type == "error" for o in cell.get("outputs", ()))
-            ),
-            None,
+        failed = (
+            number
+            for number, cell in enumerate(lesson.cells)
+            if any(output.output_type == "error" for output in cell.get("outputs", ()))
         )
         raise LessonError(
-            f"{path.name}, cell {number}: {error.ename}: {error.evalue} The notebook as far as it came: "
+            f"{path.name}, cell {next(failed, None)}: {error.ename}: {error.evalue} The notebook as far as it came: "
             f"{folder / path.name}"
         ) from error
     finally:
@@ -96,9 +89,10 @@ def _execute(path: Path, lesson: Any, folder: Path, profile: Profile, *, on_cell
     write_text(folder / f"{path.stem}.html", HTMLExporter().from_notebook_node(lesson)[0])
 
 
-def _write_report(profile: Profile, out: Path, durations: dict[str, float]) -> Path:
+def _write_report(profile: Profile, durations: dict[str, float]) -> Path:
     """Put the table, the figure, the durations and the circumstances on one page, and the figures into JSON."""
-    figures = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    out = run_dir(profile)
+    compared = evaluation.Comparison.load(out / "evaluation.json")
     facts = {
         "profile": profile.name,
         "reason": profile.reason,
@@ -106,9 +100,9 @@ def _write_report(profile: Profile, out: Path, durations: dict[str, float]) -> P
         "seed": profile.train.seed,
         "versions": {name: version(name) for name in STACK},
         "seconds": durations,
-        "table": figures["table"],
-        "worse": figures["worse"],
-        "perplexities": figures["perplexities"],
+        "table": compared.table,
+        "worse": compared.worse,
+        "perplexities": compared.perplexities,
         "training": json.loads((out / "train_metrics.json").read_text(encoding="utf-8"))["metrics"],
     }
     write_json(out / "report.json", facts)
@@ -119,6 +113,22 @@ def _write_report(profile: Profile, out: Path, durations: dict[str, float]) -> P
     versions = " · ".join(f"{name} {number}" for name, number in facts["versions"].items())
     body = f"""<h1>What fine-tuning did to {html.escape(profile.model)}</h1>
 <p>Held-out rows, greedy replies, seed {profile.train.seed}. {html.escape(profile.reason)}</p>
-{evaluation_body(figures["table"], figures["worse"])}
+{reports.evaluation(compared.table, compared.worse).html}
 <h2>The lessons as they ran</h2><ol>{"".join(links)}</ol><p><small>{html.escape(versions)}</small></p>"""
     return write_text(out / "report.html", reports.page("Before and after", body))
+
+
+def main() -> None:
+    ready = setup()
+    print(ready)
+    report = run(ready.profile)
+    facts = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))
+    print(f"\n{tables.comparison(facts['table'])}\n")
+    print(f"{sum(facts['seconds'].values()) / 60:.1f} minutes. Report: {report}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except CourseError as error:
+        sys.exit(f"error: {error}")
