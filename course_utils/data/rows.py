@@ -223,11 +223,13 @@ def join(parts: Sequence[Dataset]) -> Dataset:
 
     tables = [part.with_format("arrow")[:] for part in parts]
     try:
-        return Dataset(InMemoryTable(pa.concat_tables(tables, promote_options="default")))
+        joined = pa.concat_tables(tables, promote_options="default")
     except pa.ArrowException as error:
         found = r"row.\1 is \2 in one and \3 in another"
         reason = re.sub(r".*Field (\S+) has incompatible types: (.*) vs (.*)", found, str(error), flags=re.DOTALL)
         raise DataError(f"These data sets cannot be joined: {reason}. Make them alike first.") from None
+    # A part of another set comes in slices, each of which would be pickled with all of that set for the fingerprint.
+    return Dataset(InMemoryTable(joined.combine_chunks()))
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The row schema on disk, and joining."""
 
 import json
+import pickle
 import subprocess
 import sys
 
@@ -45,6 +46,13 @@ def test_join_widens_to_all_keys():
     ]
     with pytest.raises(data.DataError, match=r"cannot be joined: row\.source is"):
         join([think, Dataset.from_dict({"source": [1]})])
+
+
+def test_joining_parts_of_a_large_set_takes_their_own_size_and_not_that_of_the_set_for_each_row():
+    whole = data.to_dataset([chat(f"{'word ' * 20}{n}", "a") for n in range(500)])
+    joined = join([whole.select(range(0, 500, 2)), whole.select(range(1, 500, 2))])
+    assert sorted(row["messages"][0]["content"] for row in joined) == sorted(m[0]["content"] for m in whole["messages"])
+    assert len(pickle.dumps(joined.data.table)) < 2 * whole.data.nbytes
 
 
 def test_quiet_puts_the_setting_back():
