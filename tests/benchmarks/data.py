@@ -1,7 +1,7 @@
 """The data pipeline on 100,000 rows, normalise to export, in time and memory: `python tests/benchmarks/data.py`.
 
 Four files of made-up rows (ShareGPT, Alpaca, OpenAI with tools, and one that must be normalised; English and Chinese,
-2 % repeats, 1 % near-duplicates) go through the package's functions, with MinHash and without, and, beside them,
+2 % repeats, 1 % near-duplicates) go the way of `data.build`, with MinHash and without, and, beside them,
 through per-row Python as the course owner's notes describe it: `map`, a set of MD5 hashes, a random split,
 `interleave_datasets`. Each way runs in a process of its own. The tables land in `docs/data.md`.
 """
@@ -324,8 +324,8 @@ process of its own on a machine with {hardware.detect_hardware().cores} cores. M
 "Per-row Python" is what most notes do: `map` with a function of one row, a set of MD5 hashes of the messages, once
 before mixing and once after, `interleave_datasets`, a random split, `to_json`. It does less: control characters are
 its only cleaning, its split may leak, its mixture ends up with the sizes of the pools, and it reports nothing. The
-package reads and writes rows in batches of a thousand (Arrow to Python and back is where the time goes), and validates
-each.
+package's rows stay plain dicts from the files to the mixture and become Arrow once, at the end (Arrow to Python and back
+is where the time went), which holds them all in memory; each row is validated.
 
 ## Memory that does not grow
 `data.stream` gives rows one by one; `data.clean_row` is the same work for one row. ShareGPT rows, loaded, cleaned and

@@ -50,8 +50,10 @@ def test_join_widens_to_all_keys():
 
 def test_joining_parts_of_a_large_set_takes_their_own_size_and_not_that_of_the_set_for_each_row():
     whole = data.to_dataset([chat(f"{'word ' * 20}{n}", "a") for n in range(500)])
-    joined = join([whole.select(range(0, 500, 2)), whole.select(range(1, 500, 2))])
-    assert sorted(row["messages"][0]["content"] for row in joined) == sorted(m[0]["content"] for m in whole["messages"])
+    other = data.to_dataset([chat("q", "a", reasoning_content="r")])
+    joined = join([whole.select(range(0, 500, 2)), whole.select(range(1, 500, 2)), other])
+    asked = sorted(messages[0]["content"] for part in (whole, other) for messages in part["messages"])
+    assert sorted(row["messages"][0]["content"] for row in joined) == asked
     assert len(pickle.dumps(joined.data.table)) < 2 * whole.data.nbytes
 
 
