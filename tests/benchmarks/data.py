@@ -324,8 +324,8 @@ process of its own on a machine with {hardware.detect_hardware().cores} cores. M
 "Per-row Python" is what most notes do: `map` with a function of one row, a set of MD5 hashes of the messages, once
 before mixing and once after, `interleave_datasets`, a random split, `to_json`. It does less: control characters are
 its only cleaning, its split may leak, its mixture ends up with the sizes of the pools, and it reports nothing. The
-package's rows stay plain dicts from the files to the mixture and become Arrow once, at the end (Arrow to Python and back
-is where the time went), which holds them all in memory; each row is validated.
+package's rows stay plain dicts from the files to the mixture and become Arrow once, at the end, which saves time and
+holds them all in memory; each row is validated.
 
 ## Memory that does not grow
 `data.stream` gives rows one by one; `data.clean_row` is the same work for one row. ShareGPT rows, loaded, cleaned and
