@@ -19,7 +19,7 @@ from rich.console import Console
 from course_utils import data, hub
 from course_utils.core import profiles, settings
 from course_utils.core.errors import CourseError
-from course_utils.core.files import write_text
+from course_utils.core.files import is_first_process, write_text
 from course_utils.core.paths import home
 from course_utils.lessons import reports, tables
 
@@ -141,7 +141,7 @@ def train(
     with pipeline.in_turn():
         _setup(["model"] if data else ["model", "data"], profile)
     result = pipeline.train_adapter(at_home(replace(chosen, train=changed)), file=data, resume=resume)
-    if pipeline.is_first_process():
+    if is_first_process():
         print(tables.table(list(result.metrics.items()), columns=("what", "value")))
         print(f"The adapter lies in {result.adapter_dir}.")
 

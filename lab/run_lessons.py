@@ -70,8 +70,8 @@ def _execute(path: Path, lesson: Any, profile: Profile, on_cell: Callable[[], An
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_executed=lambda cell, cell_index, execute_reply: on_cell(),
     )
-    # Seen from the kernel's folder a relative home would be another one.
-    chosen = {profiles.VARIABLE: profile.name, paths.VARIABLE: str(paths.home().resolve())}
+    # A relative COURSE_HOME would be another folder for the kernel, which runs beside its notebook.
+    chosen = {profiles.VARIABLE: profile.name, paths.VARIABLE: str(paths.home())}
     try:
         client.execute(env=os.environ | chosen)
     except CellExecutionError as error:

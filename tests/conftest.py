@@ -2,6 +2,7 @@
 # ruff: noqa: I001
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import course_utils  # noqa: F401  (first: it sets how torch's threads wait)
 import unsloth  # noqa: F401  (before transformers, as everywhere in the course)
 from course_utils import hub, profiles
+from hub_server import move, seal
 from hypothesis import HealthCheck, settings
 
 # The same examples in every run, so that the tests of one commit always say the same. The long mode searches for new
@@ -101,6 +103,21 @@ def tuned(smol, cpu, trained):
 
     model, tokenizer = modeling.load_model(smol, cpu, load_in_4bit=False)
     return modeling.for_inference(modeling.load_adapter(model, trained[0].adapter_dir)), tokenizer
+
+
+@pytest.fixture
+def sealed(monkeypatch, tmp_path_factory):
+    """No hub variable and no login of this machine reaches a test, and nobody waits between two tries."""
+    from course_utils.hub import fetch
+
+    seal(monkeypatch, tmp_path_factory.getbasetemp())
+    monkeypatch.setattr(fetch, "BACKOFF_SECONDS", 0.0)
+
+
+@pytest.fixture
+def endpoints(monkeypatch):
+    """Set the hubs' addresses, in the order of ENDPOINTS."""
+    return partial(move, monkeypatch, hub.ENDPOINTS)
 
 
 @pytest.fixture(scope="session")

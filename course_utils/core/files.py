@@ -146,6 +146,11 @@ def is_write_failure(error: BaseException) -> bool:
     return any(words in str(error) for words in ("file write failed", "Error while serializing", "unexpected pos"))
 
 
+def is_first_process() -> bool:
+    """True in a run of one process, and in the first of several (`accelerate launch`), which writes for all."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 @contextmanager
 def run_lock(folder: str | Path) -> Iterator[None]:
     """Hold a run's folder, so that no second run writes into it. The system frees it when the process dies.
@@ -161,7 +166,7 @@ def run_lock(folder: str | Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    if int(os.environ.get("RANK", "0")) > 0:
+    if not is_first_process():
         yield
         return
     path = Path(folder) / ".lock"

@@ -37,9 +37,12 @@ def live(predicted_gib: float | None = None) -> TrainerCallback:
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
             self.log.append({"step": state.global_step, **logs})
             if time.monotonic() - self.drawn > EVERY or "eval_loss" in logs:
-                self.on_train_end(args, state, control)
+                self.draw(state)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.draw(state)
+
+        def draw(self, state: Any) -> None:
             if not hasattr(get_ipython(), "kernel"):  # no notebook
                 return
             figure = curve(self.log, f"Loss after {state.global_step} of {state.max_steps} steps")

@@ -64,11 +64,6 @@ def own_rows(file: str | Path, profile: Profile, tokenizer: Any) -> tuple[Any, A
     return data.split(report.rows, valid_ratio=0.1, min_valid=2, seed=profile.train.seed)
 
 
-def is_first_process() -> bool:
-    """True in a run of one process, and in the first of several (`accelerate launch`)."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 @contextmanager
 def in_turn() -> Iterator[None]:
     """Let the first of several processes make what is missing; the others then find it."""

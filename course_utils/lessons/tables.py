@@ -34,7 +34,7 @@ def table(rows: Iterable[Mapping[str, Any] | Sequence[Any]], columns: Sequence[s
     """
     lines = [dict(row) if isinstance(row, Mapping) else dict(zip(columns or (), row, strict=True)) for row in rows]
     heads = list(columns or (lines[0] if lines else ()))
-    cells = [[_cell(line.get(head, "")) for head in heads] for line in lines]
+    cells = [[_text(line.get(head, "")) for head in heads] for line in lines]
     widths = [max(map(_width, column)) for column in zip(heads, *cells, strict=True)]
     text = "\n".join(
         "  ".join(each + " " * (width - _width(each)) for each, width in zip(line, widths, strict=True)).rstrip()
@@ -60,7 +60,7 @@ def cell(content: str, style: str = "") -> str:
     return f'<td style="{CELL}{style and ";" + style}">{content}</td>'
 
 
-def _cell(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
     if isinstance(value, (tuple, list)):

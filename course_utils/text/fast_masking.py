@@ -75,7 +75,7 @@ class Frames:
 
 
 def tokenise(rows: Sequence[list[Turn]], tokenizer: PreTrainedTokenizerBase) -> list[list[Stretched] | None]:
-    """The examples of each row, as `masking.tokenise` makes them; the texts of all rows are tokenised in one call.
+    """The examples of each row, equal to those of the plain way; the texts of all rows are tokenised in one call.
 
     Where the text of every prompt continues the turn before it, only the last prompt and target are tokenised, and the
     earlier turns are found in their ids; None where one has no border of its own there.

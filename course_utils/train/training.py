@@ -17,7 +17,7 @@ import torch
 
 from course_utils.core import profiles, remedies
 from course_utils.core.errors import CourseError
-from course_utils.core.files import atomic_dir, is_write_failure, run_lock, write_json
+from course_utils.core.files import atomic_dir, is_first_process, is_write_failure, run_lock, write_json
 from course_utils.core.settings import TrainSettings, trainer_arguments
 from course_utils.text import masking
 from course_utils.train.cpu import cpu_shortcuts
@@ -122,12 +122,12 @@ def train(
             checkpoint = _last_whole_checkpoint(out)
         else:
             checkpoint = None
-            if _is_first_process():
+            if is_first_process():
                 _begin(out, run)
         unsloth.FastLanguageModel.for_training(model)
         first_step = int(checkpoint.name.split("-")[1]) if checkpoint else 0
         interrupt, log = StopAtInterrupt(), RunLog(out / "train_log.jsonl", _epochs(settings, len(train)))
-        tracker = trackers.tracker(settings.tracker if _is_first_process() else "none", out, first_step)
+        tracker = trackers.tracker(settings.tracker if is_first_process() else "none", out, first_step)
         with _explained(out, settings, model, profile), tracker as reporters:
             trainer = _trainer(model, tokenizer, train, valid, settings, fresh=checkpoint is None)
             watchers = (log, NumbersOnly(), WholeCheckpoints(), interrupt, ProgressBar())
@@ -253,11 +253,6 @@ def _begin(out: Path, run: dict[str, Any]) -> None:
         ) from error
 
 
-def _is_first_process() -> bool:
-    """True in the process of an `accelerate launch` that holds the run's folder, and in a run of one process."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 def _rows_per_step(settings: TrainSettings) -> int:
     """Rows that move the weights once, of all processes together."""
     return settings.batch_size * settings.grad_accum * int(os.environ.get("WORLD_SIZE", "1"))
@@ -274,7 +269,7 @@ def _last_whole_checkpoint(out: Path) -> Path | None:
 
     found = sorted((out / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     for path in found:
-        if not (path / WHOLE).is_file() and _is_first_process():
+        if not (path / WHOLE).is_file() and is_first_process():
             shutil.rmtree(path, ignore_errors=True)
     return next((path for path in reversed(found) if (path / WHOLE).is_file()), None)
 

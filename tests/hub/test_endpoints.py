@@ -6,36 +6,25 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
-from functools import partial
 
 import pytest
-from hub_server import LISTING, REPO, ROOT, Fault, HubServer, left, move, refusing_address, seal, silent_address
+from hub_server import LISTING, REPO, ROOT, Fault, HubServer, left, refusing_address, silent_address
 
 from course_utils import hub
-from course_utils.hub import DownloadError, download, fetch
+from course_utils.hub import DownloadError, download
 from course_utils.hub.endpoints import ORDER_VARIABLE
 
 FILES = {"config.json": b"{}", "model.safetensors": bytes(100)}
 NOBODY = refusing_address()
 
 
-@pytest.fixture(autouse=True)
-def clean(monkeypatch, tmp_path_factory):
-    """No variable of this machine reaches a test, and nobody waits."""
-    seal(monkeypatch, tmp_path_factory.getbasetemp())
-    monkeypatch.setattr(fetch, "BACKOFF_SECONDS", 0.0)
+pytestmark = pytest.mark.usefixtures("sealed")
 
 
 @pytest.fixture
 def server():
     with HubServer(FILES) as running:
         yield running
-
-
-@pytest.fixture
-def endpoints(monkeypatch):
-    """Set the hubs' addresses, in the order of ENDPOINTS."""
-    return partial(move, monkeypatch, hub.ENDPOINTS)
 
 
 # ---- who answers

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
-from functools import partial
 
 import httpx
 import pytest
@@ -18,9 +17,7 @@ from hub_server import (
     Fault,
     HubServer,
     left,
-    move,
     refusing_address,
-    seal,
     sha256,
     silent_address,
 )
@@ -49,23 +46,13 @@ UNNEEDED = {
 }
 
 
-@pytest.fixture(autouse=True)
-def clean(monkeypatch, tmp_path_factory):
-    """No variable of this machine reaches a test, and nobody waits."""
-    seal(monkeypatch, tmp_path_factory.getbasetemp())
-    monkeypatch.setattr(fetch, "BACKOFF_SECONDS", 0.0)
+pytestmark = pytest.mark.usefixtures("sealed")
 
 
 @pytest.fixture
 def server():
     with HubServer(FILES | UNNEEDED) as running:
         yield running
-
-
-@pytest.fixture
-def endpoints(monkeypatch):
-    """Set the hubs' addresses, in the order of ENDPOINTS."""
-    return partial(move, monkeypatch, hub.ENDPOINTS)
 
 
 # ---- what is asked, and who sees the token

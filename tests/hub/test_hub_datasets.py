@@ -5,13 +5,12 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_server import INFO, LISTING, REVISION, TREE, Fault, HubServer, move, refusing_address, seal, sha256
+from hub_server import INFO, LISTING, REVISION, TREE, Fault, HubServer, refusing_address, sha256
 
 from course_utils import hub
 from course_utils.hub import DownloadError, download_dataset, fetch, repositories
@@ -70,23 +69,15 @@ TABLE = "table/train-00000-of-00001.parquet"
 
 
 @pytest.fixture(autouse=True)
-def clean(monkeypatch, tmp_path_factory):
-    """No variable of this machine reaches a test, and nobody waits."""
-    seal(monkeypatch, tmp_path_factory.getbasetemp())
+def logged_in(sealed, monkeypatch):
+    """ModelScope's token, beside HuggingFace's."""
     monkeypatch.setenv("MODELSCOPE_API_TOKEN", "ms_a_secret")
-    monkeypatch.setattr(fetch, "BACKOFF_SECONDS", 0.0)
 
 
 @pytest.fixture
 def server():
     with HubServer(FILES | UNNEEDED, REPO, "dataset") as running:
         yield running
-
-
-@pytest.fixture
-def endpoints(monkeypatch):
-    """Set the hubs' addresses, in the order of ENDPOINTS."""
-    return partial(move, monkeypatch, hub.ENDPOINTS)
 
 
 def get(server, folder, **options):

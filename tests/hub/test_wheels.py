@@ -14,23 +14,19 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hub_server import REPO, left, seal, sha256
+from hub_server import REPO, left, sha256
 from hypothesis import given
 from hypothesis import strategies as st
 
 from course_utils import hub
-from course_utils.hub import DownloadError, conversion, download, fetch, wheels
+from course_utils.hub import DownloadError, conversion, download, wheels
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT.parent / "shared" / "golden" / "labels.json"
 NAME = "qwen3-tokenizer"
 
 
-@pytest.fixture(autouse=True)
-def clean(monkeypatch, tmp_path_factory):
-    """No variable of this machine reaches a test, and nobody waits."""
-    seal(monkeypatch, tmp_path_factory.getbasetemp())
-    monkeypatch.setattr(fetch, "BACKOFF_SECONDS", 0.0)
+pytestmark = pytest.mark.usefixtures("sealed")
 
 
 # ---- what the three names give
