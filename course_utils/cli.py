@@ -117,7 +117,9 @@ def train(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="A JSON file: settings by name (see lesson 04), `profile` and `data` among them.", dir_okay=False
+            help="A JSON file: settings by name (see lesson 04), `profile` and `data` among them; a relative "
+            "`output_dir` is seen from the clone.",
+            dir_okay=False,
         ),
     ] = None,
     data: Annotated[

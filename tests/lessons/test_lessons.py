@@ -40,7 +40,12 @@ def test_outside_of_the_clone_setup_finds_it_too(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("file", "settings", "folder"),
-    [(None, {}, "runs/cpu"), ("my.jsonl", {}, "runs/own/my"), ("my.jsonl", {"output_dir": "runs/x"}, "runs/x")],
+    [
+        (None, {}, "runs/cpu"),
+        ("my.jsonl", {}, "runs/own/my"),
+        ("my.jsonl", {"output_dir": "runs/x"}, "runs/x"),
+        ("my.jsonl", {"output_dir": str(ROOT / "runs/y")}, "runs/y"),
+    ],
 )
 @pytest.mark.parametrize("here", ["notebooks/extras", None])
 def test_train_writes_into_the_clone_wherever_it_is_called(monkeypatch, tmp_path, file, settings, folder, here):
