@@ -6,14 +6,17 @@ them; only these values differ. Choose with `setup(profile="16gb")`, with the va
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from typing import Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from course_utils.core import budget
 from course_utils.core.budget import Budget
 from course_utils.core.errors import CourseError
 from course_utils.core.hardware import Hardware, detect_hardware
-from course_utils.core.settings import TrainSettings, why
+from course_utils.core.settings import TrainSettings, meanings
 
 VARIABLE = "COURSE_PROFILE"
 NEEDED_VRAM_GIB = 14.0  # "16 GB" GPUs report 14.6 to 15.7 GiB
@@ -28,23 +31,23 @@ class ProfileError(CourseError):
 class Profile:
     """All that differs between machines; each field's meaning and unit stand beside it."""
 
-    name: str = field(metadata=why("cpu, t4, 16gb or 24gb"))
-    device: budget.Device = field(metadata=why("where the model lies and is trained: cpu, or cuda for an NVIDIA GPU"))
-    model: str = field(metadata=why("base model, a name for hub.download"))
-    load_in_4bit: bool = field(metadata=why("hold the frozen base in NF4: a quarter of the memory of bfloat16"))
-    dtype: Literal["bfloat16", "float16", "float32"] = field(metadata=why("number format of the arithmetic"))
-    languages: tuple[str, ...] = field(metadata=why("language tags of the rows trained on"))
-    kinds: tuple[str, ...] = field(metadata=why("kind tags of the rows trained on"))
-    train: TrainSettings = field(metadata=why("the training settings"))
-    eval_batch_size: int = field(metadata=why("prompts answered at once in the evaluation"))
-    max_new_tokens: int = field(metadata=why("longest reply of the evaluation, in tokens"))
-    weights: tuple[tuple[str, float], ...] = field(
-        default=(), metadata=why("(source, weight) of the training mixture; empty: every row once")
+    name: str = Field(description="cpu, t4, 16gb or 24gb")
+    device: budget.Device = Field(description="where the model lies and is trained: cpu, or cuda for an NVIDIA GPU")
+    model: str = Field(description="base model, a name for hub.download")
+    load_in_4bit: bool = Field(description="hold the frozen base in NF4: a quarter of the memory of bfloat16")
+    dtype: Literal["bfloat16", "float16", "float32"] = Field(description="number format of the arithmetic")
+    languages: tuple[str, ...] = Field(description="language tags of the rows trained on")
+    kinds: tuple[str, ...] = Field(description="kind tags of the rows trained on")
+    train: TrainSettings = Field(description="the training settings")
+    eval_batch_size: int = Field(description="prompts answered at once in the evaluation")
+    max_new_tokens: int = Field(description="longest reply of the evaluation, in tokens")
+    weights: tuple[tuple[str, float], ...] = Field(
+        (), description="(source, weight) of the training mixture; empty: every row once"
     )
-    notes: tuple[tuple[str, str], ...] = field(
-        default=(), metadata=why("(setting, why) where this profile has a reason of its own")
+    notes: tuple[tuple[str, str], ...] = Field(
+        (), description="(setting, why) where this profile has a reason of its own"
     )
-    reason: str = field(default="", metadata=why("why this profile was chosen"))
+    reason: str = Field("", description="why this profile was chosen")
 
     @property
     def bits(self) -> Literal[4, 16, 32]:
@@ -58,16 +61,15 @@ class Profile:
             (setting, value, why) per setting, in the order of the fields. A reason of this profile alone (`notes`)
             stands in place of the setting's general meaning.
         """
-        notes = dict(self.notes)
-        rows = []
+        notes, rows = dict(self.notes), []
         for part in (self, self.train):
-            for item in fields(part):
-                if item.name in {"train", "notes", "reason"}:
+            for name, meaning in meanings(type(part)).items():
+                if name in {"train", "notes", "reason"}:
                     continue
-                value = getattr(part, item.name)
+                value = getattr(part, name)
                 if isinstance(value, tuple):
                     value = ", ".join(f"{each[0]} x {each[1]:g}" if isinstance(each, tuple) else each for each in value)
-                rows.append((item.name, str(value), notes.get(item.name, item.metadata["why"])))
+                rows.append((name, str(value), notes.get(name, meaning)))
         return rows
 
 

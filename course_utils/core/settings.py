@@ -1,11 +1,11 @@
 """How an adapter is trained: every setting with its meaning, its unit and the values it may have (C36)."""
 
 from collections.abc import Mapping
-from dataclasses import field, fields, replace
+from dataclasses import replace
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from course_utils.core.errors import CourseError
@@ -13,28 +13,6 @@ from course_utils.core.errors import CourseError
 
 class SettingsError(CourseError):
     """A setting that does not exist, or a value that it cannot have."""
-
-
-def why(text: str) -> dict[str, str]:
-    """Metadata of a field: its meaning and unit, shown by `Profile.table`."""
-    return {"why": text}
-
-
-def _steps(number: int) -> int:
-    if number == 0:
-        raise ValueError("Input should be -1 or at least 1")
-    return number
-
-
-def _layers(names: tuple[str, ...]) -> tuple[str, ...]:
-    if not names:
-        raise ValueError("Input should be names of layers")
-    if tied := [name for name in ("embed_tokens", "lm_head") if name in names]:
-        raise ValueError(f"many models share {' and '.join(tied)}, and the merge would break them")
-    return names
-
-
-_Count = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
@@ -45,59 +23,71 @@ class TrainSettings:
         SettingsError: a value of another type, or one that no run can have; all of them are named.
     """
 
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = field(
-        metadata=why("peak step size of the optimiser; LoRA bears about ten times that of full training")
+    learning_rate: float = Field(
+        gt=0, le=1, description="peak step size of the optimiser; LoRA bears about ten times that of full training"
     )
-    epochs: Annotated[float, Field(gt=0)] = field(metadata=why("how often every training row is seen"))
-    batch_size: _Count = field(metadata=why("rows per forward pass"))
-    grad_accum: _Count = field(
-        metadata=why("forward passes per step: batch_size x grad_accum rows move the weights once")
+    epochs: float = Field(gt=0, description="how often every training row is seen")
+    batch_size: int = Field(ge=1, description="rows per forward pass")
+    grad_accum: int = Field(
+        ge=1, description="forward passes per step: batch_size x grad_accum rows move the weights once"
     )
-    max_length: _Count = field(metadata=why("longest row in tokens; longer ones are reported, never cut"))
-    optimizer: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = field(
-        metadata=why("AdamW; the 8-bit ones keep their state in a quarter of it")
+    max_length: int = Field(ge=1, description="longest row in tokens; longer ones are reported, never cut")
+    optimizer: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = Field(
+        description="AdamW; the 8-bit ones keep their state in a quarter of it"
     )
-    gradient_checkpointing: bool = field(
-        metadata=why("recompute activations in the backward pass: half the memory, 25 % slower")
+    gradient_checkpointing: bool = Field(
+        description="recompute activations in the backward pass: half the memory, 25 % slower"
     )
-    eval_steps: _Count = field(
-        metadata=why("steps between two looks at the validation rows; a checkpoint is kept there")
+    eval_steps: int = Field(
+        ge=1, description="steps between two looks at the validation rows; a checkpoint is kept there"
     )
-    output_dir: str = field(metadata=why("where adapter, log and report go"))
-    max_steps: Annotated[int, Field(ge=-1), AfterValidator(_steps)] = field(
-        default=-1, metadata=why("stop after this many steps; -1 means: as many as epochs gives")
+    output_dir: str = Field(description="where adapter, log and report go")
+    max_steps: int = Field(-1, description="stop after this many steps; -1 means: as many as epochs gives")
+    warmup_steps: float = Field(
+        0.05, ge=0, description="steps of rising learning rate; below 1 it is a share of all steps"
     )
-    warmup_steps: Annotated[float, Field(ge=0)] = field(
-        default=0.05, metadata=why("steps of rising learning rate; below 1 it is a share of all steps")
+    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
+        "cosine", description="shape of the learning rate after the warmup"
     )
-    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = field(
-        default="cosine", metadata=why("shape of the learning rate after the warmup")
+    weight_decay: float = Field(
+        0.01, ge=0, le=1, description="pull of the adapter's weights to zero, per step and unit of learning rate"
     )
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = field(
-        default=0.01, metadata=why("pull of the adapter's weights to zero, per step and unit of learning rate")
+    r: int = Field(16, ge=1, description="LoRA rank; vLLM serves up to 16 unless told otherwise")
+    alpha: int = Field(32, ge=1, description="LoRA scale: the adapter's output is multiplied by alpha / r")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of the adapter's inputs dropped; Unsloth's fast path wants 0"
     )
-    r: _Count = field(default=16, metadata=why("LoRA rank; vLLM serves up to 16 unless told otherwise"))
-    alpha: _Count = field(default=32, metadata=why("LoRA scale: the adapter's output is multiplied by alpha / r"))
-    dropout: Annotated[float, Field(ge=0, lt=1)] = field(
-        default=0.0, metadata=why("share of the adapter's inputs dropped; Unsloth's fast path wants 0")
+    target_modules: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        description="layers that get an adapter: all projections, never lm_head or embed_tokens (tied; the merge would "
+        "break)",
     )
-    target_modules: Annotated[tuple[str, ...], AfterValidator(_layers)] = field(
-        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        metadata=why(
-            "layers that get an adapter: all projections, never lm_head or embed_tokens (tied; the merge would break)"
-        ),
+    early_stop: int = Field(
+        0,
+        ge=0,
+        description="looks at the validation rows without a better loss before the run ends, best kept; 0: never",
     )
-    early_stop: Annotated[int, Field(ge=0)] = field(
-        default=0,
-        metadata=why("looks at the validation rows without a better loss before the run ends, best kept; 0: never"),
+    logging_steps: int = Field(1, ge=1, description="steps between two lines of the log")
+    tracker: Literal["tensorboard", "swanlab", "wandb", "mlflow", "none"] = Field(
+        "tensorboard", description="who else gets the log; all of them write into output_dir, offline"
     )
-    logging_steps: _Count = field(default=1, metadata=why("steps between two lines of the log"))
-    tracker: Literal["tensorboard", "swanlab", "wandb", "mlflow", "none"] = field(
-        default="tensorboard", metadata=why("who else gets the log; all of them write into output_dir, offline")
-    )
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = field(
-        default=42, metadata=why("one seed for LoRA's start, row order and splits")
-    )
+    seed: int = Field(42, ge=0, lt=2**32, description="one seed for LoRA's start, row order and splits")
+
+    @field_validator("max_steps")
+    @classmethod
+    def _no_or_some_steps(cls, number: int) -> int:
+        if number < -1 or number == 0:
+            raise ValueError("Input should be -1 or at least 1")
+        return number
+
+    @field_validator("target_modules")
+    @classmethod
+    def _layers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names:
+            raise ValueError("Input should be names of layers")
+        if tied := [name for name in ("embed_tokens", "lm_head") if name in names]:
+            raise ValueError(f"many models share {' and '.join(tied)}, and the merge would break them")
+        return names
 
     @model_validator(mode="wrap")
     @classmethod
@@ -113,6 +103,11 @@ class TrainSettings:
             raise SettingsError("These settings cannot be: " + "; ".join(problems) + ".") from None
 
 
+def meanings(of: type) -> dict[str, str]:
+    """Each setting's meaning and unit, by its name."""
+    return {name: field.description or "" for name, field in of.__pydantic_fields__.items()}
+
+
 def change(settings: TrainSettings, changes: Mapping[str, Any]) -> TrainSettings:
     """The settings with some of them changed, as a configuration file names them.
 
@@ -123,7 +118,7 @@ def change(settings: TrainSettings, changes: Mapping[str, Any]) -> TrainSettings
     Raises:
         SettingsError: a name that is no setting (with the one most like it), or a value that cannot be.
     """
-    known = [item.name for item in fields(TrainSettings)]
+    known = list(meanings(TrainSettings))
     if unknown := [name for name in changes if name not in known]:
         guesses = {name: get_close_matches(name, known, n=1) for name in unknown}
         said = ", ".join(

@@ -69,10 +69,11 @@ def test_all_faults_are_told_at_once():
 
 
 def test_every_setting_has_its_meaning_and_is_checked():
-    for item in fields(TrainSettings):
-        assert item.metadata["why"]
-        with pytest.raises(SettingsError, match=item.name):
-            replace(CPU, **{item.name: object()})
+    assert list(settings.meanings(TrainSettings)) == [item.name for item in fields(TrainSettings)]
+    for name, meaning in settings.meanings(TrainSettings).items():
+        assert meaning
+        with pytest.raises(SettingsError, match=name):
+            replace(CPU, **{name: object()})
 
 
 def test_a_name_that_is_no_setting_is_refused_with_the_nearest_one():
