@@ -8,10 +8,12 @@ beside them, and how far off they were, stands in `docs/memory.md`.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
 from course_utils.core.errors import CourseError
+from course_utils.core.settings import TrainSettings
 
 Device = Literal["cpu", "cuda"]
 
@@ -112,19 +114,12 @@ class Shape:
 
 @dataclass(frozen=True)
 class Term:
-    """One part of a budget.
+    """One part of a budget."""
 
-    Attributes:
-        name: what the memory is for.
-        bytes: how much of it.
-        formula: how the bytes were counted, with this model's numbers.
-        source: the paper, library file or measurement that the formula comes from.
-    """
-
-    name: str
+    name: str  # what the memory is for
     bytes: int
-    formula: str
-    source: str
+    formula: str  # how the bytes were counted, with this model's numbers
+    source: str  # the paper, library file or measurement that the formula comes from
 
 
 @dataclass(frozen=True)
@@ -215,34 +210,24 @@ def adapter(shape: Shape, rank: int, targets: tuple[str, ...], optimizer: str) -
     )
 
 
-def activations(shape: Shape, device: Device, *, rank: int, rows: int, length: int, checkpointing: bool) -> Term:
-    """What the backward pass needs of the forward pass.
+def activations(shape: Shape, device: Device, settings: TrainSettings) -> Term:
+    """What the backward pass needs of the forward pass, all rows being as long as `max_length` allows.
 
-    Args:
-        shape: the model.
-        device: the two backends save different tensors.
-        rank: of LoRA.
-        rows: of a forward pass, each filled up to `length` tokens.
-        length: tokens of a row.
-        checkpointing: keep only each layer's input, and compute one layer's activations again when they are needed.
+    With checkpointing only each layer's input is kept, and one layer at a time is computed again.
     """
     # A batch of shorter rows can need more than one of the longest: those that are short enough for plain attention.
-    lengths = (length, min(length, PLAIN_ATTENTION_UP_TO)) if device == "cpu" else (length,)
-    length = max(lengths, key=lambda each: each * _saved_per_token(shape, device, rank, each)[0])
-    tokens = rows * length
-    layer, source = _saved_per_token(shape, device, rank, length)
-    if not checkpointing:
+    lengths = {settings.max_length, min(settings.max_length, PLAIN_ATTENTION_UP_TO if device == "cpu" else inf)}
+    length = max(lengths, key=lambda each: each * _saved_per_token(shape, device, settings.r, each)[0])
+    tokens = settings.batch_size * length
+    layer, source = _saved_per_token(shape, device, settings.r, length)
+    if not settings.gradient_checkpointing:
         formula = f"{layer:,} bytes x {tokens:,} tokens x {shape.layers} layers"
         return Term("activations", layer * tokens * shape.layers, formula, source)
     # Unsloth moves the inputs of the layers to main memory where there is a GPU; two stay under way.
     kept = shape.layers if device == "cpu" else 2
     formula = f"({layer:,} bytes of one layer + 2 x {shape.hidden:,} x {kept} layer inputs) x {tokens:,} tokens"
-    return Term(
-        "activations",
-        (layer + 2 * shape.hidden * kept) * tokens,
-        formula,
-        f"{source}; checkpointing, arXiv 1604.06174",
-    )
+    needed = (layer + 2 * shape.hidden * kept) * tokens
+    return Term("activations", needed, formula, f"{source}; checkpointing, arXiv 1604.06174")
 
 
 def _saved_per_token(shape: Shape, device: Device, rank: int, length: int) -> tuple[int, str]:
@@ -303,23 +288,17 @@ def overhead(shape: Shape, device: Device, bits: int) -> Term:
     return Term("overhead", CUDA_CONTEXT + buffer, formula, "estimate; unsloth/kernels/utils.py for the buffer")
 
 
-def training_flops(shape: Shape, *, rank: int, targets: tuple[str, ...], tokens: int, length: int, again: bool) -> int:
-    """Floating point operations to train LoRA on so many tokens.
+def training_flops(shape: Shape, settings: TrainSettings, tokens: int) -> int:
+    """Floating point operations to train LoRA on so many tokens (of all rows and epochs, padding included).
 
     A matrix takes 2 operations per weight and token on the way forward, and 2 on the way back for the gradient of its
     input. The base is frozen, so the third pair, for the gradient of the weights, falls to the adapter alone (the
-    usual 6 per weight, arXiv 2001.08361, appendix B, are for full training).
-
-    Args:
-        shape: the model.
-        rank: of LoRA.
-        targets: the projections with LoRA.
-        tokens: of all rows and epochs, padding included.
-        length: of a row; attention looks back over all tokens before.
-        again: checkpointing, which computes the layers a second time.
+    usual 6 per weight, arXiv 2001.08361, appendix B, are for full training). Attention looks back over `max_length`
+    tokens, and checkpointing computes the layers a second time.
     """
     head = 2 * shape.vocabulary * shape.hidden
-    attention = 2 * 2 * shape.queries * length * shape.layers  # with the half that the causal mask throws away
-    adapter = 2 * sum(lora_sizes(shape, rank, targets))
+    attention = 2 * 2 * shape.queries * settings.max_length * shape.layers  # with the half that the mask throws away
+    adapter = 2 * sum(lora_sizes(shape, settings.r, settings.target_modules))
     layers = 2 * shape.projected + attention
-    return tokens * ((layers + adapter) * (3 if again else 2) + adapter + 2 * head)
+    passes = 3 if settings.gradient_checkpointing else 2
+    return tokens * ((layers + adapter) * passes + adapter + 2 * head)

@@ -279,14 +279,7 @@ def memory_budget(
         (
             *always,
             *budget.adapter(shape, settings.r, settings.target_modules, settings.optimizer),
-            budget.activations(
-                shape,
-                profile.device,
-                rank=settings.r,
-                rows=settings.batch_size,
-                length=settings.max_length,
-                checkpointing=settings.gradient_checkpointing,
-            ),
+            budget.activations(shape, profile.device, settings),
             budget.loss(shape, profile.device, settings.batch_size * settings.max_length),
         )
     )
@@ -304,13 +297,4 @@ def time_budget(config: Mapping[str, Any], profile: Profile, tokens: int, speed:
     Returns:
         Seconds if every step ran at that speed. A real run reaches a part of it; lesson 04 shows which.
     """
-    settings = profile.train
-    work = budget.training_flops(
-        budget.Shape.of(config),
-        rank=settings.r,
-        targets=settings.target_modules,
-        tokens=tokens,
-        length=settings.max_length,
-        again=settings.gradient_checkpointing,
-    )
-    return work / speed
+    return budget.training_flops(budget.Shape.of(config), profile.train, tokens) / speed

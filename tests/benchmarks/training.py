@@ -199,14 +199,8 @@ def figures(found: dict[str, dict[str, Any]], speeds: list[float]) -> dict[str, 
     lengths = found["ours"]["lengths"]
     steps = len(found["ours"]["seconds"])
     shape = budget.Shape.of(json.loads((MODEL / "config.json").read_text(encoding="utf-8")))
-    work = budget.training_flops(
-        shape,
-        rank=PROFILE.train.r,
-        targets=PROFILE.train.target_modules,
-        tokens=sum(lengths),
-        length=sum(lengths) // len(lengths),
-        again=False,
-    )
+    settings = replace(PROFILE.train, max_length=sum(lengths) // len(lengths), gradient_checkpointing=False)
+    work = budget.training_flops(shape, settings, sum(lengths))
     speed = statistics.median(speeds)
     ways = {}
     for way, report in found.items():
