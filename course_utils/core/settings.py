@@ -1,9 +1,10 @@
 """How an adapter is trained: every setting with its meaning, its unit and the values it may have (C36)."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
@@ -42,7 +43,9 @@ class TrainSettings:
         ge=1, description="steps between two looks at the validation rows; a checkpoint is kept there"
     )
     output_dir: str = Field(description="where adapter, log and report go")
-    max_steps: int = Field(-1, description="stop after this many steps; -1 means: as many as epochs gives")
+    max_steps: Literal[-1] | Annotated[int, Field(ge=1)] = Field(
+        -1, description="stop after this many steps; -1 means: as many as epochs gives"
+    )
     warmup_steps: float = Field(
         0.05, ge=0, description="steps of rising learning rate; below 1 it is a share of all steps"
     )
@@ -59,6 +62,7 @@ class TrainSettings:
     )
     target_modules: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        min_length=1,
         description="layers that get an adapter: all projections, never lm_head or embed_tokens (tied; the merge would "
         "break)",
     )
@@ -73,20 +77,11 @@ class TrainSettings:
     )
     seed: int = Field(42, ge=0, lt=2**32, description="one seed for LoRA's start, row order and splits")
 
-    @field_validator("max_steps")
-    @classmethod
-    def _no_or_some_steps(cls, number: int) -> int:
-        if number < -1 or number == 0:
-            raise ValueError("Input should be -1 or at least 1")
-        return number
-
     @field_validator("target_modules")
     @classmethod
-    def _layers(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if not names:
-            raise ValueError("Input should be names of layers")
+    def _not_tied(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if tied := [name for name in ("embed_tokens", "lm_head") if name in names]:
-            raise ValueError(f"many models share {' and '.join(tied)}, and the merge would break them")
+            raise ValueError(f"no {' or '.join(tied)}, which many models share: the merge would break them")
         return names
 
     @model_validator(mode="wrap")
@@ -96,15 +91,18 @@ class TrainSettings:
         try:
             return check(values)
         except ValidationError as error:
-            problems = []
+            expected: dict[str, list[str]] = {}
             for each in error.errors():
-                words = each["msg"].removeprefix("Value error, ").replace("Input should be ", "expected ")
-                problems.append(f"{each['loc'][0]} is {each['input']!r}, {words}")
-            raise SettingsError("These settings cannot be: " + "; ".join(problems) + ".") from None
+                words = re.sub(r"^(Value error, |\w+ should (be|have) )", "", each["msg"])
+                if each["type"] == "unexpected_keyword_argument":
+                    words = "no such setting"
+                expected.setdefault(f"{each['loc'][0]} is {each['input']!r}", []).append(words)
+            problems = [f"{found}, expected {' or '.join(words)}" for found, words in expected.items()]
+            raise SettingsError(f"These settings cannot be: {'; '.join(problems)}.") from None
 
 
 def meanings(of: type) -> dict[str, str]:
-    """Each setting's meaning and unit, by its name."""
+    """The meaning and unit of each field of a pydantic dataclass, by its name."""
     return {name: field.description or "" for name, field in of.__pydantic_fields__.items()}
 
 
@@ -116,20 +114,18 @@ def change(settings: TrainSettings, changes: Mapping[str, Any]) -> TrainSettings
         changes: setting to value; a JSON list stands for a tuple.
 
     Raises:
-        SettingsError: a name that is no setting (with the one most like it), or a value that cannot be.
+        SettingsError: an unknown name (with the one most like it), or a value that cannot be.
     """
     known = list(meanings(TrainSettings))
-    if unknown := [name for name in changes if name not in known]:
-        guesses = {name: get_close_matches(name, known, n=1) for name in unknown}
-        said = ", ".join(
-            f"{name!r}" + (f" (do you mean {near[0]!r}?)" if near else "") for name, near in guesses.items()
-        )
-        raise SettingsError(f"There is no setting {said}. The settings are {', '.join(known)}.")
+    unknown = {name: get_close_matches(name, known, n=1) for name in changes if name not in known}
+    if unknown:
+        said = [f"{name!r}" + "".join(f" (do you mean {each!r}?)" for each in near) for name, near in unknown.items()]
+        raise SettingsError(f"There is no setting {', '.join(said)}. The settings are {', '.join(known)}.")
     return replace(settings, **{name: tuple(v) if isinstance(v, list) else v for name, v in changes.items()})
 
 
 def trainer_arguments(settings: TrainSettings) -> dict[str, Any]:
-    """What transformers' TrainingArguments has as well, under its names: keyword arguments for it and for SFTConfig."""
+    """Those of the settings that transformers' TrainingArguments and TRL's SFTConfig have too, under their names."""
     same = (
         *("max_steps", "learning_rate", "warmup_steps", "weight_decay", "logging_steps", "seed"),
         "gradient_checkpointing",  # SFTConfig turns it on unless told otherwise
