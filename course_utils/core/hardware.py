@@ -47,7 +47,7 @@ def detect_hardware() -> Hardware:
 
 
 def hardware_without_torch() -> Hardware:
-    """The machine as it is seen where torch cannot be imported: no GPU and no bfloat16, but memory, cores and disk."""
+    """The machine where torch cannot be imported: no GPU and no bfloat16, but memory, cores and disk."""
     import psutil
 
     return Hardware(

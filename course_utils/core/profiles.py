@@ -1,7 +1,7 @@
-"""The profile chosen for the hardware and why, and every default of the course in one place.
+"""The profiles: every default of the course in one place, and which of them suits a machine.
 
-A profile is a set of values that work together on one class of machine. The lessons are the same cells on all of
-them; only these values differ. Choose with `setup(profile="16gb")`, with the variable COURSE_PROFILE, or not at all.
+A profile is a set of values that work together on one class of machine. The lessons run the same cells everywhere;
+only these values differ. Choose one with `setup(profile="16gb")`, with the variable COURSE_PROFILE, or not at all.
 """
 
 import os
@@ -24,7 +24,7 @@ ROOMY_VRAM_GIB = 20.0  # "24 GB" GPUs report 22 to 23.6 GiB
 
 
 class ProfileError(CourseError):
-    """A profile was asked for that does not exist."""
+    """There is no profile of that name."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,9 @@ class Profile:
         return 4 if self.load_in_4bit else 32 if self.dtype == "float32" else 16
 
     def table(self) -> list[tuple[str, str, str]]:
-        """The profile for people, the training settings among the others.
+        """(setting, value, why) for each setting of the profile and of its training.
 
-        Returns:
-            (setting, value, why) per setting, in the order of the fields. A reason of this profile alone (`notes`)
-            stands in place of the setting's general meaning.
+        Where the profile has a reason of its own (`notes`), it stands in place of the setting's meaning.
         """
         notes, rows = dict(self.notes), []
         for part in (self, self.train):
@@ -156,10 +154,9 @@ PROFILES: Mapping[str, Profile] = {
         ),
     ),
     "16gb": _GPU_16GB,
-    # The same model as on 16 GB: there is no larger Qwen3 of this size class with an Instruct version (pitfall
-    # invented-names). The
-    # room goes into a 16-bit base: nothing lost to quantisation, no unpacking of NF4 in every step, and a merge into
-    # the very weights that were trained beside. 7.5 GiB of weights leave about 14 for 4 rows of 2048 tokens.
+    # The same model as on 16 GB: no larger Qwen3 of this class has an Instruct version (pitfall invented-names). The
+    # memory goes into a 16-bit base: nothing is lost to quantisation, no step unpacks NF4, and the adapter is merged
+    # into the very weights that it was trained on. 7.5 GiB of weights leave about 14 for 4 rows of 2048 tokens.
     "24gb": replace(
         _GPU_16GB,
         name="24gb",
@@ -189,14 +186,12 @@ def choose(name: str | None = None, hardware: Hardware | None = None) -> Profile
         ProfileError: there is no profile of that name.
     """
     hardware = hardware or detect_hardware()
-    asked, asker = name, f'setup(profile="{name}")'
-    if asked is None and os.environ.get(VARIABLE):
-        asked, asker = os.environ[VARIABLE], f"{VARIABLE}={os.environ[VARIABLE]}"
+    asked = name if name is not None else os.environ.get(VARIABLE) or None
     if asked is None:
         found, why = _fitting(hardware)
         reason = f'{why}; set {VARIABLE} or setup(profile="…") to change it.'
     else:
-        found = asked.strip().lower()
+        found, asker = asked.strip().lower(), f"{VARIABLE}={asked}" if name is None else f'setup(profile="{name}")'
         if found not in PROFILES:
             raise ProfileError(
                 f"There is no profile {asked!r} (asked for by {asker}). The profiles are {', '.join(PROFILES)}; "
@@ -218,10 +213,7 @@ def _fitting(hardware: Hardware) -> tuple[str, str]:
         return "cpu", "No NVIDIA GPU was found, so the small model is trained on the CPU (profile cpu)"
     gpu = f"{hardware.gpu} with {hardware.vram_gib:.1f} GiB"
     if hardware.vram_gib < NEEDED_VRAM_GIB:
-        return (
-            "cpu",
-            f"Found {gpu}, but the 4-billion model needs a 16 GB GPU, so it is the small model (profile cpu)",
-        )
+        return "cpu", f"Found {gpu}, but the 4-billion model needs a 16 GB GPU, so it is the small model (profile cpu)"
     if not hardware.bf16:
         major, minor = hardware.capability or (0, 0)
         return "t4", f"Found {gpu}, of compute capability {major}.{minor} without bfloat16, so it is profile t4"
@@ -257,32 +249,28 @@ def memory_budget(
 
     Args:
         config: a `config.json` as a mapping, or a row of `budget.CONFIGS`.
-        profile: rows, length, LoRA, optimiser, checkpointing and number format. On a CPU it is
-            counted for Unsloth's CPU backend.
-        generate: count generating (the evaluation's rows, with `max_new_tokens` after `max_length`) and not training.
-        bits: hold the base model in so many bits; None: as the profile says.
+        profile: rows, length, LoRA, optimiser, checkpointing, number format, and whether Unsloth's CPU or CUDA
+            backend trains.
+        generate: count generating (the evaluation's rows, with `max_new_tokens` after `max_length`), not training.
+        bits: hold the base model in this many bits; None: as the profile says.
 
     Returns:
-        The peak, term by term. How near it came to what was measured stands in `docs/memory.md`.
+        The peak, term by term. `docs/memory.md` sets it against what was measured.
 
     Raises:
         BudgetError: this is no config of a dense Llama- or Qwen-type model.
     """
-    shape = budget.Shape.of(config)
+    shape, device, settings = budget.Shape.of(config), profile.device, profile.train
     bits = bits or profile.bits
-    always = (budget.overhead(shape, profile.device, bits), budget.weights(shape, bits))
-    settings = profile.train
+    terms = [budget.overhead(shape, device, bits), budget.weights(shape, bits)]
     if generate:
         length = settings.max_length + profile.max_new_tokens
-        return Budget((*always, budget.key_value_cache(shape, rows=profile.eval_batch_size, length=length)))
-    return Budget(
-        (
-            *always,
-            *budget.adapter(shape, settings.r, settings.target_modules, settings.optimizer),
-            budget.activations(shape, profile.device, settings),
-            budget.loss(shape, profile.device, settings.batch_size * settings.max_length),
-        )
-    )
+        terms.append(budget.key_value_cache(shape, rows=profile.eval_batch_size, length=length))
+    else:
+        terms += budget.adapter(shape, settings.r, settings.target_modules, settings.optimizer)
+        terms.append(budget.activations(shape, device, settings))
+        terms.append(budget.loss(shape, device, settings.batch_size * settings.max_length))
+    return Budget(tuple(terms))
 
 
 def time_budget(config: Mapping[str, Any], profile: Profile, tokens: int, speed: float) -> float:
@@ -292,9 +280,9 @@ def time_budget(config: Mapping[str, Any], profile: Profile, tokens: int, speed:
         config: as for `memory_budget`.
         profile: length, LoRA and checkpointing.
         tokens: of all rows and epochs together.
-        speed: floating point operations per second of the machine's matrix products, as `matmul_speed` measures.
+        speed: of the machine in floating point operations per second, from `hardware.matmul_speed`.
 
     Returns:
-        Seconds if every step ran at that speed. A real run reaches a part of it; lesson 04 shows which.
+        Seconds if every step ran at that speed. A real run reaches a part of it; lesson 04 shows how much.
     """
     return budget.training_flops(budget.Shape.of(config), profile.train, tokens) / speed

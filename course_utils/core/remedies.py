@@ -12,21 +12,13 @@ from course_utils.core.profiles import Profile, memory_budget
 
 @dataclass(frozen=True)
 class Remedy:
-    """One change of a profile, for a GPU that is too small or too idle.
+    """One change of a profile, for a GPU that is too small or stands idle."""
 
-    Attributes:
-        profile: with the change.
-        change: the settings that differ, in words.
-        cost: what it costs, or brings.
-        before_gib: predicted peak without the change; None for a model whose config is not at hand.
-        after_gib: with it.
-    """
-
-    profile: Profile
-    change: str
-    cost: str
-    before_gib: float | None
-    after_gib: float | None
+    profile: Profile  # with the change
+    change: str  # the settings that differ, in words
+    cost: str  # or what it brings
+    before_gib: float | None  # predicted peak without the change; None for a model whose config is not at hand
+    after_gib: float | None  # and with it
 
 
 def smaller(profile: Profile) -> Remedy | None:
@@ -74,13 +66,13 @@ def _peak_gib(profile: Profile) -> float | None:
     return memory_budget(config, profile).gib if config else None
 
 
-# ---- the changes: each row gives the new values, which are the old ones where there is nothing to change, and the cost
+# ---- the tables: new values, which are the old ones where there is nothing to change, and what they cost or bring
 
 _Table = tuple[tuple[Callable[[Profile], dict[str, Any]], str], ...]
 
 
 def _rows(now: Profile, fewer: str) -> dict[str, int]:
-    """`fewer` divided and the other one multiplied by the same number, so that a step sees as many rows as before."""
+    """`fewer` divided and the other multiplied by the same number, so that a step sees as many rows as before."""
     sizes = {"batch_size": now.train.batch_size, "grad_accum": now.train.grad_accum}
     factor = next((number for number in range(2, sizes[fewer] + 1) if sizes[fewer] % number == 0), 1)
     return {name: size // factor if name == fewer else size * factor for name, size in sizes.items()}
