@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -87,15 +86,9 @@ def matmul_speed(dtype: str) -> float:
         dtype: number format of the products, by torch's name.
     """
     import torch
+    from torch.utils.benchmark import Timer
 
-    cuda = torch.cuda.is_available()
-    width = 8192 if cuda else 2048
-    factors = torch.randn(2, width, width, device="cuda" if cuda else "cpu").to(getattr(torch, dtype))
-    times = []
-    for _ in range(6):
-        started = time.perf_counter()
-        _ = factors[0] @ factors[1]
-        if cuda:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return 2 * width**3 / min(times)
+    device, width = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 2048)
+    left, right = torch.randn(2, width, width, device=device).to(getattr(torch, dtype))
+    timer = Timer("left @ right", globals={"left": left, "right": right}, num_threads=torch.get_num_threads())
+    return 2 * width**3 / min(timer.blocked_autorange(min_run_time=0.5).times)

@@ -1,15 +1,17 @@
-"""The profiles: every default of the course in one place, and which of them suits a machine.
+"""The profiles, which hold every default of the course (`profiles.toml`), and which of them suits a machine.
 
 A profile is a set of values that work together on one class of machine. The lessons run the same cells everywhere;
 only these values differ. Choose one with `setup(profile="16gb")`, with the variable COURSE_PROFILE, or not at all.
 """
 
 import os
+import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from course_utils.core import budget
@@ -27,7 +29,7 @@ class ProfileError(CourseError):
     """There is no profile of that name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Profile:
     """All that differs between machines; each field's meaning and unit stand beside it."""
 
@@ -42,11 +44,9 @@ class Profile:
     eval_batch_size: int = Field(description="prompts answered at once in the evaluation")
     max_new_tokens: int = Field(description="longest reply of the evaluation, in tokens")
     weights: tuple[tuple[str, float], ...] = Field(
-        (), description="(source, weight) of the training mixture; empty: every row once"
+        (), description="(source, weight) in the mixture; none: all rows once"
     )
-    notes: tuple[tuple[str, str], ...] = Field(
-        (), description="(setting, why) where this profile has a reason of its own"
-    )
+    notes: tuple[tuple[str, str], ...] = Field((), description="(setting, why) where the profile has its own reason")
     reason: str = Field("", description="why this profile was chosen")
 
     @property
@@ -71,105 +71,17 @@ class Profile:
         return rows
 
 
-_WHY_QWEN = "speaks both languages and calls tools; its 8B sister has no Instruct version (Qwen3-8B is a hybrid)"
-_GPU_16GB = Profile(
-    name="16gb",
-    device="cuda",
-    model="Qwen/Qwen3-4B-Instruct-2507",
-    load_in_4bit=True,
-    dtype="bfloat16",
-    languages=("en", "zh"),
-    # The Instruct-2507 template drops reasoning_content, so thinking rows would be learned as plain answers: left out.
-    kinds=("math", "chat", "json", "tools"),
-    train=TrainSettings(
-        learning_rate=2e-4,
-        epochs=2,
-        batch_size=1,
-        grad_accum=16,
-        max_length=1024,
-        optimizer="adamw_8bit",
-        gradient_checkpointing=True,
-        eval_steps=20,
-        output_dir="runs/16gb",
-    ),
-    eval_batch_size=16,
-    max_new_tokens=256,
-    notes=(
-        ("model", _WHY_QWEN),
-        ("load_in_4bit", "2.6 GiB of weights in place of 7.5 leave room for the activations"),
-        ("batch_size", "one row at a time keeps memory flat; grad_accum makes the batch of 16"),
-    ),
-)
+def _profile(name: str, tables: Mapping[str, Any]) -> Profile:
+    """A table of profiles.toml, checked by pydantic; a run lies in a folder of the profile's name."""
+    own, like = tables[name], tables.get(tables[name].get("like"), {})
+    train = TrainSettings(output_dir=f"runs/{name}", **like.get("train", {}) | own.get("train", {}))
+    pairs = {key: tuple(own.get(key, {}).items()) for key in ("weights", "notes")}
+    values = {key: value for key, value in (like | own).items() if key != "like"}
+    return Profile(**values | pairs | {"name": name, "train": train})
 
-PROFILES: Mapping[str, Profile] = {
-    "cpu": Profile(
-        name="cpu",
-        device="cpu",
-        model="smollm2-135m-instruct",
-        load_in_4bit=False,
-        dtype="bfloat16",
-        languages=("en",),
-        kinds=("math", "chat", "json"),
-        train=TrainSettings(
-            learning_rate=1e-3,
-            epochs=1.0,
-            batch_size=4,
-            grad_accum=1,
-            max_length=512,
-            optimizer="adamw_torch",
-            gradient_checkpointing=False,
-            eval_steps=47,
-            output_dir="runs/cpu",
-        ),
-        eval_batch_size=32,
-        max_new_tokens=64,
-        weights=(("emoji", 5.0), ("json", 4.0), ("mawps", 1.0)),
-        notes=(
-            ("model", "135 million parameters: small enough for two cores to train in minutes"),
-            ("load_in_4bit", "the model is small; NF4 would generate half as fast"),
-            ("dtype", "1.9 times the speed of float32 where the CPU has it, and several times slower where not"),
-            ("languages", "Chinese is too much for this model"),
-            ("kinds", "this model's template silently drops tools and thinking"),
-            ("epochs", "measured: 1.5 took half as long again, and the validation loss fell by less than 1 %"),
-            ("eval_steps", "of 94 steps: before, half-way and at the end"),
-            ("learning_rate", "high, because a small model sees few rows: measured, JSON validity 0.60 to 1.00"),
-            ("batch_size", "few rows, many steps: with 8 at once fewer replies took on the style"),
-            ("optimizer", "the adapter has 5 million weights: nothing to save with the 8-bit one"),
-            ("gradient_checkpointing", "3.7 GB fit; with it 1.8 GB and 25 % slower"),
-            ("eval_batch_size", "a third faster than 16 at once"),
-            ("weights", "the style takes the most rows; sums are beyond this model, so it sees few of them"),
-        ),
-    ),
-    # A 16 GB GPU with two differences: no bfloat16, and 1 GiB less.
-    "t4": replace(
-        _GPU_16GB,
-        name="t4",
-        dtype="float16",
-        train=replace(_GPU_16GB.train, output_dir="runs/t4"),
-        eval_batch_size=8,
-        notes=(
-            *_GPU_16GB.notes,
-            ("load_in_4bit", "2.6 GiB of weights in place of 7.5, on a GPU with 15 GiB"),
-            ("dtype", "the GPU is older than Ampere and has no bfloat16"),
-        ),
-    ),
-    "16gb": _GPU_16GB,
-    # The same model as on 16 GB: no larger Qwen3 of this class has an Instruct version (pitfall invented-names). The
-    # memory goes into a 16-bit base: nothing is lost to quantisation, no step unpacks NF4, and the adapter is merged
-    # into the very weights that it was trained on. 7.5 GiB of weights leave about 14 for 4 rows of 2048 tokens.
-    "24gb": replace(
-        _GPU_16GB,
-        name="24gb",
-        load_in_4bit=False,
-        train=replace(_GPU_16GB.train, batch_size=4, grad_accum=4, max_length=2048, output_dir="runs/24gb"),
-        eval_batch_size=32,
-        notes=(
-            ("model", _WHY_QWEN),
-            ("load_in_4bit", "7.5 GiB in 16 bits fit, and nothing is lost to quantisation"),
-            ("max_length", "tokens; twice that of 16gb, for rows of one's own"),
-        ),
-    ),
-}
+
+_TABLES = tomllib.loads(Path(__file__).with_name("profiles.toml").read_text(encoding="utf-8"))
+PROFILES: Mapping[str, Profile] = {name: _profile(name, _TABLES) for name in _TABLES}
 
 
 def choose(name: str | None = None, hardware: Hardware | None = None) -> Profile:
@@ -239,11 +151,7 @@ def _misfit(profile: Profile, hardware: Hardware) -> str:
 
 
 def memory_budget(
-    config: Mapping[str, Any],
-    profile: Profile,
-    *,
-    generate: bool = False,
-    bits: Literal[4, 8, 16, 32] | None = None,
+    config: Mapping[str, Any], profile: Profile, *, generate: bool = False, bits: Literal[4, 8, 16, 32] | None = None
 ) -> Budget:
     """The memory that a model needs with a profile's settings, from its config alone.
 

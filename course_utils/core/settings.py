@@ -25,30 +25,22 @@ class TrainSettings:
     """
 
     learning_rate: float = Field(
-        gt=0, le=1, description="peak step size of the optimiser; LoRA bears about ten times that of full training"
+        gt=0, le=1, description="peak step size; LoRA bears about 10 times that of full training"
     )
     epochs: float = Field(gt=0, description="how often every training row is seen")
     batch_size: int = Field(ge=1, description="rows per forward pass")
-    grad_accum: int = Field(
-        ge=1, description="forward passes per step: batch_size x grad_accum rows move the weights once"
-    )
+    grad_accum: int = Field(ge=1, description="passes per step: batch_size x grad_accum rows move the weights once")
     max_length: int = Field(ge=1, description="longest row in tokens; longer ones are reported, never cut")
     optimizer: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = Field(
         description="AdamW; the 8-bit ones keep their state in a quarter of it"
     )
-    gradient_checkpointing: bool = Field(
-        description="recompute activations in the backward pass: half the memory, 25 % slower"
-    )
-    eval_steps: int = Field(
-        ge=1, description="steps between two looks at the validation rows; a checkpoint is kept there"
-    )
+    gradient_checkpointing: bool = Field(description="compute activations twice: half the memory, 25 % slower")
+    eval_steps: int = Field(ge=1, description="steps between two looks at the validation rows, each with a checkpoint")
     output_dir: str = Field(description="where adapter, log and report go")
     max_steps: Literal[-1] | Annotated[int, Field(ge=1)] = Field(
         -1, description="stop after this many steps; -1 means: as many as epochs gives"
     )
-    warmup_steps: float = Field(
-        0.05, ge=0, description="steps of rising learning rate; below 1 it is a share of all steps"
-    )
+    warmup_steps: float = Field(0.05, ge=0, description="steps of rising learning rate; below 1 a share of all steps")
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
         "cosine", description="shape of the learning rate after the warmup"
     )
@@ -57,19 +49,14 @@ class TrainSettings:
     )
     r: int = Field(16, ge=1, description="LoRA rank; vLLM serves up to 16 unless told otherwise")
     alpha: int = Field(32, ge=1, description="LoRA scale: the adapter's output is multiplied by alpha / r")
-    dropout: float = Field(
-        0.0, ge=0, lt=1, description="share of the adapter's inputs dropped; Unsloth's fast path wants 0"
-    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of the adapter's inputs dropped; Unsloth is fast with 0")
     target_modules: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         min_length=1,
-        description="layers that get an adapter: all projections, never lm_head or embed_tokens (tied; the merge would "
-        "break)",
+        description="layers with an adapter; never lm_head or embed_tokens, which are tied: the merge would break them",
     )
     early_stop: int = Field(
-        0,
-        ge=0,
-        description="looks at the validation rows without a better loss before the run ends, best kept; 0: never",
+        0, ge=0, description="looks without a better validation loss before the run ends, the best kept; 0: never"
     )
     logging_steps: int = Field(1, ge=1, description="steps between two lines of the log")
     tracker: Literal["tensorboard", "swanlab", "wandb", "mlflow", "none"] = Field(
@@ -126,13 +113,11 @@ def change(settings: TrainSettings, changes: Mapping[str, Any]) -> TrainSettings
 
 def trainer_arguments(settings: TrainSettings) -> dict[str, Any]:
     """Those of the settings that transformers' TrainingArguments and TRL's SFTConfig have too, under their names."""
-    same = (
-        *("max_steps", "learning_rate", "warmup_steps", "weight_decay", "logging_steps", "seed"),
-        "gradient_checkpointing",  # SFTConfig turns it on unless told otherwise
-    )
+    same = ("max_steps", "learning_rate", "warmup_steps", "weight_decay", "logging_steps", "seed")
     return {name: getattr(settings, name) for name in same} | {
         "per_device_train_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.grad_accum,
         "lr_scheduler_type": settings.scheduler,
         "optim": settings.optimizer,
+        "gradient_checkpointing": settings.gradient_checkpointing,  # SFTConfig turns it on unless told otherwise
     }
