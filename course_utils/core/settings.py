@@ -1,8 +1,7 @@
 """How an adapter is trained: every setting with its meaning, its unit and the values it may have (C36)."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections import defaultdict
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
@@ -10,6 +9,8 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 from pydantic.dataclasses import dataclass
 
 from course_utils.core.errors import CourseError
+
+Number = int | float  # a whole number stays one: 2 epochs are not printed as 2.0
 
 
 class SettingsError(CourseError):
@@ -24,10 +25,10 @@ class TrainSettings:
         SettingsError: a value of another type, or one that no run can have; all of them are named.
     """
 
-    learning_rate: float = Field(
+    learning_rate: Number = Field(
         gt=0, le=1, description="peak step size; LoRA bears about 10 times that of full training"
     )
-    epochs: float = Field(gt=0, description="how often every training row is seen")
+    epochs: Number = Field(gt=0, description="how often every training row is seen")
     batch_size: int = Field(ge=1, description="rows per forward pass")
     grad_accum: int = Field(ge=1, description="passes per step: batch_size x grad_accum rows move the weights once")
     max_length: int = Field(ge=1, description="longest row in tokens; longer ones are reported, never cut")
@@ -40,19 +41,22 @@ class TrainSettings:
     max_steps: Literal[-1] | Annotated[int, Field(ge=1)] = Field(
         -1, description="stop after this many steps; -1 means: as many as epochs gives"
     )
-    warmup_steps: float = Field(0.05, ge=0, description="steps of rising learning rate; below 1 a share of all steps")
+    warmup_steps: Number = Field(0.05, ge=0, description="steps of rising learning rate; below 1 a share of all steps")
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
         "cosine", description="shape of the learning rate after the warmup"
     )
-    weight_decay: float = Field(
+    weight_decay: Number = Field(
         0.01, ge=0, le=1, description="pull of the adapter's weights to zero, per step and unit of learning rate"
     )
     r: int = Field(16, ge=1, description="LoRA rank; vLLM serves up to 16 unless told otherwise")
     alpha: int = Field(32, ge=1, description="LoRA scale: the adapter's output is multiplied by alpha / r")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of the adapter's inputs dropped; Unsloth is fast with 0")
+    dropout: Number = Field(
+        0.0, ge=0, lt=1, description="share of the adapter's inputs dropped; Unsloth is fast with 0"
+    )
     target_modules: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         min_length=1,
+        strict=False,  # a list of JSON will do
         description="layers with an adapter; never lm_head or embed_tokens, which are tied: the merge would break them",
     )
     early_stop: int = Field(
@@ -74,41 +78,30 @@ class TrainSettings:
     @model_validator(mode="wrap")
     @classmethod
     def _checked(cls, values: Any, check: Any) -> "TrainSettings":
-        """All that pydantic finds wrong, as one SettingsError."""
+        """All that pydantic finds wrong, as one SettingsError; only the unknown names where there are any."""
         try:
             return check(values)
         except ValidationError as error:
-            expected: dict[str, list[str]] = {}
-            for each in error.errors():
-                words = re.sub(r"^(Value error, |\w+ should (be|have) )", "", each["msg"])
-                if each["type"] == "unexpected_keyword_argument":
-                    words = "no such setting"
-                expected.setdefault(f"{each['loc'][0]} is {each['input']!r}", []).append(words)
-            problems = [f"{found}, expected {' or '.join(words)}" for found, words in expected.items()]
-            raise SettingsError(f"These settings cannot be: {'; '.join(problems)}.") from None
+            known, unknown, expected = list(meanings(cls)), [], defaultdict(list)
+            for fault in error.errors():
+                name, *part = fault["loc"]
+                if fault["type"] == "unexpected_keyword_argument":
+                    near = get_close_matches(name, known, n=1)
+                    unknown.append(f"{name!r}" + "".join(f" (do you mean {each!r}?)" for each in near))
+                elif part != ["int"]:  # of a Number: what is said of the float says it all
+                    words = re.sub(r"^(Value error, |\w+ should (be|have) )", "", fault["msg"])
+                    expected[f"{name} is {fault['input']!r}"].append(words)
+            if unknown:
+                told = f"There is no setting {', '.join(unknown)}. The settings are {', '.join(known)}."
+            else:
+                problems = [f"{found}, expected {' or '.join(words)}" for found, words in expected.items()]
+                told = f"These settings cannot be: {'; '.join(problems)}."
+            raise SettingsError(told) from None
 
 
 def meanings(of: type) -> dict[str, str]:
     """The meaning and unit of each field of a pydantic dataclass, by its name."""
     return {name: field.description or "" for name, field in of.__pydantic_fields__.items()}
-
-
-def change(settings: TrainSettings, changes: Mapping[str, Any]) -> TrainSettings:
-    """The settings with some of them changed, as a configuration file names them.
-
-    Args:
-        settings: the values of all that is not named.
-        changes: setting to value; a JSON list stands for a tuple.
-
-    Raises:
-        SettingsError: an unknown name (with the one most like it), or a value that cannot be.
-    """
-    known = list(meanings(TrainSettings))
-    unknown = {name: get_close_matches(name, known, n=1) for name in changes if name not in known}
-    if unknown:
-        said = [f"{name!r}" + "".join(f" (do you mean {each!r}?)" for each in near) for name, near in unknown.items()]
-        raise SettingsError(f"There is no setting {', '.join(said)}. The settings are {', '.join(known)}.")
-    return replace(settings, **{name: tuple(v) if isinstance(v, list) else v for name, v in changes.items()})
 
 
 def trainer_arguments(settings: TrainSettings) -> dict[str, Any]:

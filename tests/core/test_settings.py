@@ -1,5 +1,6 @@
 """course_utils.core.settings: every value that no run can have is refused by name, and so is an unknown name."""
 
+import json
 from dataclasses import asdict, fields, replace
 
 import pytest
@@ -15,7 +16,7 @@ CPU = profiles.PROFILES["cpu"].train
     [
         ("learning_rate", 0, "expected greater than 0"),
         ("learning_rate", 20.0, "expected less than or equal to 1"),
-        ("learning_rate", "1e-4", "expected a valid number"),
+        ("learning_rate", "1e-4", "expected a valid number\\."),
         ("learning_rate", float("nan"), "expected a finite number"),
         ("epochs", 0, "expected greater than 0"),
         ("epochs", float("inf"), "expected a finite number"),
@@ -53,10 +54,9 @@ def test_a_value_that_cannot_be_is_refused_by_name(name, value, said):
         replace(CPU, **{name: value})
 
 
-def test_a_whole_number_is_a_float_too_and_a_wrong_name_is_refused_everywhere():
+def test_a_whole_number_is_a_float_too_and_stays_whole():
     assert replace(CPU, epochs=2) == replace(CPU, epochs=2.0)
-    with pytest.raises(SettingsError, match=r"learnig_rate is 0\.0001, expected no such setting"):
-        replace(CPU, learnig_rate=1e-4)
+    assert repr(replace(CPU, epochs=2)).count("epochs=2,") == 1
     with pytest.raises(SettingsError, match="seed is 4294967296, expected less than"):
         replace(CPU, seed=2**32)
     assert asdict(CPU)["target_modules"] == CPU.target_modules and TrainSettings(**asdict(CPU)) == CPU
@@ -78,11 +78,11 @@ def test_every_setting_has_its_meaning_and_is_checked():
 
 def test_a_name_that_is_no_setting_is_refused_with_the_nearest_one():
     with pytest.raises(SettingsError, match=r"'learnig_rate' \(do you mean 'learning_rate'\?\)"):
-        settings.change(CPU, {"learnig_rate": 1e-4})
+        replace(CPU, learnig_rate=1e-4, batch_size=0)
 
 
 def test_changes_from_json():
-    changed = settings.change(CPU, {"learning_rate": 1e-4, "target_modules": ["q_proj"], "epochs": 2})
+    changed = replace(CPU, **json.loads('{"learning_rate": 1e-4, "target_modules": ["q_proj"], "epochs": 2}'))
     assert (changed.learning_rate, changed.target_modules, changed.epochs) == (1e-4, ("q_proj",), 2)
     assert (
         replace(changed, **{name: getattr(CPU, name) for name in ("learning_rate", "target_modules", "epochs")}) == CPU
