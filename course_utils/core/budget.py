@@ -8,7 +8,6 @@ against measurements.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,9 +141,7 @@ class Budget:
         return [*rows, ("total", f"{self.gib:.2f}", "", "")]
 
 
-CPU_PROCESS = int(
-    0.65 * GIB
-)  # Python with torch, transformers, TRL and Unsloth: 0.57 after the imports (docs/memory.md)
+CPU_PROCESS = int(0.65 * GIB)  # Python with torch, TRL and Unsloth: 0.57 after the imports (docs/memory.md)
 CUDA_CONTEXT = int(0.60 * GIB)  # CUDA context, libraries and the allocator's rounding; an estimate, not measured
 PLAIN_ATTENTION_UP_TO = 256
 """Rows of up to this many tokens are trained on a CPU with plain matrix products for attention: faster there, but the
@@ -216,7 +213,7 @@ def activations(shape: Shape, device: Device, settings: TrainSettings) -> Term:
             layer at a time is computed again.
     """
     # A batch of shorter rows can need more than one of the longest: those that are short enough for plain attention.
-    lengths = {settings.max_length, min(settings.max_length, PLAIN_ATTENTION_UP_TO if device == "cpu" else inf)}
+    lengths = (settings.max_length, min(settings.max_length, PLAIN_ATTENTION_UP_TO))
     length = max(lengths, key=lambda each: each * _saved_per_token(shape, device, settings.r, each)[0])
     tokens = settings.batch_size * length
     layer, source = _saved_per_token(shape, device, settings.r, length)

@@ -1,7 +1,8 @@
-"""What this machine has: GPU, memory, cores, disk and the speed of its matrix products."""
+"""What this machine has: GPU, memory, cores and disk."""
 
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -49,24 +50,19 @@ def hardware_without_torch() -> Hardware:
     """The machine where torch cannot be imported: no GPU and no bfloat16, but memory, cores and disk."""
     import psutil
 
+    memory = psutil.virtual_memory().total
+    with suppress(OSError, ValueError):  # no such file, or "max": there is no limit
+        memory = min(memory, int(CONTAINER_LIMIT.read_text()))
     return Hardware(
         device="cpu",
         gpu=None,
         vram_gib=0.0,
         capability=None,
         bf16=False,
-        ram_gib=min(psutil.virtual_memory().total / 2**30, _container_limit()),
+        ram_gib=memory / 2**30,
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         disk_free_gib=shutil.disk_usage(home()).free / 2**30,
     )
-
-
-def _container_limit() -> float:
-    """GiB of memory that a container may use; infinite outside of one."""
-    try:
-        return int(CONTAINER_LIMIT.read_text()) / 2**30
-    except (OSError, ValueError):  # no such file, or "max"
-        return float("inf")
 
 
 def cpu_bf16() -> tuple[str, ...]:
@@ -75,20 +71,3 @@ def cpu_bf16() -> tuple[str, ...]:
 
     abilities = torch.cpu.get_capabilities()
     return tuple(name for name in ("avx512_bf16", "amx_bf16", "bf16") if abilities.get(name))
-
-
-def matmul_speed(dtype: str) -> float:
-    """Floating point operations per second of this machine's matrix products.
-
-    The fastest of a few products of a size that keeps the machine busy; takes about a second.
-
-    Args:
-        dtype: number format of the products, by torch's name.
-    """
-    import torch
-    from torch.utils.benchmark import Timer
-
-    device, width = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 2048)
-    left, right = torch.randn(2, width, width, device=device).to(getattr(torch, dtype))
-    timer = Timer("left @ right", globals={"left": left, "right": right}, num_threads=torch.get_num_threads())
-    return 2 * width**3 / min(timer.blocked_autorange(min_run_time=0.5).times)

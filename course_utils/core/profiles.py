@@ -179,18 +179,3 @@ def memory_budget(
         terms.append(budget.activations(shape, device, settings))
         terms.append(budget.loss(shape, device, settings.batch_size * settings.max_length))
     return Budget(tuple(terms))
-
-
-def time_budget(config: Mapping[str, Any], profile: Profile, tokens: int, speed: float) -> float:
-    """The least time that training takes, from the config alone.
-
-    Args:
-        config: as for `memory_budget`.
-        profile: length, LoRA and checkpointing.
-        tokens: of all rows and epochs together.
-        speed: of the machine in floating point operations per second, from `hardware.matmul_speed`.
-
-    Returns:
-        Seconds if every step ran at that speed. A real run reaches a part of it; lesson 04 shows how much.
-    """
-    return budget.training_flops(budget.Shape.of(config), profile.train, tokens) / speed

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from course_utils.core import budget
@@ -46,15 +46,14 @@ def larger(profile: Profile, room_gib: float) -> Remedy | None:
 
 def _remedies(profile: Profile, table: "_Table") -> Iterator[Remedy]:
     """One remedy for each row of the table that changes anything in this profile."""
-    own = {item.name for item in fields(Profile)}
     for changes, cost in table:
         new = changes(profile)
-        old = {name: getattr(profile if name in own else profile.train, name) for name in new}
-        if new == old:
+        part = profile if all(hasattr(profile, name) for name in new) else profile.train  # no row changes both
+        changed = replace(part, **new)
+        if changed == part:
             continue
-        train = replace(profile.train, **{name: value for name, value in new.items() if name not in own})
-        after = replace(profile, train=train, **{name: value for name, value in new.items() if name in own})
-        words = ", ".join(f"{name} {old[name]} -> {new[name]}" for name in new)
+        after = changed if part is profile else replace(profile, train=changed)
+        words = ", ".join(f"{name} {getattr(part, name)} -> {value}" for name, value in new.items())
         yield Remedy(after, words, cost, _peak_gib(profile), _peak_gib(after))
 
 

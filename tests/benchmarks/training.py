@@ -189,9 +189,20 @@ def side_by_side() -> tuple[dict[str, dict[str, Any]], list[float]]:
                 sys.exit(f"{way} ended in the middle of its run")
             if line.startswith('{"seconds"'):
                 found[way] = json.loads(line)
-        speeds.append(hardware.matmul_speed(PROFILE.dtype))
+        speeds.append(matmul_speed(PROFILE.dtype))
         print(f"round {len(speeds)}: matrix products at {speeds[-1] / 1e9:.0f} GFLOP/s", file=sys.stderr, flush=True)
     return found, speeds
+
+
+def matmul_speed(dtype: str) -> float:
+    """Operations per second of matrix products in torch's `dtype`: the fastest of a second's worth of them."""
+    import torch
+    from torch.utils.benchmark import Timer
+
+    device, width = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 2048)
+    left, right = torch.randn(2, width, width, device=device).to(getattr(torch, dtype))
+    timer = Timer("left @ right", globals={"left": left, "right": right}, num_threads=torch.get_num_threads())
+    return 2 * width**3 / min(timer.blocked_autorange(min_run_time=0.5).times)
 
 
 def figures(found: dict[str, dict[str, Any]], speeds: list[float]) -> dict[str, Any]:
