@@ -17,8 +17,7 @@ from course_utils.core.settings import TrainSettings
 Device = Literal["cpu", "cuda"]
 
 GIB = 2**30
-_FILE = Path(__file__).with_name("configs.json")
-CONFIGS: Mapping[str, Mapping[str, Any]] = json.loads(_FILE.read_text(encoding="utf-8"))
+CONFIGS: Mapping[str, Mapping[str, Any]] = json.loads(Path(__file__).with_name("configs.json").read_text("utf-8"))
 """Published dimensions of the models that the course speaks of, by the name that `hub.download` takes."""
 
 

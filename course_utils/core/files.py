@@ -135,10 +135,7 @@ _CANNOT_WRITE = {
 
 
 def is_write_failure(error: BaseException) -> bool:
-    """True where a file could not be written: by Python's error number, or by the words of torch 2.13 and safetensors.
-
-    Their errors on a full disk have no class in common.
-    """
+    """True where a file could not be written; torch 2.13 and safetensors have no class of error for a full disk."""
     if isinstance(error, OSError):
         return error.errno in _CANNOT_WRITE
     return any(words in str(error) for words in ("file write failed", "Error while serializing", "unexpected pos"))

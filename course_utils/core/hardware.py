@@ -32,18 +32,12 @@ def detect_hardware() -> Hardware:
     import torch
 
     found = hardware_without_torch()
-    if torch.cuda.is_available():
-        gpu = torch.cuda.get_device_properties(0)
-        capability = (gpu.major, gpu.minor)
-        return replace(
-            found,
-            device="cuda",
-            gpu=gpu.name,
-            vram_gib=gpu.total_memory / 2**30,
-            capability=capability,
-            bf16=capability >= BF16_CAPABILITY,  # torch's own answer counts emulation on a T4 too
-        )
-    return replace(found, bf16=bool(cpu_bf16()))
+    if not torch.cuda.is_available():
+        return replace(found, bf16=bool(cpu_bf16()))
+    gpu = torch.cuda.get_device_properties(0)
+    vram, capability = gpu.total_memory / 2**30, (gpu.major, gpu.minor)
+    bf16 = capability >= BF16_CAPABILITY  # torch's own answer counts emulation on a T4 too
+    return replace(found, device="cuda", gpu=gpu.name, vram_gib=vram, capability=capability, bf16=bf16)
 
 
 def hardware_without_torch() -> Hardware:

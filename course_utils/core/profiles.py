@@ -43,9 +43,7 @@ class Profile:
     train: TrainSettings = Field(description="the training settings")
     eval_batch_size: int = Field(description="prompts answered at once in the evaluation")
     max_new_tokens: int = Field(description="longest reply of the evaluation, in tokens")
-    weights: tuple[tuple[str, float], ...] = Field(
-        (), description="(source, weight) in the mixture; none: all rows once"
-    )
+    weights: tuple[tuple[str, float], ...] = Field((), description="(source, weight) of the mix; none: all rows once")
     notes: tuple[tuple[str, str], ...] = Field((), description="(setting, why) where the profile has its own reason")
     reason: str = Field("", description="why this profile was chosen")
 
@@ -55,10 +53,7 @@ class Profile:
         return 4 if self.load_in_4bit else 32 if self.dtype == "float32" else 16
 
     def table(self) -> list[tuple[str, str, str]]:
-        """(setting, value, why) for each setting of the profile and of its training.
-
-        Where the profile has a reason of its own (`notes`), it stands in place of the setting's meaning.
-        """
+        """(setting, value, why) for each setting, training included; why: the profile's own reason or the meaning."""
         notes, rows = dict(self.notes), []
         for part in (self, self.train):
             for name, meaning in meanings(type(part)).items():
@@ -137,9 +132,8 @@ def _fitting(hardware: Hardware) -> tuple[str, str]:
 def _misfit(profile: Profile, hardware: Hardware) -> str:
     """What of this hardware does not fit the profile, or ""."""
     if profile.name == "cpu":
-        if hardware.device == "cpu" and not hardware.bf16:
-            return "this CPU has no bfloat16 instructions, so it computes in float32 and takes about twice as long"
-        return ""
+        slow = "this CPU has no bfloat16 instructions, so it computes in float32 and takes about twice as long"
+        return slow if hardware.device == "cpu" and not hardware.bf16 else ""
     if hardware.device == "cpu":
         return f"no NVIDIA GPU was found, and profile {profile.name} needs one; profile cpu runs here"
     needed = ROOMY_VRAM_GIB if profile.name == "24gb" else NEEDED_VRAM_GIB

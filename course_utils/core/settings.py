@@ -25,9 +25,7 @@ class TrainSettings:
         SettingsError: a value of another type, or one that no run can have; all of them are named.
     """
 
-    learning_rate: Number = Field(
-        gt=0, le=1, description="peak step size; LoRA bears about 10 times that of full training"
-    )
+    learning_rate: Number = Field(gt=0, le=1, description="peak step size; LoRA bears ten times that of full training")
     epochs: Number = Field(gt=0, description="how often every training row is seen")
     batch_size: int = Field(ge=1, description="rows per forward pass")
     grad_accum: int = Field(ge=1, description="passes per step: batch_size x grad_accum rows move the weights once")
@@ -50,9 +48,7 @@ class TrainSettings:
     )
     r: int = Field(16, ge=1, description="LoRA rank; vLLM serves up to 16 unless told otherwise")
     alpha: int = Field(32, ge=1, description="LoRA scale: the adapter's output is multiplied by alpha / r")
-    dropout: Number = Field(
-        0.0, ge=0, lt=1, description="share of the adapter's inputs dropped; Unsloth is fast with 0"
-    )
+    dropout: Number = Field(0.0, ge=0, lt=1, description="share of the adapter's input dropped; Unsloth is fast with 0")
     target_modules: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         min_length=1,
