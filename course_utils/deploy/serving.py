@@ -14,9 +14,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -29,26 +28,6 @@ from course_utils.text.thinking import OPENER
 HOST = "127.0.0.1"
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` takes besides 1 (vllm/config/lora.py); another number is refused."""
-
-FLAGS: Mapping[str, str] = {
-    "--host": "who can reach it: this machine only; open it to a network only behind something that checks who asks",
-    "--port": "where it listens: any free one",
-    "--max-model-len": "longest conversation in tokens, prompt and reply together; each takes memory in the KV cache",
-    "--gpu-memory-utilization": "share of the GPU that vLLM takes at the start: weights, then KV cache with the rest; "
-    "what is left is for the screen and CUDA itself",
-    "--max-num-seqs": "replies generated at the same time; further requests wait",
-    "--max-num-batched-tokens": "tokens computed in one step: bounds the memory that long prompts take",
-    "--enforce-eager": "no CUDA graphs: 1 to 2 GB less, somewhat slower",
-    "--dtype": "number format of the arithmetic; a T4 has no bfloat16",
-    "--reasoning-parser": "puts thinking into a field of its own, `reasoning`; only where the template knows thinking",
-    "--kv-cache-dtype": "KV cache in 8 bits: twice the tokens in the same memory, a little quality; needs compute "
-    "capability 8.9 (RTX 40, L4) or more",
-    "--enable-lora": "adapters mounted on one base; a request names the one it wants as its model",
-    "--lora-modules": "name and folder of each adapter",
-    "--max-lora-rank": "highest rank accepted, 16 unless it is said; a larger adapter is refused",
-}
-"""What each flag of `command` is for, and what it does on a 16 GB GPU."""
-
 # Reads until the writing end is closed, which the kernel does however the writer ends; then ends the server's group.
 _GUARD = "import os, signal, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), signal.SIGKILL)"
 
@@ -77,7 +56,7 @@ def command(
             with "type fp8e4nv not supported", vllm-project/vllm#26431). Only with vLLM.
 
     Returns:
-        The command as a list, for `serve`, `subprocess` or `shlex.join`; `explain` says what each flag is for.
+        The command as a list, for `serve`, `subprocess` or `shlex.join`. Lesson 06 says what each flag is for.
 
     Raises:
         ServingError: the adapter's folder is not one, its rank is too high, or `transformers serve` lacks the option.
@@ -119,23 +98,6 @@ def _served_rank(adapter: Path) -> int:
     if rank > LORA_RANKS[-1]:
         raise ServingError(f"{adapter} has rank {rank}, and vLLM serves {LORA_RANKS[-1]} at most; serve it merged.")
     return next(size for size in LORA_RANKS if size >= rank)
-
-
-def explain(line: Sequence[str]) -> list[tuple[str, str, str]]:
-    """The flags of a command for people.
-
-    Args:
-        line: what `command` returned.
-
-    Returns:
-        (flag, value, why) in the order of the line; the value is "" where the flag has none.
-    """
-    rows = []
-    for part, following in pairwise([*line, "--"]):
-        if part.startswith("--"):
-            flag, _, value = part.partition("=")
-            rows.append((flag, value or ("" if following.startswith("--") else following), FLAGS[flag]))
-    return rows
 
 
 class Server:

@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 from course_utils import client, profiles, serving
 from course_utils.deploy.serving import ServingError
 from course_utils.text.thinking import ParsedOutput
+from notebooks.load_test import load_test, percentile
+from notebooks.serve_flags import FLAGS, explain
 
 STUB = Path(__file__).with_name("stub_server.py")
 CAPITAL = [{"role": "user", "content": "What is the capital of France?"}]
@@ -100,11 +102,11 @@ class TestCommand:
         (tmp_path / "adapter_config.json").write_text('{"r": 16}')
         thinks = ROOT / "models" / "qwen3-tokenizer"
         line = serving.command(GPU, thinks, port=8123, adapter=tmp_path, fp8_cache=True)
-        explained = serving.explain(line)
-        assert {flag for flag, _, _ in explained} == set(serving.FLAGS)
+        explained = explain(line)
+        assert {flag for flag, _, _ in explained} == set(FLAGS)
         assert ("--port", "8123") in [row[:2] for row in explained]
         assert ("--enforce-eager", "") in [row[:2] for row in explained]
-        assert [row[0] for row in serving.explain(serving.command(cpu, "models/x"))] == ["--host", "--port"]
+        assert [row[0] for row in explain(serving.command(cpu, "models/x"))] == ["--host", "--port"]
 
 
 class TestLifeOfAServer:
@@ -233,7 +235,7 @@ class TestErrorsOfTheClient:
 
     def test_a_load_test_counts_what_is_lost_and_why(self):
         with serving.serve(stub()) as server:
-            report = client.load_test(server.url, "another", [CAPITAL] * 5, clients=2)
+            report = load_test(server.url, "another", [CAPITAL] * 5, clients=2)
         assert (report.requests, report.replies, report.tokens) == (5, (), 0)
         assert list(report.lost.values()) == [5] and "404" in next(iter(report.lost))
         assert ("lost", 5) in report.table()
@@ -259,7 +261,7 @@ def test_each_way_in_which_servers_hand_thinking_over(message, finish_reason, ex
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.sampled_from([1, 50, 90, 99, 100]))
 def test_a_percentile_is_a_value_that_occurred_and_covers_its_share(values, share):
-    found = client.percentile(sorted(values), share)
+    found = percentile(sorted(values), share)
     assert found in values
     assert sum(value <= found for value in values) >= share / 100 * len(values)
     assert sum(value < found for value in values) < share / 100 * len(values)
@@ -289,7 +291,7 @@ class TestTheRealModel:
 
         running = serving.serve(line, timeout=300, on_line=kill_in_the_middle)
         with pytest.raises(ServingError) as ended, running as server:
-            report = client.load_test(server.url, server.model, conversations, clients=8, max_tokens=8)
+            report = load_test(server.url, server.model, conversations, clients=8, max_tokens=8)
             with pytest.raises(ServingError, match="No server answers"):
                 client.ask(server.url, server.model, CAPITAL)
         return server.pid, report, str(ended.value)
@@ -312,7 +314,7 @@ class TestTheRealModel:
         assert any("broke off in the middle of a reply" in reason for reason in report.lost)
 
     def test_the_next_one_loses_none(self, server, conversations):
-        report = client.load_test(server.url, server.model, conversations, clients=8, max_tokens=8)
+        report = load_test(server.url, server.model, conversations, clients=8, max_tokens=8)
         assert (len(report.replies), report.lost) == (len(conversations), {})
         assert len(report.replies) < report.tokens <= 8 * len(conversations)
         assert all(0 < first <= whole for first, whole in zip(report.first_tokens, report.replies, strict=True))
