@@ -7,12 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT
 from typing import TYPE_CHECKING, Literal
 
+from course_utils.core.files import atomic_file
 from course_utils.deploy.adapters import ExportError, load_base
 from course_utils.evals import generation
 from course_utils.text import chat
@@ -39,41 +39,22 @@ def to_gguf(merged: str | Path, out_file: str | Path, *, outtype: Literal["bf16"
         ExportError: the converter is not here (the message says how to get it), it failed, or the file cannot be
             written.
     """
-    converter, out = find_converter(), Path(out_file)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as scratch:
-            draft = Path(scratch) / out.name
-            _convert(converter, merged, draft, outtype)
-            os.replace(draft, out)
-    except OSError as error:
-        raise ExportError(f"{out} could not be written ({error}); name a folder of your own.") from error
-    return out
-
-
-def _convert(converter: Path, merged: str | Path, draft: Path, outtype: str) -> None:
-    """Run the converter, with a bar that follows the size of the file."""
     from tqdm.auto import tqdm
 
-    expected = sum(path.stat().st_size for path in Path(merged).glob("*.safetensors"))
-    expected //= 2 if outtype == "q8_0" else 1
-    command = [sys.executable, str(converter), str(merged), "--outfile", str(draft), "--outtype", outtype]
-    offline = os.environ | {"HF_HUB_OFFLINE": "1"}
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=offline)
-        try:
-            with tqdm(desc=draft.name, total=expected, unit="B", unit_scale=True, leave=False) as bar:
-                while process.poll() is None:
-                    time.sleep(0.2)
-                    written = draft.stat().st_size if draft.is_file() else 0
-                    bar.update(min(written, expected) - bar.n)
-        finally:
-            process.kill()
-            process.wait()
-        if process.returncode or not draft.is_file():
-            said.seek(0)
-            last = said.read().strip().rpartition("\n")[2] or "it said nothing"
-            raise ExportError(f"{converter} made no file of {merged}: {last}")
+    converter = find_converter()
+    command = [sys.executable, str(converter), str(merged), "--outtype", outtype, "--outfile"]
+    talk = {"stdin": DEVNULL, "stdout": PIPE, "stderr": STDOUT, "encoding": "utf-8", "errors": "replace"}
+    waiting = tqdm(desc=f"Converting {merged}: up to some minutes", bar_format="{desc}", leave=False)
+    try:
+        # Of the file only its temporary name is used: the converter opens it by that.
+        with waiting, atomic_file(out_file) as file:
+            run = subprocess.run([*command, file.name], env=os.environ | {"HF_HUB_OFFLINE": "1"}, **talk)
+            if run.returncode or not Path(file.name).stat().st_size:
+                last = run.stdout.strip().rpartition("\n")[2] or "it said nothing"
+                raise ExportError(f"{converter} made no file of {merged}: {last}")
+    except OSError as error:
+        raise ExportError(f"{out_file} could not be written ({error}); name a folder of your own.") from error
+    return Path(out_file)
 
 
 def find_converter() -> Path:

@@ -193,17 +193,36 @@ def test_without_the_converter_it_is_told_how_to_get_it(merged, tmp_path, monkey
             gguf.to_gguf(merged.path, tmp_path / "model.gguf")
 
 
-@pytest.mark.parametrize("place", ["variable", "path"])
-def test_a_converter_that_fails_leaves_nothing(merged, tmp_path, monkeypatch, place):
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    (tools / gguf.CONVERTER).write_text("raise SystemExit('Model Foo is not supported')")
-    (tools / gguf.CONVERTER).chmod(0o755)
-    monkeypatch.setenv("LLAMA_CPP", str(tools) if place == "variable" else "")
-    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    with pytest.raises(export.ExportError, match="Model Foo is not supported"):
-        gguf.to_gguf(merged.path, tmp_path / "out" / "model.gguf")
+@pytest.fixture(params=["variable", "path"])
+def converter(request, tmp_path, monkeypatch):
+    """Put a script in the converter's place, where each of the two ways finds it."""
+
+    def put(code):
+        tools = tmp_path / "tools"
+        tools.mkdir()
+        (tools / gguf.CONVERTER).write_text(code)
+        (tools / gguf.CONVERTER).chmod(0o755)
+        monkeypatch.setenv("LLAMA_CPP", str(tools) if request.param == "variable" else "")
+        monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [("raise SystemExit('Model Foo is not supported')", "Model Foo is not supported"), ("", "said nothing")],
+)
+def test_a_converter_that_fails_leaves_nothing(converter, code, words, tmp_path):
+    converter(code)
+    with pytest.raises(export.ExportError, match=words):
+        gguf.to_gguf(tmp_path, tmp_path / "out" / "model.gguf")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_the_converter_writes_becomes_the_file(converter, tmp_path):
+    converter("import sys; open(sys.argv[-1], 'wb').write(b'GGUF\\r\\n\\xff')")
+    assert gguf.to_gguf(tmp_path, tmp_path / "out" / "model.gguf").read_bytes() == b"GGUF\r\n\xff"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.gguf"]
 
 
 def test_the_modelfile_asks_as_the_course_does(merged):
