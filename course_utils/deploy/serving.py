@@ -22,7 +22,7 @@ import httpx
 
 from course_utils.core.errors import CourseError
 from course_utils.core.profiles import Profile
-from course_utils.deploy import adapters
+from course_utils.deploy.adapters import read_adapter
 from course_utils.text.thinking import OPENER
 
 HOST = "127.0.0.1"
@@ -59,7 +59,8 @@ def command(
         The command as a list, for `serve`, `subprocess` or `shlex.join`. Lesson 06 says what each flag is for.
 
     Raises:
-        ServingError: the adapter's folder is not one, its rank is too high, or `transformers serve` lacks the option.
+        ServingError: the adapter's rank is too high, or `transformers serve` lacks the option.
+        ExportError: the adapter's folder is not one.
     """
     folder = Path(model).absolute()
     where = (str(folder), "--host", HOST, f"--port={port}")  # both servers use the folder as the model's name, too
@@ -83,21 +84,15 @@ def command(
     if fp8_cache:
         line += ["--kv-cache-dtype", "fp8"]
     if adapter is not None:
-        mounted = Path(adapter).absolute()
-        line += ["--enable-lora", "--lora-modules", f"{mounted.name}={mounted}"]
-        line += ["--max-lora-rank", str(_served_rank(mounted))]
+        mounted = read_adapter(Path(adapter).absolute())
+        ranks = [rank for rank in LORA_RANKS if rank >= mounted.rank]
+        if not ranks:
+            raise ServingError(
+                f"{mounted.folder} has rank {mounted.rank}, and vLLM serves {LORA_RANKS[-1]} at most; serve it merged."
+            )
+        line += ["--enable-lora", "--lora-modules", f"{mounted.folder.name}={mounted.folder}"]
+        line += ["--max-lora-rank", str(ranks[0])]
     return line
-
-
-def _served_rank(adapter: Path) -> int:
-    """The smallest `--max-lora-rank` that takes this adapter."""
-    try:
-        rank = adapters.rank(adapter)
-    except adapters.ExportError as error:
-        raise ServingError(str(error)) from None
-    if rank > LORA_RANKS[-1]:
-        raise ServingError(f"{adapter} has rank {rank}, and vLLM serves {LORA_RANKS[-1]} at most; serve it merged.")
-    return next(size for size in LORA_RANKS if size >= rank)
 
 
 class Server:

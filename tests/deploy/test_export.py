@@ -180,6 +180,9 @@ def test_a_broken_adapter_file(changed_adapter):
     (folder / "adapter_model.safetensors").write_bytes(b"no weights")
     with pytest.raises(export.ExportError, match="cannot be read"):
         adapters.read_adapter(folder)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(export.ExportError, match="cannot be read"):
+        adapters.read_adapter(folder)
 
 
 # ---- GGUF

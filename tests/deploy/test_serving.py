@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from course_utils import client, profiles, serving
+from course_utils.deploy.adapters import ExportError
 from course_utils.deploy.serving import ServingError
 from course_utils.text.thinking import ParsedOutput
 from notebooks.load_test import load_test, percentile
@@ -31,6 +32,15 @@ GPU = profiles.PROFILES["16gb"]
 
 def stub(*options, port=None):
     return [sys.executable, str(STUB), "serve", "stub", f"--port={port or serving.free_port()}", *options]
+
+
+def adapter(folder, **settings):
+    """The least that is an adapter's folder."""
+    from safetensors.torch import save_file
+
+    (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": 16} | settings))
+    save_file({}, folder / "adapter_model.safetensors")
+    return folder
 
 
 def group(pid):
@@ -82,26 +92,23 @@ class TestCommand:
 
     @pytest.mark.parametrize(("settings", "served"), [({"r": 16}, 16), ({"r": 12, "rank_pattern": {"q_proj": 40}}, 64)])
     def test_an_adapter_is_mounted_with_a_rank_that_vllm_takes(self, tmp_path, settings, served):
-        (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
-        line = serving.command(GPU, "models/x", adapter=tmp_path)
+        line = serving.command(GPU, "models/x", adapter=adapter(tmp_path, **settings))
         assert "--enable-lora" in line and f"{tmp_path.name}={tmp_path}" in line
         assert line[line.index("--max-lora-rank") + 1] == str(served)
 
     def test_what_cannot_be_served(self, cpu, tmp_path):
-        with pytest.raises(ServingError, match="holds no adapter"):
+        with pytest.raises(ExportError, match="holds no adapter"):
             serving.command(GPU, "models/x", adapter=tmp_path)
-        (tmp_path / "adapter_config.json").write_text('{"r": 1024}')
         with pytest.raises(ServingError, match=r"rank 1024.*512 at most"):
-            serving.command(GPU, "models/x", adapter=tmp_path)
+            serving.command(GPU, "models/x", adapter=adapter(tmp_path, r=1024))
         with pytest.raises(ServingError, match="merge the adapter"):
             serving.command(cpu, "models/x", adapter=tmp_path)
         with pytest.raises(ServingError, match="no 8-bit cache"):
             serving.command(cpu, "models/x", fp8_cache=True)
 
     def test_every_flag_is_explained_and_no_other(self, cpu, tmp_path):
-        (tmp_path / "adapter_config.json").write_text('{"r": 16}')
         thinks = ROOT / "models" / "qwen3-tokenizer"
-        line = serving.command(GPU, thinks, port=8123, adapter=tmp_path, fp8_cache=True)
+        line = serving.command(GPU, thinks, port=8123, adapter=adapter(tmp_path, r=16), fp8_cache=True)
         explained = explain(line)
         assert {flag for flag, _, _ in explained} == set(FLAGS)
         assert ("--port", "8123") in [row[:2] for row in explained]
