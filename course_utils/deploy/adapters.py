@@ -50,12 +50,11 @@ class Adapter:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What to know before it is merged or served; often nothing."""
-        if self.rank <= SERVED_RANK:
-            return ()
-        return (
+        high = (
             f"Its rank is {self.rank}: to serve it mounted, vLLM needs a --max-lora-rank of {self.rank} or more, as "
-            f"serving.command gives it (it takes {SERVED_RANK} otherwise). Merged, it needs nothing.",
+            f"serving.command gives it (it takes {SERVED_RANK} otherwise). Merged, it needs nothing."
         )
+        return (high,) if self.rank > SERVED_RANK else ()
 
 
 def read_adapter(folder: str | Path) -> Adapter:

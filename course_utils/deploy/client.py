@@ -1,7 +1,4 @@
-"""Ask a served model with OpenAI's client, a time limit, and errors that say what to do.
-
-Whatever speaks OpenAI's interface is asked the same way.
-"""
+"""Ask a served model with OpenAI's client, a time limit, and errors that say what to do."""
 
 from __future__ import annotations
 

@@ -36,8 +36,7 @@ def to_gguf(merged: str | Path, out_file: str | Path, *, outtype: Literal["bf16"
         The path of the file.
 
     Raises:
-        ExportError: the converter is not here (the message says how to get it), it failed, or the file cannot be
-            written.
+        ExportError: the converter is not here or failed, or the file cannot be written.
     """
     from tqdm.auto import tqdm
 
@@ -103,11 +102,10 @@ def check_gguf(
 def modelfile(merged: str | Path, gguf_file: str | Path) -> str:
     """The text of an Ollama Modelfile that asks the GGUF file as the course asked the model.
 
-    Ollama's templates are written in another language than the model's Jinja. So the model's template is not
-    translated but looked at: rendered on sample conversations it must be ChatML (`<|im_start|>role … <|im_end|>`), as
-    in Qwen and SmolLM2. A system prompt that it adds by itself becomes SYSTEM, and what it adds behind the opened
-    reply is kept. Without sampling settings in `generation_config.json` the replies are greedy, as in lesson 05. This
-    covers plain conversations; a template's tools and thinking are not carried over.
+    Ollama's templates are not in Jinja, so the model's is not translated but looked at: rendered on sample
+    conversations it must be ChatML (`<|im_start|>role … <|im_end|>`), as in Qwen and SmolLM2. A system prompt that it
+    adds by itself becomes SYSTEM, and what it adds behind the opened reply is kept; its tools and thinking are not.
+    Without sampling settings in `generation_config.json` the replies are greedy, as in lesson 05.
 
     Args:
         merged: the merged folder.

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT
 
 import httpx
 
@@ -108,10 +109,9 @@ class Server:
         adapter = line[line.index("--lora-modules") + 1].partition("=")[0] if "--lora-modules" in line else None
         self.url = f"http://{HOST}:{port}/v1"
         self.model = adapter or line[line.index("serve") + 1]
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        text = {"text": True, "encoding": "utf-8", "errors": "replace"}
+        talk = {"stdin": DEVNULL, "stdout": PIPE, "stderr": STDOUT, "encoding": "utf-8", "errors": "replace"}
         try:  # a session of its own, so that the server's own children are stopped with it, and Ctrl-C is ours alone
-            self._process = subprocess.Popen(line, **pipes, **text, start_new_session=True)
+            self._process = subprocess.Popen(line, **talk, start_new_session=True)
         except FileNotFoundError:
             raise ServingError(
                 f"{line[0]} is not installed here. vLLM wants an environment of its own: pip install vllm; without it, "
@@ -162,13 +162,11 @@ class Server:
 
     def _stop(self) -> None:
         """Ask the process group to end; after ten seconds make it, and whatever of its children is left."""
-        with suppress(ProcessLookupError, PermissionError):  # macOS: a group of ended processes only
-            os.killpg(self.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=10)
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait()
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError, PermissionError):  # macOS: a group of ended processes only
+                os.killpg(self.pid, sign)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=10)
         self._reader.join(timeout=5)
 
 
@@ -199,7 +197,7 @@ def serve(
             raise ServingError(f"Port {port} is in use; choose another: serving.command(…, port=…).")
     server = Server(line, port, on_line)
     guard = [sys.executable, "-I", "-S", "-c", _GUARD, str(server.pid)]
-    quiet = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet = {"stdin": PIPE, "stdout": DEVNULL, "stderr": DEVNULL}
     with subprocess.Popen(guard, start_new_session=True, **quiet) as watching:
         try:
             server._wait_for_answer(timeout)
