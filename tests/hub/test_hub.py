@@ -116,7 +116,7 @@ def test_a_token_goes_to_another_address_only_when_asked(source, server, tmp_pat
 
 
 def test_a_listing_shows_no_token(server):
-    listing = repositories.list_files(REPO, "huggingface", server.address, send_token=True)
+    listing = repositories.list_files(repositories.MODEL, REPO, "huggingface", server.address, send_token=True)
     assert "hf_a_secret" in str(listing.secret) and "hf_a_secret" not in repr(listing)
 
 
