@@ -143,9 +143,6 @@ def _from_hubs(repo_type: RepoType, name: str, hubs: dict[str, str], target: Pat
             if reason := no_answer(kind):
                 raise SourceError(reason)
             listing = list_files(repo_type, name, kind, address, send_token)
-            needed = _without_weights(listing.files) if WEIGHTS_INDEX in listing.files else listing.files
-            draft = listing.draft(target)
-            fetch.check_room(target.parent, sum(file.missing(draft) for file in needed.values()), name)
             with fetch.locked(target):
                 if not fetch.holds(target, repo_type.marks):  # or another process made it meanwhile
                     _take(name, listing, target, attempts, repo_type.record)
@@ -163,10 +160,6 @@ def _from_hubs(repo_type: RepoType, name: str, hubs: dict[str, str], target: Pat
         f"has come; or put the files of the {repo_type.words} into {target} by hand: it counts as there with "
         f"{' or '.join(repo_type.marks)} in it.{repo_type.without_hub}"
     )
-
-
-def _without_weights(files: Mapping[str, HubFile]) -> dict[str, HubFile]:
-    return {path: file for path, file in files.items() if not path.endswith(".safetensors")}
 
 
 def _take(name: str, listing: Listing, target: Path, attempts: list[dict[str, str]], record: str) -> None:
@@ -192,15 +185,14 @@ def _take(name: str, listing: Listing, target: Path, attempts: list[dict[str, st
 
 def _fetch_files(http: Any, name: str, listing: Listing, draft: Path, kind: str) -> None:
     """Bring every wanted file into the draft, under one bar; of the weights those that the index names."""
-    files = dict(listing.files)
 
-    def bring(file: HubFile, progress: Callable[[int], object]) -> None:
+    def bring(file: HubFile, progress: Callable[[int], object] = lambda _: None) -> None:
         fetch.Transfer(http, listing.url(file.path), file, draft, listing.secret, progress).run()
 
-    if WEIGHTS_INDEX in files:
-        bring(files[WEIGHTS_INDEX], lambda _: None)
-        shards = _shards(draft / WEIGHTS_INDEX, files)
-        files = _without_weights(files) | {shard: files[shard] for shard in shards}
+    files = listing.files
+    if index := files.get(WEIGHTS_INDEX):
+        bring(index)
+        files = _without_other_weights(files, draft / WEIGHTS_INDEX)
     total, missing = sum(file.size for file in files.values()), sum(file.missing(draft) for file in files.values())
     fetch.check_room(draft, missing, name)
     there = total - missing
@@ -209,12 +201,13 @@ def _fetch_files(http: Any, name: str, listing: Listing, draft: Path, kind: str)
             bring(file, bar.update)
 
 
-def _shards(index: Path, files: Mapping[str, HubFile]) -> list[str]:
-    """The weight files that an index names."""
+def _without_other_weights(files: Mapping[str, HubFile], index: Path) -> dict[str, HubFile]:
+    """The files without those weights that the index does not name."""
     try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError):
         raise SourceError(f"{WEIGHTS_INDEX} holds no weight_map of file names") from None
-    if strange := [shard for shard in shards if shard not in files or not shard.endswith(".safetensors")]:
-        raise SourceError(f"{WEIGHTS_INDEX} names {strange[0]!r}, which is not in the repository")
-    return shards
+    weights = {path for path in files if path.endswith(".safetensors")}
+    if strange := shards - weights:
+        raise SourceError(f"{WEIGHTS_INDEX} names {strange.pop()!r}, which is not in the repository")
+    return {path: file for path, file in files.items() if path in shards or path not in weights}
