@@ -129,8 +129,11 @@ def reachable(seconds: float = REACH_SECONDS) -> dict[str, str | None]:
 
 def ask(hubs: Mapping[str, str], seconds: float = REACH_SECONDS) -> Callable[[str], str | None]:
     """Ask all hubs at once; what is returned waits for the named one, and gives the reason why it does not answer."""
+    import httpx
+
     deadline = time.monotonic() + seconds
-    asked = {kind: fetch.start(_head, address, seconds) for kind, address in hubs.items()}
+    head = partial(httpx.head, timeout=seconds, verify=fetch.certificates())  # where it redirects to does not matter
+    asked = {kind: fetch.start(head, address) for kind, address in hubs.items()}
 
     def no_answer(kind: str) -> str | None:
         try:
@@ -142,13 +145,6 @@ def ask(hubs: Mapping[str, str], seconds: float = REACH_SECONDS) -> Callable[[st
         return None
 
     return no_answer
-
-
-def _head(address: str, seconds: float) -> None:
-    """Raise unless something at `address` speaks HTTP; where it redirects to does not matter."""
-    import httpx
-
-    httpx.head(address, timeout=seconds, verify=fetch.certificates())
 
 
 def token_of(kind: str, address: str) -> str:
