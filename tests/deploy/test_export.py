@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from course_utils import adapters, chat, export, gguf
+from notebooks.ollama import modelfile
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +230,7 @@ def test_what_the_converter_writes_becomes_the_file(converter, tmp_path):
 
 
 def test_the_modelfile_asks_as_the_course_does(merged):
-    assert gguf.modelfile(merged.path, "somewhere/model.gguf").splitlines() == [
+    assert modelfile(merged.path, "somewhere/model.gguf").splitlines() == [
         "FROM ./model.gguf",
         'TEMPLATE """{{ range .Messages }}<|im_start|>{{ .Role }}',
         "{{ .Content }}<|im_end|>",
@@ -247,10 +248,10 @@ def test_the_modelfile_of_a_qwen3(qwen3, tmp_path):
     qwen3.save_pretrained(tmp_path)
     settings = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "eos_token_id": [151645, 151643]}
     (tmp_path / "generation_config.json").write_text(json.dumps(settings))
-    text = gguf.modelfile(tmp_path, "model.gguf")
+    text = modelfile(tmp_path, "model.gguf")
     assert '<|im_start|>assistant\n<think>\n\n</think>\n\n"""' in text and "SYSTEM" not in text
     assert 'PARAMETER stop "<|im_end|>"\nPARAMETER stop "<|endoftext|>"\nPARAMETER temperature 0.6' in text
     assert "PARAMETER top_p 0.95\nPARAMETER top_k 20" in text
     (tmp_path / "chat_template.jinja").write_text("{% for m in messages %}[INST]{{ m.content }}[/INST]{% endfor %}")
     with pytest.raises(export.ExportError, match="no ChatML"):
-        gguf.modelfile(tmp_path, "model.gguf")
+        modelfile(tmp_path, "model.gguf")
