@@ -6,11 +6,9 @@ Plain transformers and PEFT, without Unsloth: what is checked here is what any s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
 
@@ -52,12 +50,11 @@ class Adapter:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What to know before it is merged or served; often nothing."""
-        if self.rank <= SERVED_RANK:
-            return ()
-        return (
+        high = (
             f"Its rank is {self.rank}: to serve it mounted, vLLM needs a --max-lora-rank of {self.rank} or more, as "
-            f"serving.command gives it (it takes {SERVED_RANK} otherwise). Merged, it needs nothing.",
+            f"serving.command gives it (it takes {SERVED_RANK} otherwise). Merged, it needs nothing."
         )
+        return (high,) if self.rank > SERVED_RANK else ()
 
 
 def read_adapter(folder: str | Path) -> Adapter:
@@ -69,41 +66,23 @@ def read_adapter(folder: str | Path) -> Adapter:
     Raises:
         ExportError: the folder holds no adapter, or one of its two files cannot be read.
     """
-    config = _config(folder)
-    with _readable(folder), safe_open(Path(folder) / "adapter_model.safetensors", framework="pt") as weights:
-        names = list(weights.keys())
-    # "….mlp.down_proj.lora_A.weight" is a layer with LoRA, "….lm_head.weight" one that was trained whole
-    changed = {name.split(".lora_")[0] if ".lora_" in name else name.rpartition(".")[0] for name in names}
-    modules = tuple(sorted({name.rpartition(".")[2] for name in changed}))
-    base = config.get("base_model_name_or_path") or ""
-    return Adapter(Path(folder), base, rank(folder), config["lora_alpha"], modules, len(changed))
-
-
-def rank(folder: str | Path) -> int:
-    """The largest rank of an adapter's layers, from its configuration alone.
-
-    Raises:
-        ExportError: the folder holds no adapter, or its configuration cannot be read.
-    """
-    config = _config(folder)
-    return max([config["r"], *(config.get("rank_pattern") or {}).values()])
-
-
-def _config(folder: str | Path) -> dict[str, Any]:
-    with _readable(folder):
-        return json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
-
-
-@contextmanager
-def _readable(folder: str | Path) -> Iterator[None]:
+    folder = Path(folder)
     try:
-        yield
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        ranks = [config["r"], *(config.get("rank_pattern") or {}).values()]
+        base, alpha = config.get("base_model_name_or_path") or "", config["lora_alpha"]
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
+            names = list(weights.keys())
     except FileNotFoundError:
         raise ExportError(
             f"{folder} holds no adapter; lesson 04 or `python -m course_utils train` makes one."
         ) from None
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ExportError(f"The adapter in {folder} cannot be read ({error}); train or copy it again.") from None
+    # "….mlp.down_proj.lora_A.weight" is a layer with LoRA, "….lm_head.weight" one that was trained whole
+    changed = {name.split(".lora_")[0] if ".lora_" in name else name.rpartition(".")[0] for name in names}
+    modules = tuple(sorted({name.rpartition(".")[2] for name in changed}))
+    return Adapter(folder, base, max(ranks), alpha, modules, len(changed))
 
 
 def load_base(base: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from course_utils.core.files import atomic_dir, is_write_failure, write_json
+from course_utils.core.files import atomic_dir, is_write_failure
 from course_utils.deploy.adapters import TIED, Adapter, ExportError, load_base, load_with_adapter, read_adapter
 from course_utils.evals import generation
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 FULL = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 """A merged folder without these beside its weights behaves as untrained (pitfall folder-without-template)."""
@@ -81,14 +80,15 @@ def merge_adapter(base: str | Path, adapter: str | Path, out_dir: str | Path) ->
         with atomic_dir(out_dir) as folder:
             merged.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-            _check_whole(folder, base, tokenizer)
+            if missing := [name for name in FULL if not (folder / name).is_file()]:
+                raise ExportError(f"The merged model would lack {', '.join(missing)}; {base} must hold them.")
     except Exception as error:
-        if is_write_failure(error):
-            raise ExportError(
-                f"{out_dir} could not be written ({str(error).splitlines()[0]}), and nothing is left of it. A merged "
-                "model needs as much room as its base; free some, or name a folder of your own."
-            ) from error
-        raise
+        if not is_write_failure(error):
+            raise
+        raise ExportError(
+            f"{out_dir} could not be written ({str(error).splitlines()[0]}), and nothing is left of it. A merged "
+            "model needs as much room as its base; free some, or name a folder of your own."
+        ) from error
     files = {path.name: path.stat().st_size for path in sorted(Path(out_dir).iterdir())}
     return MergeReport(Path(out_dir), files, found)
 
@@ -103,23 +103,14 @@ def _check_place(base: str | Path, adapter: str | Path, out_dir: str | Path) -> 
         raise ExportError(f"{out_dir} holds something else than a model and would be replaced; name another folder.")
 
 
-def _check_whole(folder: Path, base: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a merged folder that would behave as untrained."""
-    if missing := [name for name in FULL if not (folder / name).is_file()]:
-        raise ExportError(f"The merged model would lack {', '.join(missing)}; {base} must hold them, or what they say.")
-    if (folder / "chat_template.jinja").read_text(encoding="utf-8") != tokenizer.chat_template:
-        raise ExportError(f"The merged model would have another template than {base}; it was not written.")
-
-
 @dataclass(frozen=True)
 class MergeCheck:
-    """How the merged folder answers, against the merged model in memory and against base + adapter.
+    """How the merged folder answers in a new process, against the merged model in memory and against base + adapter.
 
     Attributes:
         prompts: how many prompts were answered greedily.
-        same_weights: whether every tensor of the folder, loaded in a new process, is that of the merged model in
-            memory to the last bit.
-        equal_to_memory: replies of the folder in the new process equal to those of the merged model in memory.
+        same_weights: whether every tensor of the folder is that of the merged model in memory to the last bit.
+        equal_to_memory: replies of the folder equal to those of the merged model in memory.
         adapter: the merged model against base + adapter.
     """
 
@@ -176,16 +167,14 @@ def _digest(model: PreTrainedModel) -> str:
 
 def _in_new_process(folder: str | Path, order: dict[str, Any]) -> tuple[list[list[int]], str]:
     """Greedy replies of the model in `folder` and a hash of its weights, from a Python that knows only that folder."""
-    with tempfile.TemporaryDirectory() as scratch:
-        answered = Path(scratch) / "answered.json"
-        command = [sys.executable, "-m", __name__, str(Path(folder).resolve()), str(answered)]
-        run = subprocess.run(command, input=json.dumps(order), capture_output=True, text=True, check=False)
-        if run.returncode:
-            said = run.stderr.strip().rpartition("\n")[2] or "it said nothing"
-            raise ExportError(f"{folder} did not load in a new process: {said}")
-        return tuple(json.loads(answered.read_text(encoding="utf-8")))
+    command = [sys.executable, "-m", __name__, str(Path(folder).resolve())]
+    run = subprocess.run(command, input=json.dumps(order), capture_output=True, text=True, check=False)
+    if run.returncode:
+        said = run.stderr.strip().rpartition("\n")[2] or "it said nothing"
+        raise ExportError(f"{folder} did not load in a new process: {said}")
+    return tuple(json.loads(run.stdout.splitlines()[-1]))
 
 
 if __name__ == "__main__":  # the new process
     model, tokenizer = load_base(sys.argv[1])
-    write_json(sys.argv[2], [generation.generate(model, tokenizer, **json.load(sys.stdin)), _digest(model)])
+    print(json.dumps([generation.generate(model, tokenizer, **json.load(sys.stdin)), _digest(model)]))

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from subprocess import DEVNULL, PIPE, STDOUT
+from typing import Literal
 
+from course_utils.core.files import atomic_file
 from course_utils.deploy.adapters import ExportError, load_base
 from course_utils.evals import generation
-from course_utils.text import chat
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 CONVERTER = "convert_hf_to_gguf.py"
 
@@ -36,44 +31,24 @@ def to_gguf(merged: str | Path, out_file: str | Path, *, outtype: Literal["bf16"
         The path of the file.
 
     Raises:
-        ExportError: the converter is not here (the message says how to get it), it failed, or the file cannot be
-            written.
+        ExportError: the converter is not here or failed, or the file cannot be written.
     """
-    converter, out = find_converter(), Path(out_file)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=out.parent) as scratch:
-            draft = Path(scratch) / out.name
-            _convert(converter, merged, draft, outtype)
-            os.replace(draft, out)
-    except OSError as error:
-        raise ExportError(f"{out} could not be written ({error}); name a folder of your own.") from error
-    return out
-
-
-def _convert(converter: Path, merged: str | Path, draft: Path, outtype: str) -> None:
-    """Run the converter, with a bar that follows the size of the file."""
     from tqdm.auto import tqdm
 
-    expected = sum(path.stat().st_size for path in Path(merged).glob("*.safetensors"))
-    expected //= 2 if outtype == "q8_0" else 1
-    command = [sys.executable, str(converter), str(merged), "--outfile", str(draft), "--outtype", outtype]
-    offline = os.environ | {"HF_HUB_OFFLINE": "1"}
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=offline)
-        try:
-            with tqdm(desc=draft.name, total=expected, unit="B", unit_scale=True, leave=False) as bar:
-                while process.poll() is None:
-                    time.sleep(0.2)
-                    written = draft.stat().st_size if draft.is_file() else 0
-                    bar.update(min(written, expected) - bar.n)
-        finally:
-            process.kill()
-            process.wait()
-        if process.returncode or not draft.is_file():
-            said.seek(0)
-            last = said.read().strip().rpartition("\n")[2] or "it said nothing"
-            raise ExportError(f"{converter} made no file of {merged}: {last}")
+    converter = find_converter()
+    command = [sys.executable, str(converter), str(merged), "--outtype", outtype, "--outfile"]
+    talk = {"stdin": DEVNULL, "stdout": PIPE, "stderr": STDOUT, "encoding": "utf-8", "errors": "replace"}
+    waiting = tqdm(desc=f"Converting {merged}: up to some minutes", bar_format="{desc}", leave=False)
+    try:
+        # Of the file only its temporary name is used: the converter opens it by that.
+        with waiting, atomic_file(out_file) as file:
+            run = subprocess.run([*command, file.name], env=os.environ | {"HF_HUB_OFFLINE": "1"}, **talk)
+            if run.returncode or not Path(file.name).stat().st_size:
+                last = run.stdout.strip().rpartition("\n")[2] or "it said nothing"
+                raise ExportError(f"{converter} made no file of {merged}: {last}")
+    except OSError as error:
+        raise ExportError(f"{out_file} could not be written ({error}); name a folder of your own.") from error
+    return Path(out_file)
 
 
 def find_converter() -> Path:
@@ -117,65 +92,3 @@ def check_gguf(
     read.generation_config = model.generation_config  # the stop tokens
     others = generation.generate(read.eval(), tokenizer, prompts, **how)
     return generation.agreement(replies, logits, others, generation.reply_logits(read, tokenizer, prompts, replies))
-
-
-def modelfile(merged: str | Path, gguf_file: str | Path) -> str:
-    """The text of an Ollama Modelfile that asks the GGUF file as the course asked the model.
-
-    Ollama's templates are written in another language than the model's Jinja. So the model's template is not
-    translated but looked at: rendered on sample conversations it must be ChatML (`<|im_start|>role … <|im_end|>`), as
-    in Qwen and SmolLM2. A system prompt that it adds by itself becomes SYSTEM, and what it adds behind the opened
-    reply is kept. Without sampling settings in `generation_config.json` the replies are greedy, as in lesson 05. This
-    covers plain conversations; a template's tools and thinking are not carried over.
-
-    Args:
-        merged: the merged folder.
-        gguf_file: what `to_gguf` made of it; the Modelfile expects it in its own folder.
-
-    Raises:
-        ExportError: the template is no ChatML.
-    """
-    from transformers import AutoTokenizer, GenerationConfig
-
-    tokenizer = AutoTokenizer.from_pretrained(str(merged), local_files_only=True)
-    settings = GenerationConfig.from_pretrained(str(merged))
-    system, opened = _chatml(tokenizer, merged)
-    stops = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
-    parameters = {"temperature": 0, "repeat_penalty": settings.repetition_penalty or 1}
-    if settings.do_sample:
-        parameters |= {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": settings.top_k}
-    lines = [
-        f"FROM ./{Path(gguf_file).name}",
-        'TEMPLATE """{{ range .Messages }}<|im_start|>{{ .Role }}',
-        "{{ .Content }}<|im_end|>",
-        "{{ end }}<|im_start|>assistant",
-        f'{opened}"""',
-        *([f'SYSTEM """{system}"""'] if system else []),
-        *(f'PARAMETER stop "{tokenizer.decode([stop])}"' for stop in stops),
-        *(f"PARAMETER {name} {value:g}" for name, value in parameters.items() if value is not None),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _chatml(tokenizer: PreTrainedTokenizerBase, merged: str | Path) -> tuple[str, str]:
-    """The system prompt that the template adds by itself, and what it adds behind the opened reply."""
-
-    def turns(*messages: chat.Message) -> str:
-        return "".join(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>\n" for turn in messages)
-
-    system, question = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello?"}
-    talk = [system, question, {"role": "assistant", "content": "Hello."}, {"role": "user", "content": "Who?"}]
-    with_system, without = (
-        chat.render(tokenizer, messages, enable_thinking=False, add_generation_prompt=True)
-        for messages in (talk, talk[1:])
-    )
-    start = turns(*talk) + "<|im_start|>assistant\n"
-    added = re.fullmatch(
-        r"(?:<\|im_start\|>system\n(.*)<\|im_end\|>\n)?" + re.escape(turns(*talk[1:])) + ".*", without, re.DOTALL
-    )
-    if not with_system.startswith(start) or not added:
-        raise ExportError(
-            f"The template of {merged} is no ChatML, so its TEMPLATE for Ollama must be written by hand: "
-            "https://github.com/ollama/ollama/blob/main/docs/modelfile.md"
-        )
-    return added[1] or "", with_system.removeprefix(start)

@@ -106,8 +106,7 @@ def push_adapter(
 
     Args:
         adapter_dir: `TrainResult.adapter_dir`.
-        repo: its hub id, your name and a name for it.
-        hub: which of the two.
+        repo, hub: its id (your name and a name for it), and on which of the two hubs.
         private: make a new repository private; one that exists keeps what it is.
         token: None takes the one of the client's own login or variable. It is neither printed nor written.
         endpoint: another address that speaks the hub's protocol; the token for it must be given with the call, because

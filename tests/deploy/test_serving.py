@@ -19,8 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from course_utils import client, profiles, serving
+from course_utils.deploy.adapters import ExportError
 from course_utils.deploy.serving import ServingError
 from course_utils.text.thinking import ParsedOutput
+from notebooks.load_test import load_test, percentile
+from notebooks.serve_flags import FLAGS, explain
 
 STUB = Path(__file__).with_name("stub_server.py")
 CAPITAL = [{"role": "user", "content": "What is the capital of France?"}]
@@ -29,6 +32,15 @@ GPU = profiles.PROFILES["16gb"]
 
 def stub(*options, port=None):
     return [sys.executable, str(STUB), "serve", "stub", f"--port={port or serving.free_port()}", *options]
+
+
+def adapter(folder, **settings):
+    """The least that is an adapter's folder."""
+    from safetensors.torch import save_file
+
+    (folder / "adapter_config.json").write_text(json.dumps({"lora_alpha": 16} | settings))
+    save_file({}, folder / "adapter_model.safetensors")
+    return folder
 
 
 def group(pid):
@@ -80,31 +92,28 @@ class TestCommand:
 
     @pytest.mark.parametrize(("settings", "served"), [({"r": 16}, 16), ({"r": 12, "rank_pattern": {"q_proj": 40}}, 64)])
     def test_an_adapter_is_mounted_with_a_rank_that_vllm_takes(self, tmp_path, settings, served):
-        (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
-        line = serving.command(GPU, "models/x", adapter=tmp_path)
+        line = serving.command(GPU, "models/x", adapter=adapter(tmp_path, **settings))
         assert "--enable-lora" in line and f"{tmp_path.name}={tmp_path}" in line
         assert line[line.index("--max-lora-rank") + 1] == str(served)
 
     def test_what_cannot_be_served(self, cpu, tmp_path):
-        with pytest.raises(ServingError, match="holds no adapter"):
+        with pytest.raises(ExportError, match="holds no adapter"):
             serving.command(GPU, "models/x", adapter=tmp_path)
-        (tmp_path / "adapter_config.json").write_text('{"r": 1024}')
         with pytest.raises(ServingError, match=r"rank 1024.*512 at most"):
-            serving.command(GPU, "models/x", adapter=tmp_path)
+            serving.command(GPU, "models/x", adapter=adapter(tmp_path, r=1024))
         with pytest.raises(ServingError, match="merge the adapter"):
             serving.command(cpu, "models/x", adapter=tmp_path)
         with pytest.raises(ServingError, match="no 8-bit cache"):
             serving.command(cpu, "models/x", fp8_cache=True)
 
     def test_every_flag_is_explained_and_no_other(self, cpu, tmp_path):
-        (tmp_path / "adapter_config.json").write_text('{"r": 16}')
         thinks = ROOT / "models" / "qwen3-tokenizer"
-        line = serving.command(GPU, thinks, port=8123, adapter=tmp_path, fp8_cache=True)
-        explained = serving.explain(line)
-        assert {flag for flag, _, _ in explained} == set(serving.FLAGS)
+        line = serving.command(GPU, thinks, port=8123, adapter=adapter(tmp_path, r=16), fp8_cache=True)
+        explained = explain(line)
+        assert {flag for flag, _, _ in explained} == set(FLAGS)
         assert ("--port", "8123") in [row[:2] for row in explained]
         assert ("--enforce-eager", "") in [row[:2] for row in explained]
-        assert [row[0] for row in serving.explain(serving.command(cpu, "models/x"))] == ["--host", "--port"]
+        assert [row[0] for row in explain(serving.command(cpu, "models/x"))] == ["--host", "--port"]
 
 
 class TestLifeOfAServer:
@@ -233,7 +242,7 @@ class TestErrorsOfTheClient:
 
     def test_a_load_test_counts_what_is_lost_and_why(self):
         with serving.serve(stub()) as server:
-            report = client.load_test(server.url, "another", [CAPITAL] * 5, clients=2)
+            report = load_test(server.url, "another", [CAPITAL] * 5, clients=2)
         assert (report.requests, report.replies, report.tokens) == (5, (), 0)
         assert list(report.lost.values()) == [5] and "404" in next(iter(report.lost))
         assert ("lost", 5) in report.table()
@@ -259,7 +268,7 @@ def test_each_way_in_which_servers_hand_thinking_over(message, finish_reason, ex
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.sampled_from([1, 50, 90, 99, 100]))
 def test_a_percentile_is_a_value_that_occurred_and_covers_its_share(values, share):
-    found = client.percentile(sorted(values), share)
+    found = percentile(sorted(values), share)
     assert found in values
     assert sum(value <= found for value in values) >= share / 100 * len(values)
     assert sum(value < found for value in values) < share / 100 * len(values)
@@ -289,7 +298,7 @@ class TestTheRealModel:
 
         running = serving.serve(line, timeout=300, on_line=kill_in_the_middle)
         with pytest.raises(ServingError) as ended, running as server:
-            report = client.load_test(server.url, server.model, conversations, clients=8, max_tokens=8)
+            report = load_test(server.url, server.model, conversations, clients=8, max_tokens=8)
             with pytest.raises(ServingError, match="No server answers"):
                 client.ask(server.url, server.model, CAPITAL)
         return server.pid, report, str(ended.value)
@@ -312,7 +321,7 @@ class TestTheRealModel:
         assert any("broke off in the middle of a reply" in reason for reason in report.lost)
 
     def test_the_next_one_loses_none(self, server, conversations):
-        report = client.load_test(server.url, server.model, conversations, clients=8, max_tokens=8)
+        report = load_test(server.url, server.model, conversations, clients=8, max_tokens=8)
         assert (len(report.replies), report.lost) == (len(conversations), {})
         assert len(report.replies) < report.tokens <= 8 * len(conversations)
         assert all(0 < first <= whole for first, whole in zip(report.first_tokens, report.replies, strict=True))
