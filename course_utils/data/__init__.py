@@ -12,7 +12,6 @@ from course_utils.data.exporting import export_jsonl, export_llamafactory
 from course_utils.data.keys import group_key
 from course_utils.data.loading import load, stream
 from course_utils.data.mixing import MixReport, mix
-from course_utils.data.negatives import negatives
 from course_utils.data.pools import Pool, pool
 from course_utils.data.reading import read_raw
 from course_utils.data.rows import DataError, Problem, each, join, plain, to_dataset
@@ -22,6 +21,6 @@ from course_utils.data.splitting import leaks, split
 __all__ = [
     "BuildReport", "CheckReport", "DataError", "Dropped", "MixReport", "Pool", "Problem", "Removed", "build",
     "check", "clean", "clean_row", "deduplicate", "each", "export_jsonl", "export_llamafactory", "group_key",
-    "join", "leaks", "load", "load_built", "mix", "negatives", "normalise", "plain", "pool", "read_raw", "split",
+    "join", "leaks", "load", "load_built", "mix", "normalise", "plain", "pool", "read_raw", "split",
     "stream", "to_dataset",
 ]  # fmt: skip
