@@ -6,17 +6,18 @@ What that would drop with a warning, or read as something else, is refused here 
 
 from __future__ import annotations
 
+import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from course_utils.core.files import atomic_file, write_json
-from course_utils.data.formats import BETWEEN_RESULTS, PLACEHOLDERS, uneven_media
-from course_utils.data.layout import DEFAULT_COLUMNS, OWN_COLUMNS
+from course_utils.data.faults import out_of_order, uneven_media, validate
+from course_utils.data.formats import BETWEEN_RESULTS
 from course_utils.data.reading import STRICT
-from course_utils.data.registry import REGISTRY, path_inside, read_registry
+from course_utils.data.registry import DEFAULT_COLUMNS, OWN_COLUMNS, REGISTRY, path_inside, read_registry
 from course_utils.data.rows import MEDIA, REPLIES, DataError, Row, plain, plain_rows, short
 from course_utils.text import chat
 from course_utils.text.chat import MessageError
@@ -27,11 +28,8 @@ if TYPE_CHECKING:
 
 FORMATTINGS = ("sharegpt", "alpaca")
 COLUMNS = {part: column or part for part, column in DEFAULT_COLUMNS.items()}  # of each part, as the README names them
-TAGS = {"user": "human", "tool": "observation", "assistant": "gpt"}
-DUE = (("human", "observation"), ("gpt", "function_call"))  # at even and at odd places, counted from 0
+TAGS = {"system": "system", "user": "human", "tool": "observation"}
 NAME = re.compile(r"\w[\w.-]*")  # it is a file's, too, and LLaMA-Factory splits lists of names at commas
-# Text that pyarrow's JSON reader, and so LLaMA-Factory, turns into a time where all values of a column are so.
-TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[ T]\d\d(?::\d\d(?::\d\d)?)?(?:Z|[+-]\d\d(?::?\d\d)?)?)?")
 
 
 def export_jsonl(rows: Dataset | Iterable[Row], path: str | Path) -> int:
@@ -136,7 +134,8 @@ def _file_rows(dataset: Dataset, folder: Path, name: str, formatting: str) -> tu
         if kind == "text":
             out["text"] = row["text"]
         else:
-            out |= _conversation(row, formatting, where) | _tools(row, where)
+            out |= _conversation(row, formatting, where)
+            out |= {"tools": row["tools"]} if chat.load_tools(row.get("tools")) else {}
             out |= _media(row, folder, where) if with_media else {}
         rows.append(out | {"tags": row.get("tags", [])})
     if not rows:
@@ -152,23 +151,24 @@ def _conversation(row: Row, formatting: str, where: str) -> Row:
     for reply, said in options.items():
         if len(said) != 1 or said[0].get("role") != "assistant":
             raise DataError(f"{where}, {reply}: expected a list of one assistant turn, found {short(said)}.")
-    for said in options.values() or [[]]:
-        try:
-            chat.validate([*messages, *said])
-        except MessageError as error:
-            raise DataError(f"{where}, {error}.") from None
-    system = messages[0]["content"] if messages[0]["role"] == "system" else None
-    if system == "":
-        found = (
-            f"{where}, messages[0]: an empty system turn is none to LLaMA-Factory, which puts the template's own there"
-        )
-        raise DataError(f"{found}. Write one, or leave the turn out.")
+    try:
+        validate(row)
+    except MessageError as error:
+        raise DataError(f"{where}, {error}.") from None
+    fault = out_of_order(messages, "messages", is_prompt=bool(options))
+    if fault is not None:
+        raise DataError(f"{where}, {fault.field}: {fault.reason}")
     turns: list[Row] = []
-    for index in range(0 if system is None else 1, len(messages)):
-        _add(turns, messages[index], f"{where}, messages[{index}]")
-    if not turns or (len(turns) % 2 == 1) != bool(options):
-        wanted = "a question or a tool result, which chosen and rejected answer" if options else "an assistant turn"
-        raise DataError(f"{where}, messages: must end with {wanted}.")
+    for index, message in enumerate(messages):
+        turn = _turn(message, f"{where}, messages[{index}]")
+        if turns and turn["from"] == turns[-1]["from"] == "observation":  # results of parallel calls are one
+            turns[-1]["value"] += BETWEEN_RESULTS + turn["value"]
+        else:
+            turns.append(turn)
+    system = turns.pop(0)["value"] if turns[0]["from"] == "system" else None
+    if system == "":
+        found = f"{where}, messages[0]: an empty system turn, in whose place LLaMA-Factory puts the template's own"
+        raise DataError(f"{found}. Write one, or leave the turn out.")
     replies = {reply: _turn(said[0], f"{where}, {reply}[0]") for reply, said in options.items()}
     told = {"conversations": turns} | replies if formatting == "sharegpt" else _alpaca(turns, replies, where)
     out: Row = ({"system": system} if system else {}) | told
@@ -179,25 +179,13 @@ def _conversation(row: Row, formatting: str, where: str) -> Row:
     return out | {"kto_tag": row["label"]}
 
 
-def _add(turns: list[Row], message: Row, where: str) -> None:
-    """Add a message to the turns, or to the last of them: results of parallel calls are one observation."""
-    turn = _turn(message, where)
-    if turns and turn["from"] == turns[-1]["from"] == "observation":
-        turns[-1]["value"] += BETWEEN_RESULTS + turn["value"]
-        return
-    due = DUE[len(turns) % 2]
-    if turn["from"] not in due:
-        raise DataError(f"{where}: a turn of {message['role']}, but {' or '.join(due)} is due there. Mend the order.")
-    turns.append(turn)
-
-
 def _turn(message: Row, where: str) -> Row:
-    """A message as a turn of ShareGPT. The system turn keeps its name, which is due nowhere."""
+    """A message as a turn of ShareGPT."""
     text, thinking = message.get("content", ""), message.get("reasoning_content")
     if message["role"] == "tool" and BETWEEN_RESULTS in text:
         raise DataError(f"{where}: holds what stands between the results of parallel calls. Make them turns.")
     if message["role"] != "assistant":
-        return {"from": TAGS.get(message["role"], message["role"]), "value": text}
+        return {"from": TAGS[message["role"]], "value": text}
     if message.get("tool_calls"):
         if text or thinking is not None:
             found = f"{where}: has a call beside text or thinking, and function_call holds nothing but the call"
@@ -234,54 +222,26 @@ def _alpaca(turns: list[Row], replies: Row, where: str) -> Row:
     return out | ({reply: turn["value"] for reply, turn in replies.items()} if replies else {"output": said[-1]})
 
 
-def _tools(row: Row, where: str) -> Row:
-    """The tool schemas as they are: JSON text of a list."""
-    if not row.get("tools"):
-        return {}
-    try:
-        found = STRICT.decode(row["tools"])
-    except ValueError:
-        found = None
-    if not isinstance(found, list) or not all(isinstance(tool, dict) for tool in found):
-        raise DataError(f"{where}, tools: expected JSON text of a list of schemas, found {short(row['tools'])}.")
-    return {"tools": row["tools"]}
-
-
 def _media(row: Row, folder: Path, where: str) -> Row:
     """Names of images, videos and audios, as many as there are placeholders, whichever reply is taken."""
     for media in MEDIA:
         for index, file in enumerate(row.get(media, [])):
             path_inside(folder, file, f"{where}, {media}[{index}]")
-    for media, count in uneven_media(row, row):
-        raise DataError(
-            f"{where}, {media}: {len(row.get(media, []))} files for {count} placeholders {PLACEHOLDERS[media]} in the "
-            "turns. Each needs the other."
-        )
+    for media, reason in uneven_media(row, row):
+        raise DataError(f"{where}, {media}: {reason}.")
     return {media: row[media] for media in MEDIA if row.get(media)}
 
 
-# ------------------------------------------------------------------------------------------------------- no times
 def _check_times(rows: list[Row], where: str) -> None:
-    """Refuse a column in which every text is a date: the reader makes times of them, and then replies are dropped."""
-    only_times: dict[str, bool] = {}
-    for row in rows:
-        read = {column: value for column, value in row.items() if column not in OWN_COLUMNS}
-        for place, text in _texts(read, ""):
-            only_times[place] = only_times.get(place, True) and TIME.fullmatch(text) is not None
-    found = next((place for place, is_time in only_times.items() if is_time), None)
-    if found is not None:
-        reason = f"every {found[1:]} is a bare date, of which LLaMA-Factory's JSON reader makes a time and no text"
-        mend = 'Add a row where it says more, or write chats with formatting="sharegpt".'
-        raise DataError(f"{where}: {reason}. {mend}")
+    """Refuse a column in which every text is a date: LLaMA-Factory's reader makes times of them, and drops replies."""
+    from pyarrow.json import ReadOptions, read_json
 
-
-def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
-    """Every text of a value with the Arrow column it comes to stand in; items of a list share one."""
-    if isinstance(value, str):
-        yield place, value
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item, place)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _texts(item, f"{place}.{key}")
+    read = ({column: value for column, value in row.items() if column not in OWN_COLUMNS} for row in rows)
+    lines = "\n".join(map(json.dumps, read)).encode()
+    for column in read_json(io.BytesIO(lines), read_options=ReadOptions(block_size=len(lines) + 1)).schema:
+        times = re.findall(r"(\w*)(?:: |^)timestamp", str(column.type))
+        if times:
+            place = ".".join(filter(None, [column.name, *times]))
+            reason = f"every {place} is a bare date, of which LLaMA-Factory's JSON reader makes a time and no text"
+            mend = 'Add a row where it says more, or write chats with formatting="sharegpt".'
+            raise DataError(f"{where}: {reason}. {mend}")

@@ -10,19 +10,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from course_utils.data import registry, sources
 from course_utils.data.loading import entry_rows
 from course_utils.data.reading import SUFFIXES, read
-from course_utils.data.rows import MEDIA, REPLIES, DataError, Problem, Record, Row, plain_rows, short
+from course_utils.data.rows import MEDIA, REPLIES, DataError, Problem, Record, Row, plain_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 FIRST_ROWS = 100  # by which the format of a file is told
-TYPES = {"source": str, "id": str, "tools": str, "text": str, "label": bool}  # of the schema's columns
-ITEMS = dict.fromkeys(("messages", *REPLIES), dict) | dict.fromkeys(("tags", *MEDIA), str)  # of those that are lists
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 OPENAI_TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
 OPENAI_TAGS |= {"observation_tag": "tool", "system_tag": "system"}
@@ -79,34 +77,7 @@ def _rows_of_dataset(dataset: Dataset, name: str) -> Opened:
     rows = (Record(name, number, None, empty | row) for number, row in enumerate(plain_rows(dataset), start=1))
     media = ", ".join(part for part in MEDIA if part in dataset.column_names)
     remarks = [f"{name}: whether the files of {media} are there was not looked at."] if media else []
-    return Opened(name, "rows of the course's schema", chain.from_iterable(map(_in_schema, rows)), remarks)
-
-
-def _in_schema(record: Record) -> Iterator[Record | Problem]:
-    """The row; or, in its place, each value that is of another type than the schema says (see `rows.py`)."""
-    row = record.value
-    misfits = [
-        record.problem(key, f"expected {kind.__name__}, found {short(row[key])}. Convert the column.")
-        for key, kind in TYPES.items()
-        if key in row and not isinstance(row[key], kind)
-    ]
-    for key, kind in ITEMS.items():
-        items = row.get(key, [])
-        if not isinstance(items, list) or not all(isinstance(item, kind) for item in items):
-            found = f"expected a list of {kind.__name__}, found {short(items)}. Convert the column."
-            misfits.append(record.problem(key, found))
-        elif kind is dict and not all(isinstance(text, str) for turn in items for text in _arguments(turn)):
-            reason = "expected the arguments of every call as JSON text: Arrow has given each call the keys of all."
-            misfits.append(record.problem(key, reason))
-    yield from misfits or [record]
-
-
-def _arguments(turn: Row) -> Iterator[Any]:
-    """The arguments of the calls of a turn, as far as it has calls at all."""
-    calls = turn.get("tool_calls")
-    for call in calls if isinstance(calls, list) else ():
-        function = call.get("function") if isinstance(call, dict) else None
-        yield function.get("arguments", "") if isinstance(function, dict) else ""
+    return Opened(name, "rows of the course's schema", rows, remarks)
 
 
 # ------------------------------------------------------------------------------------------------ entries of a registry

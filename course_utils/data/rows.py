@@ -36,6 +36,7 @@ Row = dict[str, Any]
 Rows = TypeVar("Rows", "Dataset", list[Row])  # what most steps take and give back: a data set, or plain dicts
 REPLIES = ("chosen", "rejected")
 MEDIA = ("images", "videos", "audios")
+TEXTS = ("content", "reasoning_content")  # keys of a turn
 BAR_AFTER = 2.0  # seconds of work before a progress bar appears
 
 
