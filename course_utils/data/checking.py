@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from course_utils.core.errors import CourseError
 from course_utils.data.deduplication import Removed, deduplicate
 from course_utils.data.faults import fault_of, faults
-from course_utils.data.opening import open_rows
+from course_utils.data.loading import open_rows
 from course_utils.data.rows import (
     BAR_AFTER,
     TEXTS,
@@ -24,6 +24,7 @@ from course_utils.data.rows import (
     Problem,
     Record,
     Row,
+    judged,
     plain_rows,
     to_dataset,
     turns_of,
@@ -182,16 +183,9 @@ def _rows_of(problems: Iterable[Problem]) -> set[tuple[str, int]]:
 
 def _parted(items: Iterable[Record | Problem]) -> tuple[list[Problem], list[Record]]:
     """What keeps rows from being read or rendered, and the other rows."""
-    problems: list[Problem] = []
-    records: list[Record] = []
-    for item in items:
-        if isinstance(item, Problem):
-            problems.append(item)
-        elif found := list(faults(item.value)):
-            problems += [item.problem(*fault) for fault in found]
-        else:
-            records.append(item)
-    return problems, records
+    found = list(judged(items, lambda _, record: (record.value, faults(record.value))))
+    problems = [item for item in found if isinstance(item, Problem)]
+    return problems, [item for item in found if isinstance(item, Record)]
 
 
 def _masked(

@@ -22,7 +22,7 @@ preference's prompt is `messages`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -51,8 +51,7 @@ class Fault(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """Something in a file that keeps a row, or the whole file, from being used.
 
     `row` counts the rows of the file from 1 and `line` is where that row begins; both are None where the file as a
@@ -93,6 +92,22 @@ class RowReader:
     def fault(self, where: str, reason: str) -> None:
         """Note what is wrong with a field."""
         self.faults.append(Fault(where, reason))
+
+
+def judged(
+    items: Iterable[Record | Problem], judge: Callable[[int, Record], tuple[Row, Iterable[Fault]]]
+) -> Iterator[Record | Problem]:
+    """What `judge` makes of each row; in place of a row with faults comes each of its problems.
+
+    `judge` is given the number of the row among all items, from 1, and the row. This is the one way of a row from its
+    file to the schema and through every check.
+    """
+    for number, item in enumerate(items, start=1):
+        if isinstance(item, Problem):
+            yield item
+            continue
+        row, faults = judge(number, item)
+        yield from [item.problem(*fault) for fault in faults] or [item._replace(value=row)]
 
 
 def all_usable(items: Iterable[Record | Problem]) -> list[Row]:
