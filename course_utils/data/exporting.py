@@ -6,7 +6,6 @@ What that would drop with a warning, or read as something else, is refused here 
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Iterable
@@ -17,7 +16,7 @@ from course_utils.core.files import atomic_file, write_json
 from course_utils.data.faults import out_of_order, uneven_media, validate
 from course_utils.data.formats import BETWEEN_RESULTS
 from course_utils.data.reading import STRICT
-from course_utils.data.registry import DEFAULT_COLUMNS, OWN_COLUMNS, REGISTRY, path_inside, read_registry
+from course_utils.data.registry import DEFAULT_COLUMNS, REGISTRY, path_inside, read_registry
 from course_utils.data.rows import MEDIA, REPLIES, DataError, Row, plain, plain_rows, short
 from course_utils.text import chat
 from course_utils.text.chat import MessageError
@@ -26,7 +25,6 @@ from course_utils.text.thinking import CLOSER, OPENER
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FORMATTINGS = ("sharegpt", "alpaca")
 COLUMNS = {part: column or part for part, column in DEFAULT_COLUMNS.items()}  # of each part, as the README names them
 TAGS = {"system": "system", "user": "human", "tool": "observation"}
 NAME = re.compile(r"\w[\w.-]*")  # it is a file's, too, and LLaMA-Factory splits lists of names at commas
@@ -52,7 +50,7 @@ def export_jsonl(rows: Dataset | Iterable[Row], path: str | Path) -> int:
     return count
 
 
-def export_llamafactory(dataset: Dataset, folder: str | Path, name: str, *, formatting: str = "sharegpt") -> Path:
+def export_llamafactory(dataset: Dataset, folder: str | Path, name: str) -> Path:
     """Write a data set as `folder/name.json` and enter it in `folder/dataset_info.json` for LLaMA-Factory.
 
     The entry names every column that LLaMA-Factory has to read: what `columns` does not name is None there (pitfall
@@ -62,34 +60,31 @@ def export_llamafactory(dataset: Dataset, folder: str | Path, name: str, *, form
     Thinking stands inside the reply, as <think>, line break, thinking, line break, </think>, blank line, answer.
     Results of parallel calls become one observation, because ShareGPT wants the roles by turns; they are joined as
     LLaMA-Factory's OpenAI converter does it, with what Qwen's template writes between them, and `load` takes them apart
-    again. Pretraining text is always written as Alpaca. Images, videos and audios are named, not copied: copy the files
-    to the same place in `folder`.
+    again. Pretraining text is written as Alpaca, all else as ShareGPT. Images, videos and audios are named, not copied:
+    copy the files to the same place in `folder`.
 
-    What the formats cannot hold is lost: ids of tool calls (`tool_call_id`), and `source`, in whose place the name of
-    the entry comes when the file is loaded here. Control tokens in the texts stay as they are (pitfall
+    What ShareGPT cannot hold is lost: ids of tool calls (`tool_call_id`), and `source`, in whose place the name of the
+    entry comes when the file is loaded here. Control tokens in the texts stay as they are (pitfall
     forged-control-tokens).
 
     Args:
         dataset: rows of the course's schema, all of one kind: chats, preferences, KTO, or text.
         folder: where to write; made if missing.
         name: of the data set in the registry, and of the file without `.json`.
-        formatting: "sharegpt" for all rows, "alpaca" for those without tool calls.
 
     Returns:
         The path of the rows.
 
     Raises:
-        DataError: no rows, a row that the formatting cannot hold (with the reason), a registry that cannot be read, or
-            a file or an entry of this name that is not from an export. Nothing is written then.
+        DataError: no rows, a row that ShareGPT cannot hold (with the reason), a registry that cannot be read, or a file
+            or an entry of this name that is not from an export. Nothing is written then.
     """
-    if formatting not in FORMATTINGS:
-        raise DataError(f"export: unknown formatting {formatting!r}; expected one of {', '.join(FORMATTINGS)}.")
     folder = Path(folder)
     known = _known(folder, name)
-    kind, rows = _file_rows(dataset, folder, name, formatting)
+    kind, rows = _file_rows(dataset, folder, name)
     used = {column for row in rows for column in row}
     columns = {part: column for part, column in COLUMNS.items() if column in used}
-    entry: Row = {"file_name": f"{name}.json", "formatting": formatting, "columns": columns}
+    entry: Row = {"file_name": f"{name}.json", "formatting": "sharegpt", "columns": columns}
     if kind == "text":
         entry |= {"formatting": "alpaca", "columns": {"prompt": "text"}}
     if kind == "preference":
@@ -118,7 +113,7 @@ def _known(folder: Path, name: str) -> Row:
 
 
 # ------------------------------------------------------------------------------------------------------------- the rows
-def _file_rows(dataset: Dataset, folder: Path, name: str, formatting: str) -> tuple[str, list[Row]]:
+def _file_rows(dataset: Dataset, folder: Path, name: str) -> tuple[str, list[Row]]:
     """The kind of the rows, and the rows as they stand in the file."""
     with_media = bool(set(MEDIA) & set(dataset.column_names))
     kind, rows = "", []
@@ -134,17 +129,16 @@ def _file_rows(dataset: Dataset, folder: Path, name: str, formatting: str) -> tu
         if kind == "text":
             out["text"] = row["text"]
         else:
-            out |= _conversation(row, formatting, where)
+            out |= _conversation(row, where)
             out |= {"tools": row["tools"]} if chat.load_tools(row.get("tools")) else {}
             out |= _media(row, folder, where) if with_media else {}
         rows.append(out | {"tags": row.get("tags", [])})
     if not rows:
         raise DataError(f"export of {name!r}: the data set has no rows, and LLaMA-Factory cannot load an empty file.")
-    _check_times(rows, f"export of {name!r}")
     return kind, rows
 
 
-def _conversation(row: Row, formatting: str, where: str) -> Row:
+def _conversation(row: Row, where: str) -> Row:
     """The turns of a row, its replies and its label."""
     messages = row.get("messages", [])
     options: dict[str, list[Row]] = {reply: row.get(reply, []) for reply in REPLIES if row.keys() & REPLIES}
@@ -170,8 +164,7 @@ def _conversation(row: Row, formatting: str, where: str) -> Row:
         found = f"{where}, messages[0]: an empty system turn, in whose place LLaMA-Factory puts the template's own"
         raise DataError(f"{found}. Write one, or leave the turn out.")
     replies = {reply: _turn(said[0], f"{where}, {reply}[0]") for reply, said in options.items()}
-    told = {"conversations": turns} | replies if formatting == "sharegpt" else _alpaca(turns, replies, where)
-    out: Row = ({"system": system} if system else {}) | told
+    out: Row = ({"system": system} if system else {}) | {"conversations": turns} | replies
     if "label" not in row:
         return out
     if turns[-1]["value"] == "":
@@ -209,19 +202,6 @@ def _calls(calls: list[Row], where: str) -> str:
     return text.replace("<", "\\u003c")  # LLaMA-Factory would take <tool_call> or <think> in an argument for its mark
 
 
-def _alpaca(turns: list[Row], replies: Row, where: str) -> Row:
-    """The same turns as instruction, input and output, what was said before as history."""
-    for turn in [*turns, *replies.values()]:
-        if turn["from"] not in ("human", "gpt"):
-            found = f"{where}: Alpaca has no place for a turn of {turn['from']} ({short(turn['value'])})"
-            raise DataError(f'{found}. Take formatting="sharegpt", or leave the row out.')
-    said = [turn["value"] for turn in turns]
-    last = len(said) - (1 if replies else 2)
-    history = [said[place : place + 2] for place in range(0, last, 2)]
-    out: Row = {"instruction": said[last], "input": ""} | ({"history": history} if history else {})
-    return out | ({reply: turn["value"] for reply, turn in replies.items()} if replies else {"output": said[-1]})
-
-
 def _media(row: Row, folder: Path, where: str) -> Row:
     """Names of images, videos and audios, as many as there are placeholders, whichever reply is taken."""
     for media in MEDIA:
@@ -230,18 +210,3 @@ def _media(row: Row, folder: Path, where: str) -> Row:
     for media, reason in uneven_media(row, row):
         raise DataError(f"{where}, {media}: {reason}.")
     return {media: row[media] for media in MEDIA if row.get(media)}
-
-
-def _check_times(rows: list[Row], where: str) -> None:
-    """Refuse a column in which every text is a date: LLaMA-Factory's reader makes times of them, and drops replies."""
-    from pyarrow.json import ReadOptions, read_json
-
-    read = ({column: value for column, value in row.items() if column not in OWN_COLUMNS} for row in rows)
-    lines = "\n".join(map(json.dumps, read)).encode()
-    for column in read_json(io.BytesIO(lines), read_options=ReadOptions(block_size=len(lines) + 1)).schema:
-        times = re.findall(r"(\w*)(?:: |^)timestamp", str(column.type))
-        if times:
-            place = ".".join(filter(None, [column.name, *times]))
-            reason = f"every {place} is a bare date, of which LLaMA-Factory's JSON reader makes a time and no text"
-            mend = 'Add a row where it says more, or write chats with formatting="sharegpt".'
-            raise DataError(f"{where}: {reason}. {mend}")

@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 import pytest
 from datasets import load_dataset
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from strategies import TOOLS, conversations
 
 from course_utils import data
@@ -96,11 +95,7 @@ def contents(folder):
 
 # ----------------------------------------------------------- the schema, as LLaMA-Factory's data/README.md documents it
 DOCUMENTED = {"file_name", "formatting", "ranking", "columns"}
-DOCUMENTED_COLUMNS = {
-    "alpaca": {"prompt", "query", "response", "history"},
-    "sharegpt": {"messages"},
-    "both": {"system", "tools", "images", "videos", "audios", "chosen", "rejected", "kto_tag"},
-}
+DOCUMENTED_COLUMNS = {"messages", "system", "tools", "images", "videos", "audios", "chosen", "rejected", "kto_tag"}
 
 
 def read_strictly(entry, rows):
@@ -113,21 +108,21 @@ def read_strictly(entry, rows):
     Returns:
         For each row its system text, its turns as (tag, value), and the other parts it has.
     """
-    formatting = entry.get("formatting", "alpaca")
     columns = entry["columns"]
     assert entry.keys() <= DOCUMENTED and rows
-    assert columns.keys() <= DOCUMENTED_COLUMNS[formatting] | DOCUMENTED_COLUMNS["both"]
+    assert columns.keys() <= DOCUMENTED_COLUMNS or columns == {"prompt": "text"}
     for column in columns.values():
         assert any(row.get(column) is not None for row in rows), column
     read = []
     for row in rows:
         parts = {part: row.get(column) for part, column in columns.items() if row.get(column) is not None}
         if list(columns) == ["prompt"]:
-            assert formatting == "alpaca" and isinstance(parts["prompt"], str)
+            assert entry["formatting"] == "alpaca" and isinstance(parts["prompt"], str)
             read.append(parts)
             continue
-        turns = alpaca_turns(parts, entry) if formatting == "alpaca" else sharegpt_turns(parts, entry)
-        replies = [check_reply(parts[reply], formatting) for reply in ("chosen", "rejected") if reply in columns]
+        assert entry["formatting"] == "sharegpt"
+        turns = sharegpt_turns(parts)
+        replies = [check_reply(parts[reply]) for reply in ("chosen", "rejected") if reply in columns]
         assert len(replies) == (2 if entry.get("ranking") else 0)
         assert len(turns) % 2 == (1 if replies else 0) and turns
         for place, (tag, value) in enumerate(turns):
@@ -146,25 +141,12 @@ def read_strictly(entry, rows):
     return read
 
 
-def alpaca_turns(parts, entry):
-    assert isinstance(parts["prompt"], str) and parts["query"] == ""
-    turns = []
-    for before, reply in parts.get("history", []):
-        turns += [("human", before), ("gpt", reply)]
-    turns.append(("human", parts["prompt"]))
-    assert ("response" in parts) != bool(entry.get("ranking"))
-    return turns if entry.get("ranking") else [*turns, ("gpt", parts["response"])]
-
-
-def sharegpt_turns(parts, entry):
+def sharegpt_turns(parts):
     assert all(turn.keys() == {"from", "value"} for turn in parts["messages"])
     return [(turn["from"], turn["value"]) for turn in parts["messages"]]
 
 
-def check_reply(reply, formatting):
-    if formatting == "alpaca":
-        assert isinstance(reply, str)
-        return "gpt", reply
+def check_reply(reply):
     assert reply.keys() == {"from", "value"} and reply["from"] in ("gpt", "function_call")
     check_value(reply["from"], reply["value"])
     return reply["from"], reply["value"]
@@ -234,15 +216,6 @@ def test_every_kind_of_row_holds_to_the_schema_and_loads_back(kind, tmp_path):
     check_round_trip(dataset, tmp_path, "mine")
 
 
-@pytest.mark.parametrize("kind", ["chat", "preference", "kto", "text", "media", "preference with images"])
-def test_what_alpaca_can_hold_loads_back_from_it(kind, tmp_path):
-    dataset = data.to_dataset(KINDS[kind])
-    path = export_llamafactory(dataset, tmp_path, "mine", formatting="alpaca")
-    assert registry(tmp_path)["mine"]["formatting"] == "alpaca"
-    check_export(path, tmp_path)
-    check_round_trip(dataset, tmp_path, "mine")
-
-
 @pytest.mark.parametrize("name", BUNDLED)
 def test_the_bundled_rows_hold_to_the_schema(name, tmp_path):
     dataset = data.load(name)
@@ -256,27 +229,21 @@ def test_the_bundled_rows_load_back(name, tmp_path):
     check_round_trip(dataset, tmp_path, name)
 
 
-def test_thinking_loads_back_from_alpaca_too(tmp_path):
-    dataset = data.load("thinking")
-    export_llamafactory(dataset, tmp_path, "thinking", formatting="alpaca")
-    check_round_trip(dataset, tmp_path, "thinking")
-
-
 def test_the_id_of_a_row_loads_back(tmp_path):
     export_llamafactory(data.to_dataset(KINDS["chat"]), tmp_path, "mine")
     assert data.load("mine", tmp_path)["id"][:] == ["c-1", "mine:2"]
 
 
 @settings(max_examples=100)
-@given(conversations(thinking=True, tools=True), st.sampled_from(["sharegpt", "alpaca"]))
-def test_any_chat_is_refused_with_its_row_or_read_as_meant(messages, formatting):
+@given(conversations(thinking=True, tools=True))
+def test_any_chat_is_refused_with_its_row_or_read_as_meant(messages):
     dataset = data.to_dataset([{"messages": CHAT}, {"messages": messages, "tools": json.dumps(TOOLS)}])
     with TemporaryDirectory() as folder:
-        if not can_be_written(messages, formatting):
+        if not can_be_written(messages):
             with pytest.raises(data.DataError, match=r"dataset\[1\]"):
-                export_llamafactory(dataset, folder, "mine", formatting=formatting)
+                export_llamafactory(dataset, folder, "mine")
             return
-        path = export_llamafactory(dataset, folder, "mine", formatting=formatting)
+        path = export_llamafactory(dataset, folder, "mine")
         row = read_strictly(registry(Path(folder))["mine"], written(path))[1]
         expected = [as_turn(message) for message in joined(messages) if message["role"] != "system"]
         assert [
@@ -286,13 +253,12 @@ def test_any_chat_is_refused_with_its_row_or_read_as_meant(messages, formatting)
         check_round_trip(dataset, folder, "mine")
 
 
-def can_be_written(messages, formatting):
+def can_be_written(messages):
     replies = [message for message in messages if message["role"] == "assistant"]
     marks = any(
         mark in m["content"] + m.get("reasoning_content", "") for m in replies for mark in ("<think>", "</think>")
     )
-    calls = any("tool_calls" in message for message in replies)
-    return messages[0] != said("system", "") and not marks and not (calls and formatting == "alpaca")
+    return messages[0] != said("system", "") and not marks
 
 
 def as_turn(message):
@@ -330,9 +296,8 @@ def test_thinking_stands_in_the_reply_as_llamafactory_writes_it(tmp_path):
     assert written(path)[0]["conversations"][1]["value"] == "<think>\n2 + 2\n</think>\n\n4"
 
 
-@pytest.mark.parametrize("formatting", ["sharegpt", "alpaca"])
-def test_text_is_alpaca_with_a_prompt_alone(formatting, tmp_path):
-    export_llamafactory(data.to_dataset(KINDS["text"]), tmp_path, "mine", formatting=formatting)
+def test_text_is_alpaca_with_a_prompt_alone(tmp_path):
+    export_llamafactory(data.to_dataset(KINDS["text"]), tmp_path, "mine")
     entry = {"file_name": "mine.json", "formatting": "alpaca", "columns": {"prompt": "text"}}
     assert registry(tmp_path) == {"mine": entry}
 
@@ -453,12 +418,6 @@ def test_other_rows_that_cannot_be_written(bad, message, tmp_path):
     assert not contents(tmp_path)
 
 
-def test_alpaca_has_no_place_for_tools_and_says_what_has(tmp_path):
-    with pytest.raises(data.DataError, match=r'dataset\[0\].* function_call .*Take formatting="sharegpt"'):
-        export_llamafactory(data.to_dataset(KINDS["tools"]), tmp_path, "mine", formatting="alpaca")
-    assert not contents(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("name", "before", "message"),
     [
@@ -483,26 +442,3 @@ def test_what_is_there_is_not_overwritten(name, before, message, tmp_path):
     with pytest.raises(data.DataError, match=message):
         export_llamafactory(data.to_dataset(KINDS["chat"]), tmp_path, name)
     assert contents(tmp_path) == there
-
-
-def test_an_unknown_formatting(tmp_path):
-    with pytest.raises(data.DataError, match="unknown formatting 'openai'; expected one of sharegpt, alpaca"):
-        export_llamafactory(data.to_dataset(KINDS["chat"]), tmp_path, "mine", formatting="openai")
-
-
-# ------------------------------------------------------------------------------------------------------ text, not times
-def test_replies_that_are_all_dates_are_refused_where_the_reader_makes_times_of_them(tmp_path):
-    days = ["2024-01-02", "2024-02-29 10:00"]
-    dataset = data.to_dataset([{"messages": [said("user", f"When is {day}?"), said("assistant", day)]} for day in days])
-    with pytest.raises(data.DataError, match="every output is a bare date"):
-        export_llamafactory(dataset, tmp_path, "mine", formatting="alpaca")
-    check_export(export_llamafactory(dataset, tmp_path, "mine"), tmp_path)
-    pairs = data.to_dataset(
-        [
-            {"messages": CHAT[:1], "chosen": [said("assistant", day)], "rejected": [said("assistant", "No.")]}
-            for day in days
-        ]
-    )
-    for formatting, place in (("alpaca", "chosen"), ("sharegpt", "chosen.value")):
-        with pytest.raises(data.DataError, match=f"every {place} is a bare date"):
-            export_llamafactory(pairs, tmp_path, "pairs", formatting=formatting)
