@@ -63,10 +63,9 @@ class Layout:
     @cached_property
     def read_columns(self) -> frozenset[str]:
         """The columns of a row that are read; all others are not."""
-        parts = {"messages"} if self.formatting != "alpaca" else {"prompt", "query", "response", "history"}
-        parts = {"prompt"} if self.kind == "text" else parts | {"system", "tools", *MEDIA}
-        parts |= {"kto": {"kto_tag"}, "preference": set(REPLIES)}.get(self.kind, set())
-        return frozenset({self.columns[part] or part for part in parts if self.columns[part]} | set(OWN_COLUMNS))
+        of_others = ("messages",) if self.formatting == "alpaca" else ("prompt", "query", "response", "history")
+        named = {column for part, column in self.columns.items() if column is not None and part not in of_others}
+        return frozenset(named | set(OWN_COLUMNS))
 
     @cached_property
     def read_keys(self) -> frozenset[str]:

@@ -197,21 +197,17 @@ def to_dataset(rows: Sequence[Row], features: Features | None = None) -> Dataset
     return Dataset(InMemoryTable(pa.Table.from_pydict(columns, schema=features.arrow_schema)))
 
 
-def each(dataset: Dataset, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """The rows as dicts, read in batches: five times as fast as `for row in dataset`, and never all in memory.
+def plain_rows(rows: Rows, columns: Sequence[str] = ()) -> Iterator[Row]:
+    """The rows of a list as they are; those of a data set without the keys they lack, and by default all columns.
 
-    Args:
-        dataset: any.
-        columns: those to read; by default all.
+    A data set is read in batches: five times as fast as `for row in dataset`, and never all in memory.
     """
-    chosen = dataset if columns is None else dataset.select_columns([c for c in columns if c in dataset.column_names])
+    if isinstance(rows, list):
+        yield from rows
+        return
+    chosen = rows.select_columns([column for column in columns if column in rows.column_names]) if columns else rows
     for batch in chosen.with_format("arrow").iter(1000):
-        yield from batch.to_pylist()
-
-
-def plain_rows(rows: Rows, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """`each` row of a data set without the keys that it lacks; the rows of a list as they are."""
-    return iter(rows) if isinstance(rows, list) else map(plain, each(rows, columns))
+        yield from map(plain, batch.to_pylist())
 
 
 def select(rows: Rows, numbers: list[int]) -> Rows:
