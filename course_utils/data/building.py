@@ -28,7 +28,7 @@ from course_utils.data.loading import load_rows
 from course_utils.data.mixing import draw, normalise_weights
 from course_utils.data.reading import read_raw
 from course_utils.data.registry import find
-from course_utils.data.rows import DataError, Row, features_of, plain_rows, quiet, to_dataset, united
+from course_utils.data.rows import DataError, Row, features_of, plain_rows, quiet, to_dataset
 from course_utils.data.sources import normalise_rows
 from course_utils.data.splitting import held_back
 
@@ -234,6 +234,5 @@ def _mixture(rows: list[Row], profile: Profile, seed: int) -> tuple[list[Row], F
     sizes = {source: len(pool) for source, pool in pools.items()}
     shares = normalise_weights(pools, dict(profile.weights) or sizes)
     order, _ = draw(sizes, shares, strategy="resample" if profile.weights else "interleave", seed=seed)
-    taken = [pool for source, pool in pools.items() if shares[source]]
-    together = list(chain.from_iterable(taken))
-    return [together[number] for number in order], united(map(features_of, taken))
+    together = list(chain.from_iterable(pool for source, pool in pools.items() if shares[source]))
+    return [together[number] for number in order], features_of(together)

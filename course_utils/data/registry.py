@@ -20,13 +20,18 @@ from course_utils.data.reading import STRICT, SUFFIXES
 from course_utils.data.rows import MEDIA, REPLIES, DataError, Fault, short
 
 REGISTRY = "dataset_info.json"
-HUB_KEYS = ("hf_hub_url", "ms_hub_url", "om_hub_url")
 HUB_OPTIONS = ("subset", "folder")
-PLACES = ("file_name", *HUB_KEYS, "script_url", "cloud_file_name")
-ENTRY_KEYS = (*PLACES, "formatting", "columns", "tags", "ranking", "split", "num_samples", *HUB_OPTIONS)
+ENTRY_KEYS = ("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
+ENTRY_KEYS += ("formatting", "columns", "tags", "ranking", "split", "num_samples", *HUB_OPTIONS)
 NO_ROWS = ("", ".md")  # suffixes of what may lie beside the rows: README.md, LICENSE
 AS_FILE = "Save its rows once as JSONL in the data folder and name that file as file_name, in an entry without the hub."
-
+REFUSED = {  # places that LLaMA-Factory reads and this course does not
+    "om_hub_url": "is not read here: it needs the openmind package, which this course does not have. Name hf_hub_url "
+    f"or ms_hub_url, and leave USE_OPENMIND_HUB unset. Or: {AS_FILE}",
+    "script_url": "is not read: `datasets` 4 runs no scripts. Run the script once elsewhere, with `datasets` below 4, "
+    "save its rows by to_json(..., force_ascii=False) as JSONL and name that as file_name.",
+    "cloud_file_name": f"is not read here. {AS_FILE}",
+}
 FORMATTINGS = ("alpaca", "sharegpt", "openai")
 DEFAULT_COLUMNS: dict[str, str | None] = {"prompt": "instruction", "query": "input", "response": "output"}
 DEFAULT_COLUMNS |= {"history": None, "messages": "conversations"}
@@ -202,12 +207,9 @@ def _hub_address(entry: dict[str, Any], where: str) -> tuple[str, str]:
     Which of several wins is LLaMA-Factory's rule; there hf_hub_url means the hub of HF_ENDPOINT, here any that gives
     the set.
     """
-    hf, ms, om = (key in entry for key in HUB_KEYS)
+    hf, ms, om = (key in entry for key in ("hf_hub_url", "ms_hub_url", "om_hub_url"))
     if om and (_is_on("USE_OPENMIND_HUB") or not (hf or ms)):
-        raise DataError(
-            f"{where}: om_hub_url is not read here: it needs the openmind package, which this course does not have. "
-            f"Name hf_hub_url or ms_hub_url, and leave USE_OPENMIND_HUB unset. Or: {AS_FILE}"
-        )
+        raise DataError(f"{where}: om_hub_url {REFUSED['om_hub_url']}")
     if not (hf or ms):
         return "auto", ""
     takes_ms = ms and (_is_on("USE_MODELSCOPE_HUB") or not hf)
@@ -224,17 +226,13 @@ def _is_on(variable: str) -> bool:
 
 def _local_files(entry: dict[str, Any], folder: Path, where: str) -> tuple[Path, ...]:
     """The file that an entry names, or the files in the folder that it names; nothing that only a hub could give."""
-    if "script_url" in entry:
-        raise DataError(
-            f"{where}: script_url is not read: `datasets` 4 runs no scripts. Run the script once elsewhere, with "
-            f"`datasets` below 4, save its rows by to_json(..., force_ascii=False) as JSONL and name that as file_name."
-        )
-    if "cloud_file_name" in entry:
-        raise DataError(f"{where}: cloud_file_name is not read here. {AS_FILE}")
-    for key in HUB_OPTIONS:
-        if entry.get(key):
-            found = f"{where}: {key} belongs to a hub; with file_name LLaMA-Factory does not read it"
-            raise DataError(f"{found}. Remove it.")
+    for key in entry:
+        if key in REFUSED:
+            raise DataError(f"{where}: {key} {REFUSED[key]}")
+        if key in HUB_OPTIONS and entry[key]:
+            raise DataError(
+                f"{where}: {key} belongs to a hub; with file_name LLaMA-Factory does not read it. Remove it."
+            )
     file_name = entry.get("file_name")
     if not isinstance(file_name, str) or not file_name:
         raise DataError(f"{where}: file_name is missing. Name a file or a folder in {folder}, or hf_hub_url.")
@@ -269,19 +267,17 @@ def parse_layout(entry: dict[str, Any], where: str) -> Layout:
     columns = _named(entry, "columns", DEFAULT_COLUMNS, where)
     tags = _named(entry, "tags", DEFAULT_TAGS, where)
     kind = _kind(entry, formatting, columns, where)
-    needed = ["prompt"] if formatting == "alpaca" else ["messages"]
+    needed = ["prompt"] if formatting == "alpaca" else ["messages", *NEEDED_TAGS]
     if kind == "preference":
         needed += REPLIES
     elif formatting == "alpaca" and kind != "text":
         needed.append("response")
-    for key in needed:
-        if columns[key] is None:
-            default = f", not its default {DEFAULT_COLUMNS[key]!r}" if DEFAULT_COLUMNS[key] else ""
-            found = f"{where}.columns does not name {key}, so it is None{default}"
-            raise DataError(f"{found} (LLaMA-Factory reads it so too). Name it.")
-    for key in NEEDED_TAGS if formatting != "alpaca" else ():
-        if tags[key] is None:
-            raise DataError(f"{where}.tags does not name {key}, so it is None, not {DEFAULT_TAGS[key]!r}. Name it.")
+    named, defaults = columns | tags, DEFAULT_COLUMNS | DEFAULT_TAGS  # no part is in both
+    for part in needed:
+        if named[part] is None:
+            found = f"{where}.{'tags' if part in tags else 'columns'} does not name {part}, so it is None"
+            default = f", not its default {defaults[part]!r}" if defaults[part] else ""
+            raise DataError(f"{found}{default} (LLaMA-Factory reads it so too). Name it.")
     return Layout(formatting, columns, tags, kind, explicit=tuple(entry.get("columns") or ()))
 
 

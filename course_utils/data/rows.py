@@ -168,14 +168,6 @@ def features_of(rows: Sequence[Row]) -> Features:
     return Features(columns | {name: feature for name, feature in extra.items() if name in used})
 
 
-def united(parts: Iterable[Features]) -> Features:
-    """Features that hold the columns and keys of all parts, those of the first part first."""
-    import pyarrow as pa
-    from datasets import Features
-
-    return Features.from_arrow_schema(pa.unify_schemas([part.arrow_schema for part in parts]))
-
-
 def to_dataset(rows: Sequence[Row], features: Features | None = None) -> Dataset:
     """Rows of the schema above as a `Dataset`; `source` and `tags` may be missing and are then "" and [].
 
@@ -191,8 +183,8 @@ def to_dataset(rows: Sequence[Row], features: Features | None = None) -> Dataset
     from datasets.table import InMemoryTable
 
     features = features or features_of(rows)
-    known = {"source": "", "tags": []}
-    columns = {name: [row.get(name, known.get(name)) for row in rows] for name in features}
+    default = {"source": "", "tags": []}
+    columns = {name: [row.get(name, default.get(name)) for row in rows] for name in features}
     # Not Dataset.from_dict, which looks at every value in Python once more: that doubles the time.
     return Dataset(InMemoryTable(pa.Table.from_pydict(columns, schema=features.arrow_schema)))
 
