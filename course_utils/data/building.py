@@ -46,15 +46,10 @@ STAMP = "POOL.json"  # in the folder of a pool: what it was made of
 
 @dataclass(frozen=True)
 class Pool:
-    """A source once and for all: its rows in Arrow on the disk, and how many rows it took to get them.
-
-    `read` rows were in its files; `dropped` of them were empty or too long, `repeats` said what an earlier one says.
-    """
+    """A source once and for all: its rows in Arrow on the disk, and how many rows were read to get them."""
 
     rows: Dataset
     read: int
-    dropped: int
-    repeats: int
 
 
 def pool(source: str, dataset_dir: str | Path = "data") -> Pool:
@@ -82,12 +77,10 @@ def pool(source: str, dataset_dir: str | Path = "data") -> Pool:
         rows = normalise_rows(source, read_raw(folder / "raw" / RAW_FILES[source]))
     else:
         rows = load_rows(source, folder)
-    cleaned, dropped = clean(rows)
-    unique, repeats = deduplicate(cleaned)
-    counts = {"read": len(rows), "dropped": len(dropped), "repeats": len(repeats)}
+    unique, _ = deduplicate(clean(rows)[0])
     with quiet(), atomic_dir(target) as draft:
         to_dataset(unique).save_to_disk(draft)
-        write_json(draft / STAMP, {"made_of": made_of, "counts": counts})
+        write_json(draft / STAMP, {"made_of": made_of, "read": len(rows), "kept": len(unique)})
     return _made(target, made_of)
 
 
@@ -97,12 +90,10 @@ def _made(target: Path, made_of: str) -> Pool | None:
 
     try:
         stamp = json.loads((target / STAMP).read_text(encoding="utf-8"))
-        if stamp["made_of"] != made_of:
-            return None
-        found = Pool(load_from_disk(str(target)), **stamp["counts"])
+        found = Pool(load_from_disk(str(target)), stamp["read"])
+        return found if (stamp["made_of"], stamp["kept"]) == (made_of, len(found.rows)) else None
     except (OSError, ValueError, LookupError, TypeError):  # files that are missing, cut or of another version
         return None
-    return found if len(found.rows) == found.read - found.dropped - found.repeats else None
 
 
 def _fingerprint(source: str, folder: Path) -> str:
@@ -126,7 +117,6 @@ class BuildReport:
     `counts[source]` has raw, unique (after deduplication), kept (what the profile trains on), train and valid.
     """
 
-    profile: str
     counts: dict[str, dict[str, int]]
     paths: dict[str, Path]
 
@@ -177,10 +167,11 @@ def build(profile: Profile, *, dataset_dir: str | Path = "data", seed: int = 42)
             paths |= {name: target / name for name in (part, f"{part}.jsonl")}
     steps = {"unique": unique, "kept": kept, "train": train, "valid": valid}
     tallies = {step: Counter(row["source"] for row in rows) for step, rows in steps.items()}
-    counts: dict[str, dict[str, int]] = {}
-    for source in (*RAW_FILES, *REGISTERED):
-        counts[source] = {"raw": made[source].read} | {step: tally[source] for step, tally in tallies.items()}
-    return BuildReport(profile.name, counts, paths)
+    counts = {
+        source: {"raw": made[source].read} | {step: tally[source] for step, tally in tallies.items()}
+        for source in (*RAW_FILES, *REGISTERED)
+    }
+    return BuildReport(counts, paths)
 
 
 def load_built(profile: Profile, part: str, dataset_dir: str | Path = "data") -> Dataset:
@@ -200,10 +191,8 @@ def load_built(profile: Profile, part: str, dataset_dir: str | Path = "data") ->
         raise DataError(f"There is no part {part!r}; expected one of {', '.join(PARTS)}.")
     path = home() / dataset_dir / "build" / profile.name / part
     if not path.is_dir():
-        raise DataError(
-            f"{path} is not there: the data of profile {profile.name} has not been built. "
-            "Run lesson 03, or `python -m course_utils build-data`."
-        )
+        found = f"{path} is not there: the data of profile {profile.name} has not been built"
+        raise DataError(f"{found}. Run lesson 03, or `python -m course_utils build-data`.")
     return load_from_disk(str(path))
 
 
@@ -227,12 +216,9 @@ def _kept(unique: list[Row], profile: Profile) -> list[tuple[Row, str]]:
 
 
 def _mixture(rows: list[Row], profile: Profile, seed: int) -> tuple[list[Row], Features]:
-    """The rows to train on in their order, each as often as the weights want, and features of all their sources."""
-    pools: dict[str, list[Row]] = {}
-    for row in rows:
-        pools.setdefault(row["source"], []).append(row)
-    sizes = {source: len(pool) for source, pool in pools.items()}
-    shares = normalise_weights(pools, dict(profile.weights) or sizes)
+    """The rows to train on in their order, each as often as the weights want, and features of all of them."""
+    sizes = Counter(row["source"] for row in rows)
+    shares = normalise_weights(sizes, dict(profile.weights) or sizes)
     order, _ = draw(sizes, shares, strategy="resample" if profile.weights else "interleave", seed=seed)
-    together = list(chain.from_iterable(pool for source, pool in pools.items() if shares[source]))
+    together = [row for source in sizes if shares[source] for row in rows if row["source"] == source]
     return [together[number] for number in order], features_of(together)

@@ -230,9 +230,8 @@ def _local_files(entry: dict[str, Any], folder: Path, where: str) -> tuple[Path,
         if key in REFUSED:
             raise DataError(f"{where}: {key} {REFUSED[key]}")
         if key in HUB_OPTIONS and entry[key]:
-            raise DataError(
-                f"{where}: {key} belongs to a hub; with file_name LLaMA-Factory does not read it. Remove it."
-            )
+            found = f"{where}: {key} belongs to a hub; with file_name LLaMA-Factory does not read it"
+            raise DataError(f"{found}. Remove it.")
     file_name = entry.get("file_name")
     if not isinstance(file_name, str) or not file_name:
         raise DataError(f"{where}: file_name is missing. Name a file or a folder in {folder}, or hf_hub_url.")
