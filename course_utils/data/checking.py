@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from course_utils.core.errors import CourseError
 from course_utils.data.deduplication import Removed, deduplicate
 from course_utils.data.faults import fault_of, faults
-from course_utils.data.loading import open_rows
+from course_utils.data.loading import Opened, open_rows
 from course_utils.data.rows import (
     BAR_AFTER,
     TEXTS,
@@ -25,6 +25,7 @@ from course_utils.data.rows import (
     Record,
     Row,
     judged,
+    parted,
     plain_rows,
     to_dataset,
     turns_of,
@@ -140,7 +141,7 @@ def check(
     if max_length is not None and (tokenizer is None or max_length < 1):
         raise DataError("check: max_length counts tokens, so it needs a tokenizer and must be at least 1.")
     opened = open_rows(path_or_dataset)
-    problems, records = _parted(opened.items)
+    problems, records = _judged(opened)
     total = len(records) + len(_rows_of(problems))
     if not total:
         problems.append(Problem(opened.name, None, None, "", "has no rows. Check that the file was saved whole."))
@@ -181,11 +182,9 @@ def _rows_of(problems: Iterable[Problem]) -> set[tuple[str, int]]:
     return {(problem.file, problem.row) for problem in problems if problem.row is not None}
 
 
-def _parted(items: Iterable[Record | Problem]) -> tuple[list[Problem], list[Record]]:
+def _judged(opened: Opened) -> tuple[list[Problem], list[Record]]:
     """What keeps rows from being read or rendered, and the other rows."""
-    found = list(judged(items, lambda _, record: (record.value, faults(record.value))))
-    problems = [item for item in found if isinstance(item, Problem)]
-    return problems, [item for item in found if isinstance(item, Record)]
+    return parted(judged(opened.items, lambda _, record: (record.value, faults(record.value))))
 
 
 def _masked(
@@ -242,7 +241,7 @@ def _examples(rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[list[
 def _leaked(records: list[Record], against: str | Path | Dataset) -> tuple[list[Problem], list[str]]:
     """The rows that ask what an evaluation row asks, if only with other numbers; a remark where some were not read."""
     opened = open_rows(against)
-    unread, held = _parted(opened.items)
+    unread, held = _judged(opened)
     if not held:
         found = f"the first problem is {unread[0]}" if unread else "it is empty"
         raise DataError(f"check: {opened.name} has no row to compare with: {found}")

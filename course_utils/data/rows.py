@@ -110,14 +110,21 @@ def judged(
         yield from [item.problem(*fault) for fault in faults] or [item._replace(value=row)]
 
 
+def parted(items: Iterable[Record | Problem]) -> tuple[list[Problem], list[Record]]:
+    """The problems, and the rows that have none."""
+    found = list(items)
+    problems = [item for item in found if isinstance(item, Problem)]
+    return problems, [item for item in found if isinstance(item, Record)]
+
+
 def all_usable(items: Iterable[Record | Problem]) -> list[Row]:
     """All rows, or a DataError with one problem (of the whole file, if there is one) and how many more there are."""
-    found = list(items)
-    problems = sorted((item for item in found if isinstance(item, Problem)), key=lambda item: item.row is not None)
+    problems, records = parted(items)
     if problems:
+        first = min(problems, key=lambda problem: problem.row is not None)
         more = f" And {len(problems) - 1} more; `python -m course_utils check-data` lists all those of a file."
-        raise DataError(f"{problems[0]}{more if len(problems) > 1 else ''}")
-    return [item.value for item in found if isinstance(item, Record)]
+        raise DataError(f"{first}{more if len(problems) > 1 else ''}")
+    return [record.value for record in records]
 
 
 def short(value: Any) -> str:
