@@ -22,13 +22,12 @@ from course_utils.core.paths import home
 from course_utils.core.profiles import Profile
 from course_utils.data.cleaning import clean
 from course_utils.data.deduplication import deduplicate
-from course_utils.data.exporting import export_jsonl
 from course_utils.data.keys import row_key
 from course_utils.data.loading import load_rows
 from course_utils.data.mixing import draw, normalise_weights
 from course_utils.data.reading import read_raw
 from course_utils.data.registry import find
-from course_utils.data.rows import DataError, Row, features_of, plain_rows, quiet, to_dataset
+from course_utils.data.rows import DataError, Row, export_jsonl, features_of, plain_rows, quiet, to_dataset
 from course_utils.data.sources import normalise_rows
 from course_utils.data.splitting import held_back
 

@@ -21,13 +21,16 @@ preference's prompt is `messages`.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from course_utils.core.errors import CourseError
+from course_utils.core.files import atomic_file
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -243,6 +246,26 @@ def join(parts: Sequence[Dataset]) -> Dataset:
         raise DataError(f"These data sets cannot be joined: {reason}. Make them alike first.") from None
     # A part of another set comes in slices, each of which would be pickled with all of that set for the fingerprint.
     return Dataset(InMemoryTable(joined.combine_chunks()))
+
+
+def export_jsonl(rows: Dataset | Iterable[Row], path: str | Path) -> int:
+    """Write one JSON object a line, Chinese readable, without the keys that a row lacks.
+
+    Args:
+        rows: a Dataset, or rows that come one by one, such as a stream; then no more than one is in memory.
+        path: the file, written whole or not at all.
+
+    Returns:
+        How many rows there were.
+    """
+    from datasets import Dataset
+
+    count = 0
+    with atomic_file(path) as file:
+        for row in plain_rows(rows) if isinstance(rows, Dataset) else map(plain, rows):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
 
 
 @contextmanager

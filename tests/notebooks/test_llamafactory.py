@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from strategies import TOOLS, conversations
 
 from course_utils import data
-from course_utils.data import exporting
-from course_utils.data.exporting import export_llamafactory
+from notebooks.extras import llamafactory
+from notebooks.extras.llamafactory import export_llamafactory
 
 BUNDLED = ["json", "tools", "thinking", "general"]
 JOINER = "\n</tool_response>\n<tool_response>\n"
@@ -324,7 +324,7 @@ def test_another_export_keeps_the_entries_that_are_there(tmp_path):
 
 def test_the_rows_are_there_before_the_registry_names_them(tmp_path, monkeypatch):
     order = []
-    monkeypatch.setattr(exporting, "write_json", lambda path, value: order.append(path.name) or path)
+    monkeypatch.setattr(llamafactory, "write_json", lambda path, value: order.append(path.name) or path)
     export_llamafactory(data.to_dataset(KINDS["chat"]), tmp_path, "mine")
     assert order == ["mine.json", "dataset_info.json"]
 

@@ -1,4 +1,4 @@
-"""Rows of the course as files for others: JSONL to read, and what LLaMA-Factory trains on (C34).
+"""Rows of the course as files that LLaMA-Factory trains on.
 
 Source: LLaMA-Factory 0.9.6.dev0, `data/README.md`, `src/llamafactory/data/parser.py`, `converter.py`, `formatter.py`.
 What that would drop with a warning, or read as something else, is refused here with the row and the reason.
@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from course_utils.core.files import atomic_file, write_json
+from course_utils.core.files import write_json
 from course_utils.data.faults import out_of_order, uneven_media, validate
 from course_utils.data.formats import BETWEEN_RESULTS
 from course_utils.data.reading import STRICT
 from course_utils.data.registry import DEFAULT_COLUMNS, REGISTRY, path_inside, read_registry
-from course_utils.data.rows import MEDIA, REPLIES, DataError, Row, plain, plain_rows, short
+from course_utils.data.rows import MEDIA, REPLIES, DataError, Row, plain_rows, short
 from course_utils.text import chat
 from course_utils.text.chat import MessageError
 from course_utils.text.thinking import CLOSER, OPENER
@@ -28,26 +27,6 @@ if TYPE_CHECKING:
 COLUMNS = {part: column or part for part, column in DEFAULT_COLUMNS.items()}  # of each part, as the README names them
 TAGS = {"system": "system", "user": "human", "tool": "observation"}
 NAME = re.compile(r"\w[\w.-]*")  # it is a file's, too, and LLaMA-Factory splits lists of names at commas
-
-
-def export_jsonl(rows: Dataset | Iterable[Row], path: str | Path) -> int:
-    """Write one JSON object a line, Chinese readable, without the keys that a row lacks.
-
-    Args:
-        rows: a Dataset, or rows that come one by one, such as a stream; then no more than one is in memory.
-        path: the file, written whole or not at all.
-
-    Returns:
-        How many rows there were.
-    """
-    from datasets import Dataset
-
-    count = 0
-    with atomic_file(path) as file:
-        for row in plain_rows(rows) if isinstance(rows, Dataset) else map(plain, rows):
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            count += 1
-    return count
 
 
 def export_llamafactory(dataset: Dataset, folder: str | Path, name: str) -> Path:
