@@ -131,7 +131,9 @@ def _downloaded(entry: Entry) -> Iterator[Record | Problem]:
             f"cannot be loaded from {folder}: {type(error).__name__}: {error}. Check these names against the data "
             f"set's page. Or: {AS_FILE}"
         ) from error
-    for number, row in enumerate(dataset, start=1):  # not each(): mixed objects are kept as JSON, which only this reads
+    for number, row in enumerate(
+        dataset, start=1
+    ):  # not plain_rows: mixed objects are kept as JSON, which only this reads
         yield Record(entry.address, number, None, {column: plain(value) for column, value in row.items()})
 
 
@@ -279,19 +281,18 @@ def _file(path: Path) -> Opened:
         remark = f"to load {path.name} by name, put this into {registry.REGISTRY}: {json.dumps({path.stem: entry})}"
         return replace(opened, name=str(path), remarks=[*opened.remarks, remark])
     if source is None:
-        read_as, items = "no known format", map(_unknown, read(path))
+        read_as, items = "no known format", judged(read(path), _unknown)
     else:
         read_as = f"{source} (data.normalise)"
         items = sources.normalised(source, read(path), sources.READERS[source])
     return Opened(str(path), read_as, chain(_byte_order_mark(path), items), [])
 
 
-def _unknown(item: Record | Problem) -> Problem:
-    if isinstance(item, Problem):
-        return item
-    found = ", ".join(map(str, item.value)) or "no fields"
+def _unknown(_: int, record: Record) -> tuple[Row, list[Fault]]:
+    found = ", ".join(map(str, record.value)) or "no fields"
     reason = f"expected instruction, conversations, messages or text, found {found}. Name the columns in "
-    return item.problem("", f"{reason}{registry.REGISTRY}, or read the file with data.normalise(…, read=…).")
+    mend = f"{registry.REGISTRY}, or read the file with data.normalise(…, read=…)."
+    return record.value, [Fault("", f"{reason}{mend}")]
 
 
 def _byte_order_mark(path: Path) -> Iterator[Problem]:
