@@ -17,8 +17,7 @@ from course_utils.data.sources import normalise
 from course_utils.data.splitting import leaks, split
 
 __all__ = [
-    "BuildReport", "CheckReport", "DataError", "Dropped", "MixReport", "Pool", "Problem", "Removed", "build",
-    "check", "clean", "clean_row", "deduplicate", "export_jsonl", "group_key",
-    "join", "leaks", "load", "load_built", "mix", "normalise", "plain", "pool", "read_raw", "split",
-    "stream", "to_dataset",
+    "BuildReport", "CheckReport", "DataError", "Dropped", "MixReport", "Pool", "Problem", "Removed", "build", "check",
+    "clean", "clean_row", "deduplicate", "export_jsonl", "group_key", "join", "leaks", "load", "load_built", "mix",
+    "normalise", "plain", "pool", "read_raw", "split", "stream", "to_dataset",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The one row schema of the course, and how rows become a `datasets.Dataset`.
+"""The one row schema of the course, how rows pass every check, and how they become a `Dataset` or a JSONL file.
 
     messages  list of turns: role, content; and where present reasoning_content, tool_calls, tool_call_id
     source    the file or data set the row comes from
