@@ -97,7 +97,7 @@ def check_data(
         write_text(page, reports.page(f"Check of {path}", reports.check(report).html))
     if as_json:
         counts = {"read": report.read, "kept": report.kept, "reported": report.reported, "repeats": len(report.repeats)}
-        problems = [vars(problem) for problem in report.problems]
+        problems = [problem._asdict() for problem in report.problems]
         print(json.dumps(counts | {"problems": problems, "remarks": report.remarks}, indent=2, ensure_ascii=False))
     else:
         print(reports.check(report))

@@ -4,24 +4,20 @@ A row is `messages` (OpenAI turns), `source`, `tags`, and `tools` where it has s
 imported only when a function that needs it is called.
 """
 
-from course_utils.data.build import BuildReport, build, load_built
+from course_utils.data.building import BuildReport, Pool, build, load_built, pool
 from course_utils.data.checking import CheckReport, check
 from course_utils.data.cleaning import Dropped, clean, clean_row
 from course_utils.data.deduplication import Removed, deduplicate
-from course_utils.data.exporting import export_jsonl, export_llamafactory
 from course_utils.data.keys import group_key
 from course_utils.data.loading import load, stream
 from course_utils.data.mixing import MixReport, mix
-from course_utils.data.negatives import negatives
-from course_utils.data.pools import Pool, pool
 from course_utils.data.reading import read_raw
-from course_utils.data.rows import DataError, Problem, each, join, plain, to_dataset
+from course_utils.data.rows import DataError, Problem, export_jsonl, join, plain, to_dataset
 from course_utils.data.sources import normalise
 from course_utils.data.splitting import leaks, split
 
 __all__ = [
-    "BuildReport", "CheckReport", "DataError", "Dropped", "MixReport", "Pool", "Problem", "Removed", "build",
-    "check", "clean", "clean_row", "deduplicate", "each", "export_jsonl", "export_llamafactory", "group_key",
-    "join", "leaks", "load", "load_built", "mix", "negatives", "normalise", "plain", "pool", "read_raw", "split",
-    "stream", "to_dataset",
+    "BuildReport", "CheckReport", "DataError", "Dropped", "MixReport", "Pool", "Problem", "Removed", "build", "check",
+    "clean", "clean_row", "deduplicate", "export_jsonl", "group_key", "join", "leaks", "load", "load_built", "mix",
+    "normalise", "plain", "pool", "read_raw", "split", "stream", "to_dataset",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -13,23 +13,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils.core.errors import CourseError
-from course_utils.data.cleaning import TEXTS
 from course_utils.data.deduplication import Removed, deduplicate
-from course_utils.data.opening import open_rows
+from course_utils.data.faults import fault_of, faults
+from course_utils.data.loading import Opened, open_rows
 from course_utils.data.rows import (
     BAR_AFTER,
-    REPLIES,
+    TEXTS,
     DataError,
     Fault,
     Problem,
     Record,
     Row,
+    judged,
+    parted,
     plain_rows,
     to_dataset,
     turns_of,
 )
 from course_utils.data.splitting import leaks
-from course_utils.text import chat, masking
+from course_utils.text import masking
 from course_utils.text.script import HAN
 
 if TYPE_CHECKING:
@@ -139,7 +141,7 @@ def check(
     if max_length is not None and (tokenizer is None or max_length < 1):
         raise DataError("check: max_length counts tokens, so it needs a tokenizer and must be at least 1.")
     opened = open_rows(path_or_dataset)
-    problems, records = _parted(opened.items)
+    problems, records = _judged(opened)
     total = len(records) + len(_rows_of(problems))
     if not total:
         problems.append(Problem(opened.name, None, None, "", "has no rows. Check that the file was saved whole."))
@@ -180,41 +182,9 @@ def _rows_of(problems: Iterable[Problem]) -> set[tuple[str, int]]:
     return {(problem.file, problem.row) for problem in problems if problem.row is not None}
 
 
-def _parted(items: Iterable[Record | Problem]) -> tuple[list[Problem], list[Record]]:
+def _judged(opened: Opened) -> tuple[list[Problem], list[Record]]:
     """What keeps rows from being read or rendered, and the other rows."""
-    problems: list[Problem] = []
-    records: list[Record] = []
-    for item in items:
-        if isinstance(item, Problem):
-            problems.append(item)
-        elif faults := list(_faults(item)):
-            problems += [item.problem(*fault) for fault in faults]
-        else:
-            records.append(item)
-    return problems, records
-
-
-def _faults(record: Record) -> Iterator[Fault]:
-    """What a template would stumble over in a row of the course's schema, and what teaches nothing."""
-    row = record.value
-    if "text" in row:
-        if not row["text"].strip():
-            yield Fault("text", "is empty. Leave the row out.")
-        return
-    try:
-        for reply in [row[part] for part in REPLIES if part in row] or [[]]:
-            chat.validate(row["messages"] + reply)
-            chat.load_tools(row.get("tools"))
-    except chat.MessageError as error:
-        yield _fault(error)
-    else:
-        # Turns that would teach the model to say nothing; of a KTO row that may well be the bad reply.
-        for index, turn in enumerate(row["messages"] if row.get("label", True) else ()):
-            if turn["role"] == "assistant" and not turn.get("content", "").strip() and not turn.get("tool_calls"):
-                reason = "is empty: that would teach silence. Write it, or leave it out."
-                yield Fault(f"messages[{index}].content", reason)
-    if row.get("chosen") and row["chosen"] == row.get("rejected"):
-        yield Fault("rejected", "is equal to chosen, so there is nothing to prefer. Mend one, or leave the row out.")
+    return parted(judged(opened.items, lambda _, record: (record.value, faults(record.value))))
 
 
 def _masked(
@@ -259,7 +229,7 @@ def _examples(rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[list[
                 made[chats[example["row"]]].append(example)
     except CourseError as error:
         if len(rows) == 1:
-            return [_fault(error)]
+            return [fault_of(error)]
         half = len(rows) // 2  # one of the rows: which?
         return _examples(rows[:half], tokenizer) + _examples(rows[half:], tokenizer)
     for index in set(range(len(rows))) - set(chats):
@@ -268,19 +238,10 @@ def _examples(rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[list[
     return made
 
 
-def _fault(error: CourseError) -> Fault:
-    """What `chat` or `masking` refused, as the fault of a row."""
-    if not isinstance(error, chat.MessageError):
-        return Fault("messages", str(error).removeprefix("row 0: "))
-    place = "" if error.index is None else f"messages[{error.index}]"
-    field = ".".join(part for part in (place, error.field) if part) or "messages"
-    return Fault(field, f"{error.reason.removesuffix(' (row 0)')}.")
-
-
 def _leaked(records: list[Record], against: str | Path | Dataset) -> tuple[list[Problem], list[str]]:
     """The rows that ask what an evaluation row asks, if only with other numbers; a remark where some were not read."""
     opened = open_rows(against)
-    unread, held = _parted(opened.items)
+    unread, held = _judged(opened)
     if not held:
         found = f"the first problem is {unread[0]}" if unread else "it is empty"
         raise DataError(f"check: {opened.name} has no row to compare with: {found}")

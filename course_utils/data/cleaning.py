@@ -10,14 +10,14 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from course_utils.data.rows import REPLIES, DataError, Row, Rows, plain, plain_rows, to_dataset, turns_of
+from course_utils.data.faults import why_dropped
+from course_utils.data.rows import REPLIES, TEXTS, DataError, Row, Rows, plain, plain_rows, to_dataset
 
 # C0 and C1 controls but tab and line break, the byte order mark, marks that turn the writing direction.
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\u202a-\u202e\u2066-\u2069]")
 # Full-width letters and digits, typographic ligatures, and spaces of other widths: here NFKC changes the shape only.
 SHAPES = re.compile(r"[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\ufb00-\ufb06\u00a0\u2000-\u200a\u202f\u205f\u3000]+")
 LINE_BREAK = re.compile(r"\r\n?|[\x0b\x0c]")  # a form feed stands between two pages, and would join their words
-TEXTS = ("content", "reasoning_content")  # keys of a turn
 MAX_CHARACTERS = 20_000  # of a whole row; about 5,000 tokens of English or 14,000 of Chinese
 
 
@@ -64,7 +64,7 @@ def clean(dataset: Rows, *, max_characters: int = MAX_CHARACTERS) -> tuple[Rows,
         raise DataError(f"clean: max_characters must be at least 1, found {max_characters}.")
     kept, dropped = [], []
     for index, row in enumerate(map(_cleaned, plain_rows(dataset))):
-        if reason := _why_dropped(row, max_characters):
+        if reason := why_dropped(row, max_characters):
             dropped.append(Dropped(index, row.get("source", ""), reason))
         else:
             kept.append(row)
@@ -88,15 +88,3 @@ def _cleaned(row: Row) -> Row:
 
 def _clean_texts(part: Row, keys: tuple[str, ...]) -> Row:
     return {key: clean_text(part[key]) for key in keys if key in part}
-
-
-def _why_dropped(row: Row, max_characters: int) -> str:
-    """Why a cleaned row is left out, "" where it is not."""
-    turns = turns_of(row)
-    length = sum(len(turn.get(key, "")) for turn in turns for key in TEXTS) + len(row.get("text", ""))
-    if length > max_characters:
-        return f"{length:,} characters, more than {max_characters:,}"
-    if "text" in row:
-        return "" if row["text"] else "the text is empty"
-    empty = (turn for turn in turns if not turn["content"] and not turn.get("tool_calls") and turn["role"] != "tool")
-    return next((f"an empty turn of {turn['role']}" for turn in empty), "")

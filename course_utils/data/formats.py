@@ -9,18 +9,16 @@ the others.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from course_utils.data.layout import TURN_TEXTS, Layout
+from course_utils.data.faults import out_of_order, uneven_media
 from course_utils.data.reading import STRICT
-from course_utils.data.registry import path_inside
+from course_utils.data.registry import TURN_TEXTS, Layout, path_inside
 from course_utils.data.rows import MEDIA, REPLIES, DataError, Fault, Row, RowReader, short
 from course_utils.text import chat, thinking
 
-PLACEHOLDERS = {"images": "<image>", "videos": "<video>", "audios": "<audio>"}  # LLaMA-Factory's
 # What Qwen's template writes between the results of parallel calls. ShareGPT wants the roles by turns, so such a file
 # holds them as one observation; LLaMA-Factory's OpenAI converter joins them so, too.
 BETWEEN_RESULTS = "\n</tool_response>\n<tool_response>\n"
@@ -34,20 +32,6 @@ def convert(row: Row, layout: Layout, folder: Path) -> tuple[Row, list[Fault]]:
     """
     reader = _LayoutReader(row, layout=layout, folder=folder)
     return reader.read(), reader.faults
-
-
-def uneven_media(row: Row, files: dict[str, list[str]]) -> Iterator[tuple[str, int]]:
-    """Each of images, videos and audios that has not one file for each placeholder, and how many placeholders it has.
-
-    As in LLaMA-Factory the system turn is not counted. Of a preference, the count must be right with either reply.
-    """
-    for media, placeholder in PLACEHOLDERS.items():
-        for reply in [row[part] for part in REPLIES if part in row] or [[]]:
-            turns = [turn for turn in row["messages"] + reply if turn["role"] != "system"]
-            count = sum(turn.get("content", "").count(placeholder) for turn in turns)
-            if count != len(files.get(media, [])):
-                yield media, count
-                break
 
 
 @dataclass(kw_only=True)
@@ -115,7 +99,9 @@ class _LayoutReader(RowReader):
             return []  # what is due after a turn that cannot be read is not known
         if messages[0]["role"] != "system":
             messages = self._system() + messages
-        self._check_order(messages, column)
+        fault = out_of_order(messages, column, is_prompt=self.layout.kind == "preference")
+        if fault is not None:
+            self.fault(*fault)
         return messages
 
     def _turn_reply(self, part: str) -> Row:
@@ -161,29 +147,6 @@ class _LayoutReader(RowReader):
             message["tool_calls"] = [self._call(call, f"{field}.tool_calls[{i}]") for i, call in enumerate(calls)]
         return _with_thinking(message) if role == "assistant" else message
 
-    def _check_order(self, messages: list[Row], field: str) -> None:
-        """System first if at all, then user (or tool results) and assistant by turns, an assistant last (no prompt).
-
-        LLaMA-Factory skips a row that breaks this. Unlike there, several tool results may follow one another.
-        """
-        expected = "user"
-        for index, message in enumerate(messages):
-            role = message["role"]
-            if role == "system" and index == 0:
-                continue
-            after_result = index > 0 and messages[index - 1]["role"] == "tool" and role == "tool"
-            asks = role in ("user", "tool")
-            if not after_result and (asks != (expected == "user") or role == "system"):
-                wanted = "a user turn or a tool result" if expected == "user" else "an assistant turn"
-                self.fault(f"{field}[{index}]", f"this turn is of {role}, but {wanted} is due there.")
-                return
-            expected = "assistant" if asks else "user"
-        is_prompt = self.layout.kind == "preference"
-        if is_prompt and expected != "assistant":
-            self.fault(field, "must end with a user turn or a tool result, which chosen and rejected then answer.")
-        if not is_prompt and messages[-1]["role"] != "assistant":
-            self.fault(field, "must end with an assistant turn, or there is nothing to learn.")
-
     # -------------------------------------------------------------------------------------------------- parts of a row
     def _own(self) -> Row:
         """The row's own `id`, as text, and its own `tags`; a row without has none."""
@@ -208,12 +171,8 @@ class _LayoutReader(RowReader):
         found = {media: self._files(columns[media]) for media in MEDIA}
         if self.faults:
             return {}  # the turns may be missing
-        for media, count in uneven_media(out, found):
-            self.fault(
-                columns[media] or media,
-                f"names {len(found[media])}, and the turns hold {PLACEHOLDERS[media]} {count} times. Each needs the "
-                f"other; name the column of each in `columns`.",
-            )
+        for media, reason in uneven_media(out, found):
+            self.fault(columns[media] or media, f"{reason}; name the column of each in `columns`.")
         return {media: files for media, files in found.items() if files}
 
     def _files(self, column: str | None) -> list[str]:

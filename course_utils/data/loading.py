@@ -1,23 +1,45 @@
-"""The rows of a data set by its name in `dataset_info.json`: as a Dataset, or one by one as a stream (C2)."""
+"""Open whatever holds rows: a data set by its name in `dataset_info.json`, a file, a folder, a registry (C2).
+
+A file is read by the `dataset_info.json` beside it where that names it, else by what its first rows look like.
+"""
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from course_utils import hub
-from course_utils.data import formats
-from course_utils.data.reading import read
-from course_utils.data.registry import AS_FILE, Entry, find
-from course_utils.data.rows import DataError, Problem, Record, Row, all_usable, plain, to_dataset
+from course_utils.data import formats, registry, sources
+from course_utils.data.reading import SUFFIXES, read
+from course_utils.data.registry import AS_FILE, Entry
+from course_utils.data.rows import (
+    MEDIA,
+    REPLIES,
+    DataError,
+    Fault,
+    Problem,
+    Record,
+    Row,
+    all_usable,
+    judged,
+    plain,
+    plain_rows,
+    to_dataset,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 SAMPLE_SEED = 42
+FIRST_ROWS = 100  # by which the format of a file is told
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+OPENAI_TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+OPENAI_TAGS |= {"observation_tag": "tool", "system_tag": "system"}
 
 
 def load(name: str, dataset_dir: str | Path = "data") -> Dataset:
@@ -45,7 +67,7 @@ def load(name: str, dataset_dir: str | Path = "data") -> Dataset:
 
 def load_rows(name: str, dataset_dir: str | Path = "data") -> list[Row]:
     """`load`, as plain dicts."""
-    entry = find(name, dataset_dir)
+    entry = registry.find(name, dataset_dir)
     return _taken(all_usable(entry_rows(entry)), entry)
 
 
@@ -64,7 +86,7 @@ def stream(name: str, dataset_dir: str | Path = "data") -> IterableDataset:
     """
     from datasets import IterableDataset
 
-    entry = find(name, dataset_dir)
+    entry = registry.find(name, dataset_dir)
     if entry.split != "train" or entry.num_samples is not None:
         mend = "Use data.load, or leave them out and take from the stream."
         raise DataError(f"{entry.where}: split {entry.split!r} and num_samples need all rows. {mend}")
@@ -84,17 +106,14 @@ def entry_rows(entry: Entry) -> Iterator[Record | Problem]:
 
     Its `split` and `num_samples` are not looked at where the rows lie in files.
     """
-    records = chain.from_iterable(map(read, entry.files)) if entry.files else _downloaded(entry)
     found: set[str] = set()
-    for number, record in enumerate(records, start=1):
-        if isinstance(record, Problem):
-            yield record
-            continue
-        found |= record.value.keys()
+
+    def convert(number: int, record: Record) -> tuple[Row, list[Fault]]:
+        found.update(record.value)
         row, faults = formats.convert(record.value, entry.layout, entry.folder)
-        yield from (record.problem(*fault) for fault in faults)
-        if not faults:
-            yield record._replace(value={"id": f"{entry.name}:{number}", "source": entry.name} | row)
+        return {"id": f"{entry.name}:{number}", "source": entry.name} | row, faults
+
+    yield from judged(chain.from_iterable(map(read, entry.files)) if entry.files else _downloaded(entry), convert)
     for fault in entry.layout.unread(found):
         yield Problem(", ".join(map(str, entry.files)) or entry.address, None, None, *fault)
 
@@ -112,7 +131,9 @@ def _downloaded(entry: Entry) -> Iterator[Record | Problem]:
             f"cannot be loaded from {folder}: {type(error).__name__}: {error}. Check these names against the data "
             f"set's page. Or: {AS_FILE}"
         ) from error
-    for number, row in enumerate(dataset, start=1):  # not each(): mixed objects are kept as JSON, which only this reads
+    for number, row in enumerate(
+        dataset, start=1
+    ):  # not plain_rows: mixed objects are kept as JSON, which only this reads
         yield Record(entry.address, number, None, {column: plain(value) for column, value in row.items()})
 
 
@@ -136,3 +157,199 @@ def _taken(rows: list[Row], entry: Entry) -> list[Row]:
     draw = random.Random(SAMPLE_SEED)
     once = draw.sample(rows, min(entry.num_samples, len(rows)))
     return once + draw.choices(rows, k=entry.num_samples - len(once))
+
+
+# ---------------------------------------------------------------------------------- whatever holds rows
+@dataclass(frozen=True)
+class Opened:
+    """Rows in the course's schema, one after the other, each with its place.
+
+    Attributes:
+        name: of the file, the folder, the registry or the data set.
+        read_as: how the rows are written.
+        items: the rows; in place of one that cannot be read comes each of its problems.
+        remarks: what is left unread, and how a file could be loaded by name.
+    """
+
+    name: str
+    read_as: str
+    items: Iterator[Record | Problem]
+    remarks: list[str]
+
+
+def open_rows(target: str | Path | Dataset) -> Opened:
+    """Open what `check` can be given; a DataError where there is nothing of the kind."""
+    if not isinstance(target, str | Path):
+        return _rows_of_dataset(target, "the data set")
+    path = Path(target)
+    if (path / "state.json").is_file():
+        from datasets import load_from_disk
+
+        return _rows_of_dataset(load_from_disk(str(path)), str(path))
+    if path.name == registry.REGISTRY or (path / registry.REGISTRY).is_file():
+        return _registered(path.parent if path.name == registry.REGISTRY else path)
+    if not path.is_dir():
+        return _file(path)
+    files = registry.files_with_rows(path)
+    if not files:
+        raise DataError(f"{path}: the folder holds no {', '.join(SUFFIXES)} file and no {registry.REGISTRY}.")
+    return _joined(str(path), list(map(_file, files)))
+
+
+def _joined(name: str, parts: list[Opened]) -> Opened:
+    read_as = "; ".join(dict.fromkeys(f"{Path(part.name).name}: {part.read_as}" for part in parts))
+    remarks = [remark for part in parts for remark in part.remarks]
+    return Opened(name, read_as, chain.from_iterable(part.items for part in parts), remarks)
+
+
+# ------------------------------------------------------------------------------------------------- rows of the schema
+def _rows_of_dataset(dataset: Dataset, name: str) -> Opened:
+    if "messages" not in dataset.column_names and "text" not in dataset.column_names:
+        found = ", ".join(dataset.column_names)
+        raise DataError(f"{name} has the columns {found}; rows of the course have messages or text (see data.load).")
+    empty: Row = {"messages": [], "source": "", "tags": []}
+    rows = (Record(name, number, None, empty | row) for number, row in enumerate(plain_rows(dataset), start=1))
+    media = ", ".join(part for part in MEDIA if part in dataset.column_names)
+    remarks = [f"{name}: whether the files of {media} are there was not looked at."] if media else []
+    return Opened(name, "rows of the course's schema", rows, remarks)
+
+
+# ------------------------------------------------------------------------------------------------ entries of a registry
+def _registered(folder: Path) -> Opened:
+    """All data sets of a registry; those on a hub are not fetched."""
+    path = folder / registry.REGISTRY
+    parts: list[Opened] = []
+    named: set[Path] = set()
+    for name, said in registry.read_registry(folder).items():
+        try:
+            entry = registry.parse(name, said, folder)
+            opened = _entry(entry)
+            if not named.isdisjoint(entry.files):  # a file that is read in two ways: its rows are told apart
+                opened = replace(opened, items=_of_entry(opened.items, name))
+            named |= set(entry.files)
+            parts.append(opened)
+        except DataError as error:
+            reason = str(error).removeprefix(f"{path}, {name}: ")
+            parts.append(Opened(name, "not read", iter([Problem(str(path), None, None, name, reason)]), []))
+    known = {file.resolve() for file in (*named, path)}
+    beside = [file.name for file in registry.files_with_rows(folder) if file.resolve() not in known]
+    opened = _joined(str(path), parts)
+    left = [f"{path} names no data set in {', '.join(beside)}, so that was not read."] if beside else []
+    return replace(opened, remarks=[*opened.remarks, *left])
+
+
+def _of_entry(items: Iterable[Record | Problem], name: str) -> Iterator[Record | Problem]:
+    """The same rows and problems, with the entry's name beside the file's."""
+    return (item._replace(file=f"{item.file} ({name})") for item in items)
+
+
+def _entry(entry: registry.Entry) -> Opened:
+    """The rows of an entry of a registry."""
+    if not entry.files:
+        return Opened(entry.name, "not read", iter(()), [f"{entry.name} is on a hub, and was not fetched."])
+    layout = entry.layout
+    first = _first(entry.files[0])
+    turns = [turn for row in first for turn in _turns(row, layout.columns["messages"])]
+    unread = {"columns": _keys(first) - layout.read_columns, "keys of turns": _keys(turns) - layout.read_keys}
+    found = {what: ", ".join(sorted(keys)) for what, keys in unread.items() if keys}
+    remarks = [f"{entry.files[0]}: not read are the {what} {keys}." for what, keys in found.items()]
+    rows = judged(entry_rows(entry), lambda _, record: (record.value, _lacking(record.value, entry.folder)))
+    items = chain(chain.from_iterable(map(_byte_order_mark, entry.files)), rows)
+    return Opened(entry.name, f"{layout.formatting}, {layout.kind}", items, remarks)
+
+
+def _lacking(row: Row, folder: Path) -> Iterator[Fault]:
+    """Each of the images, videos and audios of a row that is not there."""
+    for media in MEDIA:
+        for index, name in enumerate(row.get(media, [])):
+            if not (folder / name).is_file():
+                reason = f"there is no file {name!r} in {folder}. Put it there, or mend the name."
+                yield Fault(f"{media}[{index}]", reason)
+
+
+# --------------------------------------------------------------------------------------------------------------- a file
+def _file(path: Path) -> Opened:
+    """The rows of a file by its entry in the registry beside it, or by what its first rows look like."""
+    known = registry.naming(path)
+    if known is not None:
+        return _entry(known)
+    first = _first(path)
+    source, guess = _source(first), _guess(first)
+    if source is None and guess is not None:
+        entry = {"file_name": path.name} | guess
+        opened = _entry(registry.parse(path.stem, entry, path.parent))
+        remark = f"to load {path.name} by name, put this into {registry.REGISTRY}: {json.dumps({path.stem: entry})}"
+        return replace(opened, name=str(path), remarks=[*opened.remarks, remark])
+    if source is None:
+        read_as, items = "no known format", judged(read(path), _unknown)
+    else:
+        read_as = f"{source} (data.normalise)"
+        items = sources.normalised(source, read(path), sources.READERS[source])
+    return Opened(str(path), read_as, chain(_byte_order_mark(path), items), [])
+
+
+def _unknown(_: int, record: Record) -> tuple[Row, list[Fault]]:
+    found = ", ".join(map(str, record.value)) or "no fields"
+    reason = f"expected instruction, conversations, messages or text, found {found}. Name the columns in "
+    mend = f"{registry.REGISTRY}, or read the file with data.normalise(…, read=…)."
+    return record.value, [Fault("", f"{reason}{mend}")]
+
+
+def _byte_order_mark(path: Path) -> Iterator[Problem]:
+    """Three bytes that some editors put first: read over here, and refused by other readers of .json."""
+    with path.open("rb") as file:
+        if file.read(3) == BYTE_ORDER_MARK:
+            yield Problem(str(path), None, 1, "", "begins with a byte order mark. Save it as UTF-8 without one.")
+
+
+def _first(path: Path) -> list[Row]:
+    """The first rows of a file that can be read."""
+    return [item.value for item in islice(read(path), FIRST_ROWS) if isinstance(item, Record)]
+
+
+def _turns(row: Row, column: str | None) -> list[Row]:
+    """The turns of a raw row, as far as they are objects."""
+    turns = row.get(column)
+    return [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+
+
+def _keys(rows: list[Row]) -> set[str]:
+    return {key for row in rows for key in row}
+
+
+def _source(first: list[Row]) -> str | None:
+    """Which of the sources that `normalise` knows these rows are in, if any (pitfall source-dialects)."""
+    keys = _keys(first)
+    if {"Question", "Numbers"} <= keys:
+        return "mawps"
+    if "golden" in keys:
+        return "cmath"
+    if {"answer_zh", "answer_en"} & keys:
+        return "emoji"
+    return "cluener" if "text" in keys and any(isinstance(row.get("label"), dict) for row in first) else None
+
+
+def _guess(first: list[Row]) -> Row | None:
+    """The entry of a registry that reads these rows, but for its file_name."""
+    keys = _keys(first)
+    parts = {part: part for part in ("system", "tools", *MEDIA) if part in keys}
+    entry: Row = {}
+    if set(REPLIES) <= keys:
+        parts |= {part: part for part in REPLIES}
+        entry["ranking"] = True
+    label = next((key for key in ("kto_tag", "label") if any(isinstance(row.get(key), bool) for row in first)), None)
+    if label is not None:
+        parts["kto_tag"] = label
+    turns = next((key for key in ("conversations", "messages") if key in keys), None)
+    if turns is not None:
+        said = [turn for row in first for turn in _turns(row, turns)]
+        is_openai = any("role" in turn for turn in said) if said else turns == "messages"
+        written = {"formatting": "openai" if is_openai else "sharegpt", "columns": {"messages": turns, **parts}}
+        return written | ({"tags": OPENAI_TAGS} if is_openai else {}) | entry
+    prompt = next((key for key in ("instruction", "prompt", "question") if key in keys), None)
+    reply = next((key for key in ("output", "response", "completion", "answer") if key in keys), None)
+    if prompt is not None and (reply is not None or entry):
+        more = {part: key for part, key in (("query", "input"), ("history", "history")) if key in keys}
+        answer = {"response": reply} if reply is not None and not entry else {}
+        return {"columns": {"prompt": prompt, **answer, **more, **parts}, **entry}
+    return {"columns": {"prompt": "text"}} if "text" in keys else None

@@ -33,7 +33,6 @@ class MixReport:
     `available` the size of the pool, `times` how often each of its rows was taken: at least and at most.
     """
 
-    strategy: str
     requested: dict[str, float]
     actual: dict[str, int]
     unique: dict[str, int]
@@ -125,7 +124,6 @@ def draw(
     for place in order:
         times[names[bisect_right(starts, place) - 1]][place] += 1
     report = MixReport(
-        strategy=strategy,
         requested={name: total_size * share for name, share in shares.items()},
         actual={name: taken.total() for name, taken in times.items()},
         unique={name: len(taken) for name, taken in times.items()},

@@ -1,7 +1,8 @@
 """`dataset_info.json`: which data sets there are, where each lies, how it is written, in LLaMA-Factory's schema (C2).
 
 Read as LLaMA-Factory 0.9.5 reads it (`llamafactory/data/parser.py`, `loader.py`): a hub wins over a script and that
-over a file. Unlike there, a key that is unknown, stands twice or would go unread is an error, not silence.
+over a file; where an entry has `columns` (or `tags`), what that object does not name is None and not its default
+(pitfall registry-silence). Unlike there, a key that is unknown, stands twice or would go unread is an error.
 """
 
 from __future__ import annotations
@@ -9,22 +10,91 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from course_utils import hub
 from course_utils.core.paths import home
-from course_utils.data.layout import Layout, check_keys, parse_layout
 from course_utils.data.reading import STRICT, SUFFIXES
-from course_utils.data.rows import DataError, short
+from course_utils.data.rows import MEDIA, REPLIES, DataError, Fault, short
 
 REGISTRY = "dataset_info.json"
-HUB_KEYS = ("hf_hub_url", "ms_hub_url", "om_hub_url")
 HUB_OPTIONS = ("subset", "folder")
-PLACES = ("file_name", *HUB_KEYS, "script_url", "cloud_file_name")
-ENTRY_KEYS = (*PLACES, "formatting", "columns", "tags", "ranking", "split", "num_samples", *HUB_OPTIONS)
+ENTRY_KEYS = ("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
+ENTRY_KEYS += ("formatting", "columns", "tags", "ranking", "split", "num_samples", *HUB_OPTIONS)
 NO_ROWS = ("", ".md")  # suffixes of what may lie beside the rows: README.md, LICENSE
 AS_FILE = "Save its rows once as JSONL in the data folder and name that file as file_name, in an entry without the hub."
+REFUSED = {  # places that LLaMA-Factory reads and this course does not
+    "om_hub_url": "is not read here: it needs the openmind package, which this course does not have. Name hf_hub_url "
+    f"or ms_hub_url, and leave USE_OPENMIND_HUB unset. Or: {AS_FILE}",
+    "script_url": "is not read: `datasets` 4 runs no scripts. Run the script once elsewhere, with `datasets` below 4, "
+    "save its rows by to_json(..., force_ascii=False) as JSONL and name that as file_name.",
+    "cloud_file_name": f"is not read here. {AS_FILE}",
+}
+FORMATTINGS = ("alpaca", "sharegpt", "openai")
+DEFAULT_COLUMNS: dict[str, str | None] = {"prompt": "instruction", "query": "input", "response": "output"}
+DEFAULT_COLUMNS |= {"history": None, "messages": "conversations"}
+DEFAULT_COLUMNS |= dict.fromkeys(("system", "tools", *MEDIA, *REPLIES, "kto_tag"))
+DEFAULT_TAGS: dict[str, str | None] = {"role_tag": "from", "content_tag": "value", "user_tag": "human"}
+DEFAULT_TAGS |= {"assistant_tag": "gpt", "observation_tag": "observation", "function_tag": "function_call"}
+DEFAULT_TAGS |= {"system_tag": "system"}
+NEEDED_TAGS = ("role_tag", "content_tag", "user_tag", "assistant_tag")  # where turns have tags
+TURN_TEXTS = ("reasoning_content", "tool_call_id")  # OpenAI's keys of a turn that hold text
+OWN_COLUMNS = ("id", "tags")  # of the course: kept where a row has them, unknown to LLaMA-Factory
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a file is written: the formatting, what kind its rows are, the column of each part, the tag of each role.
+
+    `kind` is "chat", "preference" (chosen and rejected replies), "kto" (a reply and whether it is good) or "text"
+    (pretraining). `explicit` lists the parts that the entry's `columns` names itself: see `unread`.
+    """
+
+    formatting: str
+    columns: dict[str, str | None]
+    tags: dict[str, str | None]
+    kind: str = "chat"
+    explicit: tuple[str, ...] = ()
+
+    @cached_property
+    def roles(self) -> dict[str, str]:
+        """The role that each tag stands for; "function" is an assistant turn that holds calls as JSON text."""
+        named = {"user": "user", "assistant": "assistant", "observation": "tool", "function": "function"}
+        tags = {self.tags[f"{name}_tag"]: role for name, role in (named | {"system": "system"}).items()}
+        return {tag: role for tag, role in tags.items() if tag is not None}
+
+    @cached_property
+    def read_columns(self) -> frozenset[str]:
+        """The columns of a row that are read; all others are not."""
+        of_others = ("messages",) if self.formatting == "alpaca" else ("prompt", "query", "response", "history")
+        named = {column for part, column in self.columns.items() if column is not None and part not in of_others}
+        return frozenset(named | set(OWN_COLUMNS))
+
+    @cached_property
+    def read_keys(self) -> frozenset[str]:
+        """The keys of a turn that are read; all others are not."""
+        tags = {self.tags["role_tag"] or "", self.tags["content_tag"] or ""}
+        return frozenset(tags | {*TURN_TEXTS, "tool_calls"})
+
+    def unread(self, found: set[str]) -> list[Fault]:
+        """What the layout says that no row has, or what would be lost, by all columns that the rows have.
+
+        LLaMA-Factory answers with a KeyError, or with silence.
+        """
+        faults = []
+        for part in self.explicit if found else ():
+            column = self.columns[part]
+            if column is not None and column not in found:
+                names = ", ".join(sorted(found))
+                faults.append(Fault(f"columns.{part}", f"names {column!r}, which no row has. Rows have: {names}."))
+        lost = DEFAULT_COLUMNS["response"]
+        if self.kind == "text" and lost in found:
+            reason = f"columns names prompt alone, so the rows are pretraining text, but they have {lost!r}"
+            mend = "Name it as columns.response: what columns does not name is None, not its default."
+            faults.append(Fault("columns", f"{reason}, which would be lost. {mend}"))
+        return faults
 
 
 @dataclass(frozen=True)
@@ -137,12 +207,9 @@ def _hub_address(entry: dict[str, Any], where: str) -> tuple[str, str]:
     Which of several wins is LLaMA-Factory's rule; there hf_hub_url means the hub of HF_ENDPOINT, here any that gives
     the set.
     """
-    hf, ms, om = (key in entry for key in HUB_KEYS)
+    hf, ms, om = (key in entry for key in ("hf_hub_url", "ms_hub_url", "om_hub_url"))
     if om and (_is_on("USE_OPENMIND_HUB") or not (hf or ms)):
-        raise DataError(
-            f"{where}: om_hub_url is not read here: it needs the openmind package, which this course does not have. "
-            f"Name hf_hub_url or ms_hub_url, and leave USE_OPENMIND_HUB unset. Or: {AS_FILE}"
-        )
+        raise DataError(f"{where}: om_hub_url {REFUSED['om_hub_url']}")
     if not (hf or ms):
         return "auto", ""
     takes_ms = ms and (_is_on("USE_MODELSCOPE_HUB") or not hf)
@@ -159,15 +226,10 @@ def _is_on(variable: str) -> bool:
 
 def _local_files(entry: dict[str, Any], folder: Path, where: str) -> tuple[Path, ...]:
     """The file that an entry names, or the files in the folder that it names; nothing that only a hub could give."""
-    if "script_url" in entry:
-        raise DataError(
-            f"{where}: script_url is not read: `datasets` 4 runs no scripts. Run the script once elsewhere, with "
-            f"`datasets` below 4, save its rows by to_json(..., force_ascii=False) as JSONL and name that as file_name."
-        )
-    if "cloud_file_name" in entry:
-        raise DataError(f"{where}: cloud_file_name is not read here. {AS_FILE}")
-    for key in HUB_OPTIONS:
-        if entry.get(key):
+    for key in entry:
+        if key in REFUSED:
+            raise DataError(f"{where}: {key} {REFUSED[key]}")
+        if key in HUB_OPTIONS and entry[key]:
             found = f"{where}: {key} belongs to a hub; with file_name LLaMA-Factory does not read it"
             raise DataError(f"{found}. Remove it.")
     file_name = entry.get("file_name")
@@ -193,3 +255,63 @@ def _files_of(path: Path, folder: Path, where: str) -> tuple[Path, ...]:
     if not files:
         raise DataError(f"{where}: the folder {path} has no {', '.join(SUFFIXES)} file.")
     return tuple(path_inside(folder, str(file.relative_to(folder)), f"{where}: file_name") for file in files)
+
+
+# --------------------------------------------------------------------------------------------- how rows are written
+def parse_layout(entry: dict[str, Any], where: str) -> Layout:
+    """What an entry says about its rows; `where` names the entry in errors."""
+    formatting = entry.get("formatting", "alpaca")
+    if formatting not in FORMATTINGS:
+        raise DataError(f"{where}: unknown formatting {formatting!r}; expected {', '.join(FORMATTINGS)}.")
+    columns = _named(entry, "columns", DEFAULT_COLUMNS, where)
+    tags = _named(entry, "tags", DEFAULT_TAGS, where)
+    kind = _kind(entry, formatting, columns, where)
+    needed = ["prompt"] if formatting == "alpaca" else ["messages", *NEEDED_TAGS]
+    if kind == "preference":
+        needed += REPLIES
+    elif formatting == "alpaca" and kind != "text":
+        needed.append("response")
+    named, defaults = columns | tags, DEFAULT_COLUMNS | DEFAULT_TAGS  # no part is in both
+    for part in needed:
+        if named[part] is None:
+            found = f"{where}.{'tags' if part in tags else 'columns'} does not name {part}, so it is None"
+            default = f", not its default {defaults[part]!r}" if defaults[part] else ""
+            raise DataError(f"{found}{default} (LLaMA-Factory reads it so too). Name it.")
+    return Layout(formatting, columns, tags, kind, explicit=tuple(entry.get("columns") or ()))
+
+
+def check_keys(found: Any, known: tuple[str, ...], where: str) -> None:
+    """A DataError where `found` is no object, or has a key that is not known."""
+    if not isinstance(found, dict):
+        raise DataError(f"{where}: expected an object, found {type(found).__name__}.")
+    unknown = sorted(set(found) - set(known))
+    if unknown:
+        raise DataError(f"{where}: unknown key {unknown[0]!r}. Known are: {', '.join(known)}.")
+
+
+def _named(entry: dict[str, Any], key: str, defaults: dict[str, str | None], where: str) -> dict[str, str | None]:
+    """What `columns` or `tags` of an entry says, or the defaults where the entry has none."""
+    named = entry.get(key)
+    if named is None:
+        return dict(defaults)
+    check_keys(named, tuple(defaults), f"{where}.{key}")
+    for part, value in named.items():
+        if not isinstance(value, str | None):
+            raise DataError(f"{where}.{key}.{part}: expected a name as text, found {value!r}.")
+    return {part: named.get(part) for part in defaults}
+
+
+def _kind(entry: dict[str, Any], formatting: str, columns: dict[str, str | None], where: str) -> str:
+    """Which kind of rows an entry has; LLaMA-Factory leaves that to the training stage."""
+    ranking = entry.get("ranking", False)
+    if not isinstance(ranking, bool):
+        raise DataError(f"{where}: ranking must be true or false without quotes, found {ranking!r}.")
+    unread = [part for part in REPLIES if columns[part] is not None and not ranking]
+    if unread:
+        raise DataError(f'{where}: columns.{unread[0]} is read only with "ranking": true. Add that, or remove it.')
+    if columns["kto_tag"] is not None and ranking:
+        raise DataError(f"{where}: ranking and columns.kto_tag are two kinds of rows. Keep the one that the rows have.")
+    if ranking or columns["kto_tag"] is not None:
+        return "preference" if ranking else "kto"
+    named = [part for part, column in columns.items() if column is not None]
+    return "text" if formatting == "alpaca" and named == ["prompt"] else "chat"

@@ -1,4 +1,4 @@
-"""The one row schema of the course, and how rows become a `datasets.Dataset`.
+"""The one row schema of the course, how rows pass every check, and how they become a `Dataset` or a JSONL file.
 
     messages  list of turns: role, content; and where present reasoning_content, tool_calls, tool_call_id
     source    the file or data set the row comes from
@@ -21,13 +21,16 @@ preference's prompt is `messages`.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from course_utils.core.errors import CourseError
+from course_utils.core.files import atomic_file
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -36,6 +39,7 @@ Row = dict[str, Any]
 Rows = TypeVar("Rows", "Dataset", list[Row])  # what most steps take and give back: a data set, or plain dicts
 REPLIES = ("chosen", "rejected")
 MEDIA = ("images", "videos", "audios")
+TEXTS = ("content", "reasoning_content")  # keys of a turn
 BAR_AFTER = 2.0  # seconds of work before a progress bar appears
 
 
@@ -50,8 +54,7 @@ class Fault(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """Something in a file that keeps a row, or the whole file, from being used.
 
     `row` counts the rows of the file from 1 and `line` is where that row begins; both are None where the file as a
@@ -94,14 +97,37 @@ class RowReader:
         self.faults.append(Fault(where, reason))
 
 
+def judged(
+    items: Iterable[Record | Problem], judge: Callable[[int, Record], tuple[Row, Iterable[Fault]]]
+) -> Iterator[Record | Problem]:
+    """What `judge` makes of each row; in place of a row with faults comes each of its problems.
+
+    `judge` is given the number of the row among all items, from 1, and the row. This is the one way of a row from its
+    file to the schema and through every check.
+    """
+    for number, item in enumerate(items, start=1):
+        if isinstance(item, Problem):
+            yield item
+            continue
+        row, faults = judge(number, item)
+        yield from [item.problem(*fault) for fault in faults] or [item._replace(value=row)]
+
+
+def parted(items: Iterable[Record | Problem]) -> tuple[list[Problem], list[Record]]:
+    """The problems, and the rows that have none."""
+    found = list(items)
+    problems = [item for item in found if isinstance(item, Problem)]
+    return problems, [item for item in found if isinstance(item, Record)]
+
+
 def all_usable(items: Iterable[Record | Problem]) -> list[Row]:
     """All rows, or a DataError with one problem (of the whole file, if there is one) and how many more there are."""
-    found = list(items)
-    problems = sorted((item for item in found if isinstance(item, Problem)), key=lambda item: item.row is not None)
+    problems, records = parted(items)
     if problems:
+        first = min(problems, key=lambda problem: problem.row is not None)
         more = f" And {len(problems) - 1} more; `python -m course_utils check-data` lists all those of a file."
-        raise DataError(f"{problems[0]}{more if len(problems) > 1 else ''}")
-    return [item.value for item in found if isinstance(item, Record)]
+        raise DataError(f"{first}{more if len(problems) > 1 else ''}")
+    return [record.value for record in records]
 
 
 def short(value: Any) -> str:
@@ -152,14 +178,6 @@ def features_of(rows: Sequence[Row]) -> Features:
     return Features(columns | {name: feature for name, feature in extra.items() if name in used})
 
 
-def united(parts: Iterable[Features]) -> Features:
-    """Features that hold the columns and keys of all parts, those of the first part first."""
-    import pyarrow as pa
-    from datasets import Features
-
-    return Features.from_arrow_schema(pa.unify_schemas([part.arrow_schema for part in parts]))
-
-
 def to_dataset(rows: Sequence[Row], features: Features | None = None) -> Dataset:
     """Rows of the schema above as a `Dataset`; `source` and `tags` may be missing and are then "" and [].
 
@@ -175,27 +193,23 @@ def to_dataset(rows: Sequence[Row], features: Features | None = None) -> Dataset
     from datasets.table import InMemoryTable
 
     features = features or features_of(rows)
-    known = {"source": "", "tags": []}
-    columns = {name: [row.get(name, known.get(name)) for row in rows] for name in features}
+    default = {"source": "", "tags": []}
+    columns = {name: [row.get(name, default.get(name)) for row in rows] for name in features}
     # Not Dataset.from_dict, which looks at every value in Python once more: that doubles the time.
     return Dataset(InMemoryTable(pa.Table.from_pydict(columns, schema=features.arrow_schema)))
 
 
-def each(dataset: Dataset, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """The rows as dicts, read in batches: five times as fast as `for row in dataset`, and never all in memory.
+def plain_rows(rows: Rows, columns: Sequence[str] = ()) -> Iterator[Row]:
+    """The rows of a list as they are; those of a data set without the keys they lack, and by default all columns.
 
-    Args:
-        dataset: any.
-        columns: those to read; by default all.
+    A data set is read in batches: five times as fast as `for row in dataset`, and never all in memory.
     """
-    chosen = dataset if columns is None else dataset.select_columns([c for c in columns if c in dataset.column_names])
+    if isinstance(rows, list):
+        yield from rows
+        return
+    chosen = rows.select_columns([column for column in columns if column in rows.column_names]) if columns else rows
     for batch in chosen.with_format("arrow").iter(1000):
-        yield from batch.to_pylist()
-
-
-def plain_rows(rows: Rows, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """`each` row of a data set without the keys that it lacks; the rows of a list as they are."""
-    return iter(rows) if isinstance(rows, list) else map(plain, each(rows, columns))
+        yield from map(plain, batch.to_pylist())
 
 
 def select(rows: Rows, numbers: list[int]) -> Rows:
@@ -232,6 +246,26 @@ def join(parts: Sequence[Dataset]) -> Dataset:
         raise DataError(f"These data sets cannot be joined: {reason}. Make them alike first.") from None
     # A part of another set comes in slices, each of which would be pickled with all of that set for the fingerprint.
     return Dataset(InMemoryTable(joined.combine_chunks()))
+
+
+def export_jsonl(rows: Dataset | Iterable[Row], path: str | Path) -> int:
+    """Write one JSON object a line, Chinese readable, without the keys that a row lacks.
+
+    Args:
+        rows: a Dataset, or rows that come one by one, such as a stream; then no more than one is in memory.
+        path: the file, written whole or not at all.
+
+    Returns:
+        How many rows there were.
+    """
+    from datasets import Dataset
+
+    count = 0
+    with atomic_file(path) as file:
+        for row in plain_rows(rows) if isinstance(rows, Dataset) else map(plain, rows):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
 
 
 @contextmanager

@@ -14,7 +14,18 @@ from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
 from course_utils.data.cleaning import clean_text
-from course_utils.data.rows import DataError, Problem, Record, Row, RowReader, all_usable, short, to_dataset
+from course_utils.data.rows import (
+    DataError,
+    Fault,
+    Problem,
+    Record,
+    Row,
+    RowReader,
+    all_usable,
+    judged,
+    short,
+    to_dataset,
+)
 from course_utils.text.script import HAN
 
 if TYPE_CHECKING:
@@ -105,17 +116,14 @@ def normalise_rows(source: str, rows: Iterable[Row], read: Read | None = None) -
 
 def normalised(source: str, records: Iterable[Record | Problem], read: Read) -> Iterator[Record | Problem]:
     """The rows of a source one after the other; in place of a row that cannot be read comes each of its problems."""
-    for record in records:
-        if isinstance(record, Problem):
-            yield record
-            continue
+
+    def convert(_: int, record: Record) -> tuple[Row, list[Fault]]:
         row = SourceReader(record.value)
         question, answer, tags = read(row)
-        yield from (record.problem(*fault) for fault in row.faults)
-        if not row.faults:
-            messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-            done = {"id": f"{source}:{record.row}", "messages": messages, "source": source, "tags": tags}
-            yield record._replace(value=done)
+        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        return {"id": f"{source}:{record.row}", "messages": messages, "source": source, "tags": tags}, row.faults
+
+    return judged(records, convert)
 
 
 def _cmath(row: SourceReader) -> tuple[str, str, list[str]]:

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from course_utils import data
-from course_utils.data import pools
+from course_utils.data import building
 
 CMATH = [{"input": f"{n}加1等于几？", "golden": str(n + 1)} for n in range(6)]
 ALPACA = [{"instruction": f"Q {n}?", "output": "A"} for n in range(4)]
@@ -31,9 +31,11 @@ def folder(tmp_path):
 def reads(monkeypatch):
     """The sources whose rows were read anew, one after the other."""
     read = []
-    normalise, load = pools.normalise_rows, pools.load_rows
-    monkeypatch.setattr(pools, "normalise_rows", lambda source, rows: (read.append(source), normalise(source, rows))[1])
-    monkeypatch.setattr(pools, "load_rows", lambda name, folder: (read.append(name), load(name, folder))[1])
+    normalise, load = building.normalise_rows, building.load_rows
+    monkeypatch.setattr(
+        building, "normalise_rows", lambda source, rows: (read.append(source), normalise(source, rows))[1]
+    )
+    monkeypatch.setattr(building, "load_rows", lambda name, folder: (read.append(name), load(name, folder))[1])
     return read
 
 
@@ -47,7 +49,7 @@ def files(folder):
     return {path.relative_to(inside): path.read_bytes() for path in inside.rglob("*") if path.is_file()}
 
 
-def test_a_pool_counts_what_was_read_dropped_and_repeated(folder):
+def test_a_pool_counts_what_was_read_and_keeps_what_is_new(folder):
     rows = [
         *CMATH,
         CMATH[0],
@@ -58,7 +60,7 @@ def test_a_pool_counts_what_was_read_dropped_and_repeated(folder):
     write(folder / "raw" / "cmath.jsonl", rows)
     for _ in range(2):  # made, and taken from the disk
         pool = data.pool("cmath", folder)
-        assert (pool.read, pool.dropped, pool.repeats) == (10, 1, 2)
+        assert pool.read == 10
         assert asked(pool) == [*(row["input"] for row in CMATH), "9加1等于几？"]
 
 
@@ -67,7 +69,7 @@ def test_a_pool_is_reused_without_reading_the_raw_file_again(folder, source, mon
     first = data.pool(source, folder)
     before = files(folder)
     for reader in ("read_raw", "normalise_rows", "load_rows", "clean", "deduplicate"):
-        monkeypatch.setattr(pools, reader, lambda *_: pytest.fail("read again"))
+        monkeypatch.setattr(building, reader, lambda *_: pytest.fail("read again"))
     again = data.pool(source, folder)
     assert list(again.rows) == list(first.rows) and vars(again) | {"rows": 0} == vars(first) | {"rows": 0}
     assert files(folder) == before and {path.parts[0] for path in before} == {source}
@@ -100,8 +102,8 @@ def test_the_entry_of_the_registry_makes_the_pool_anew_and_another_entry_does_no
 
 def test_other_code_makes_the_pool_anew(folder, reads, monkeypatch, tmp_path_factory):
     code = tmp_path_factory.mktemp("code") / "data"
-    shutil.copytree(pools.Path(pools.__file__).parent, code)
-    monkeypatch.setattr(pools, "__file__", str(code / "pools.py"))
+    shutil.copytree(building.Path(building.__file__).parent, code)
+    monkeypatch.setattr(building, "__file__", str(code / "building.py"))
     data.pool("cmath", folder)
     (code / "cleaning.py").write_text("# changed\n", encoding="utf-8")
     data.pool("cmath", folder)
@@ -109,16 +111,16 @@ def test_other_code_makes_the_pool_anew(folder, reads, monkeypatch, tmp_path_fac
 
 
 def spoil_stamp(target):
-    (target / pools.STAMP).write_text("{", encoding="utf-8")
+    (target / building.STAMP).write_text("{", encoding="utf-8")
 
 
 def spoil_stamp_of_another_version(target):
-    stamp = json.loads((target / pools.STAMP).read_text(encoding="utf-8"))
-    (target / pools.STAMP).write_text(json.dumps({"made_of": stamp["made_of"]}), encoding="utf-8")
+    stamp = json.loads((target / building.STAMP).read_text(encoding="utf-8"))
+    (target / building.STAMP).write_text(json.dumps({"made_of": stamp["made_of"]}), encoding="utf-8")
 
 
 def lose_stamp(target):
-    (target / pools.STAMP).unlink()
+    (target / building.STAMP).unlink()
 
 
 def lose_rows(target):
@@ -184,7 +186,7 @@ def test_a_fault_while_the_pool_is_saved_leaves_the_old_one(folder, monkeypatch)
     def full_disk(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(pools, "write_json", full_disk)
+    monkeypatch.setattr(building, "write_json", full_disk)
     with pytest.raises(OSError, match="No space"):
         data.pool("cmath", folder)
     assert files(folder) == before

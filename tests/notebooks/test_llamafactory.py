@@ -1,22 +1,18 @@
 """`export_llamafactory`: files that LLaMA-Factory reads as meant, and that load back here as they were."""
 
-import io
 import json
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pyarrow as pa
 import pytest
 from datasets import load_dataset
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from pyarrow.json import read_json
 from strategies import TOOLS, conversations
 
 from course_utils import data
-from course_utils.data import exporting
-from course_utils.data.exporting import export_llamafactory
+from notebooks.extras import llamafactory
+from notebooks.extras.llamafactory import export_llamafactory
 
 BUNDLED = ["json", "tools", "thinking", "general"]
 JOINER = "\n</tool_response>\n<tool_response>\n"
@@ -99,11 +95,7 @@ def contents(folder):
 
 # ----------------------------------------------------------- the schema, as LLaMA-Factory's data/README.md documents it
 DOCUMENTED = {"file_name", "formatting", "ranking", "columns"}
-DOCUMENTED_COLUMNS = {
-    "alpaca": {"prompt", "query", "response", "history"},
-    "sharegpt": {"messages"},
-    "both": {"system", "tools", "images", "videos", "audios", "chosen", "rejected", "kto_tag"},
-}
+DOCUMENTED_COLUMNS = {"messages", "system", "tools", "images", "videos", "audios", "chosen", "rejected", "kto_tag"}
 
 
 def read_strictly(entry, rows):
@@ -116,21 +108,21 @@ def read_strictly(entry, rows):
     Returns:
         For each row its system text, its turns as (tag, value), and the other parts it has.
     """
-    formatting = entry.get("formatting", "alpaca")
     columns = entry["columns"]
     assert entry.keys() <= DOCUMENTED and rows
-    assert columns.keys() <= DOCUMENTED_COLUMNS[formatting] | DOCUMENTED_COLUMNS["both"]
+    assert columns.keys() <= DOCUMENTED_COLUMNS or columns == {"prompt": "text"}
     for column in columns.values():
         assert any(row.get(column) is not None for row in rows), column
     read = []
     for row in rows:
         parts = {part: row.get(column) for part, column in columns.items() if row.get(column) is not None}
         if list(columns) == ["prompt"]:
-            assert formatting == "alpaca" and isinstance(parts["prompt"], str)
+            assert entry["formatting"] == "alpaca" and isinstance(parts["prompt"], str)
             read.append(parts)
             continue
-        turns = alpaca_turns(parts, entry) if formatting == "alpaca" else sharegpt_turns(parts, entry)
-        replies = [check_reply(parts[reply], formatting) for reply in ("chosen", "rejected") if reply in columns]
+        assert entry["formatting"] == "sharegpt"
+        turns = sharegpt_turns(parts)
+        replies = [check_reply(parts[reply]) for reply in ("chosen", "rejected") if reply in columns]
         assert len(replies) == (2 if entry.get("ranking") else 0)
         assert len(turns) % 2 == (1 if replies else 0) and turns
         for place, (tag, value) in enumerate(turns):
@@ -149,25 +141,12 @@ def read_strictly(entry, rows):
     return read
 
 
-def alpaca_turns(parts, entry):
-    assert isinstance(parts["prompt"], str) and parts["query"] == ""
-    turns = []
-    for before, reply in parts.get("history", []):
-        turns += [("human", before), ("gpt", reply)]
-    turns.append(("human", parts["prompt"]))
-    assert ("response" in parts) != bool(entry.get("ranking"))
-    return turns if entry.get("ranking") else [*turns, ("gpt", parts["response"])]
-
-
-def sharegpt_turns(parts, entry):
+def sharegpt_turns(parts):
     assert all(turn.keys() == {"from", "value"} for turn in parts["messages"])
     return [(turn["from"], turn["value"]) for turn in parts["messages"]]
 
 
-def check_reply(reply, formatting):
-    if formatting == "alpaca":
-        assert isinstance(reply, str)
-        return "gpt", reply
+def check_reply(reply):
     assert reply.keys() == {"from", "value"} and reply["from"] in ("gpt", "function_call")
     check_value(reply["from"], reply["value"])
     return reply["from"], reply["value"]
@@ -237,15 +216,6 @@ def test_every_kind_of_row_holds_to_the_schema_and_loads_back(kind, tmp_path):
     check_round_trip(dataset, tmp_path, "mine")
 
 
-@pytest.mark.parametrize("kind", ["chat", "preference", "kto", "text", "media", "preference with images"])
-def test_what_alpaca_can_hold_loads_back_from_it(kind, tmp_path):
-    dataset = data.to_dataset(KINDS[kind])
-    path = export_llamafactory(dataset, tmp_path, "mine", formatting="alpaca")
-    assert registry(tmp_path)["mine"]["formatting"] == "alpaca"
-    check_export(path, tmp_path)
-    check_round_trip(dataset, tmp_path, "mine")
-
-
 @pytest.mark.parametrize("name", BUNDLED)
 def test_the_bundled_rows_hold_to_the_schema(name, tmp_path):
     dataset = data.load(name)
@@ -259,27 +229,21 @@ def test_the_bundled_rows_load_back(name, tmp_path):
     check_round_trip(dataset, tmp_path, name)
 
 
-def test_thinking_loads_back_from_alpaca_too(tmp_path):
-    dataset = data.load("thinking")
-    export_llamafactory(dataset, tmp_path, "thinking", formatting="alpaca")
-    check_round_trip(dataset, tmp_path, "thinking")
-
-
 def test_the_id_of_a_row_loads_back(tmp_path):
     export_llamafactory(data.to_dataset(KINDS["chat"]), tmp_path, "mine")
     assert data.load("mine", tmp_path)["id"][:] == ["c-1", "mine:2"]
 
 
 @settings(max_examples=100)
-@given(conversations(thinking=True, tools=True), st.sampled_from(["sharegpt", "alpaca"]))
-def test_any_chat_is_refused_with_its_row_or_read_as_meant(messages, formatting):
+@given(conversations(thinking=True, tools=True))
+def test_any_chat_is_refused_with_its_row_or_read_as_meant(messages):
     dataset = data.to_dataset([{"messages": CHAT}, {"messages": messages, "tools": json.dumps(TOOLS)}])
     with TemporaryDirectory() as folder:
-        if not can_be_written(messages, formatting):
+        if not can_be_written(messages):
             with pytest.raises(data.DataError, match=r"dataset\[1\]"):
-                export_llamafactory(dataset, folder, "mine", formatting=formatting)
+                export_llamafactory(dataset, folder, "mine")
             return
-        path = export_llamafactory(dataset, folder, "mine", formatting=formatting)
+        path = export_llamafactory(dataset, folder, "mine")
         row = read_strictly(registry(Path(folder))["mine"], written(path))[1]
         expected = [as_turn(message) for message in joined(messages) if message["role"] != "system"]
         assert [
@@ -289,13 +253,12 @@ def test_any_chat_is_refused_with_its_row_or_read_as_meant(messages, formatting)
         check_round_trip(dataset, folder, "mine")
 
 
-def can_be_written(messages, formatting):
+def can_be_written(messages):
     replies = [message for message in messages if message["role"] == "assistant"]
     marks = any(
         mark in m["content"] + m.get("reasoning_content", "") for m in replies for mark in ("<think>", "</think>")
     )
-    calls = any("tool_calls" in message for message in replies)
-    return messages[0] != said("system", "") and not marks and not (calls and formatting == "alpaca")
+    return messages[0] != said("system", "") and not marks
 
 
 def as_turn(message):
@@ -333,9 +296,8 @@ def test_thinking_stands_in_the_reply_as_llamafactory_writes_it(tmp_path):
     assert written(path)[0]["conversations"][1]["value"] == "<think>\n2 + 2\n</think>\n\n4"
 
 
-@pytest.mark.parametrize("formatting", ["sharegpt", "alpaca"])
-def test_text_is_alpaca_with_a_prompt_alone(formatting, tmp_path):
-    export_llamafactory(data.to_dataset(KINDS["text"]), tmp_path, "mine", formatting=formatting)
+def test_text_is_alpaca_with_a_prompt_alone(tmp_path):
+    export_llamafactory(data.to_dataset(KINDS["text"]), tmp_path, "mine")
     entry = {"file_name": "mine.json", "formatting": "alpaca", "columns": {"prompt": "text"}}
     assert registry(tmp_path) == {"mine": entry}
 
@@ -362,7 +324,7 @@ def test_another_export_keeps_the_entries_that_are_there(tmp_path):
 
 def test_the_rows_are_there_before_the_registry_names_them(tmp_path, monkeypatch):
     order = []
-    monkeypatch.setattr(exporting, "write_json", lambda path, value: order.append(path.name) or path)
+    monkeypatch.setattr(llamafactory, "write_json", lambda path, value: order.append(path.name) or path)
     export_llamafactory(data.to_dataset(KINDS["chat"]), tmp_path, "mine")
     assert order == ["mine.json", "dataset_info.json"]
 
@@ -375,8 +337,8 @@ BAD_ROWS = {
         said("assistant", "I look.", tool_calls=[call("f", {})]),
     ],
     r"dataset\[1\], messages\[1\]: has a call beside text or thinking": [CHAT[0], THINKING_CALL],
-    r"dataset\[1\], messages\[1\]: a turn of user, but gpt or function_call is due": [CHAT[0], *CHAT],
-    r"dataset\[1\], messages\[2\]: a turn of system": [*CHAT, said("system", "x"), *CHAT],
+    r"dataset\[1\], messages\[1\]: this turn is of user, but an assistant turn is due": [CHAT[0], *CHAT],
+    r"dataset\[1\], messages\[2\]: this turn is of system": [*CHAT, said("system", "x"), *CHAT],
     r"dataset\[1\], messages: must end with an assistant turn": PROMPT,
     r"dataset\[1\], messages: must end with an assistant": [said("system", "x")],
     r"dataset\[1\], messages\[0\]: an empty system turn": [said("system", ""), *CHAT],
@@ -431,14 +393,17 @@ def test_a_chat_that_cannot_be_written_leaves_the_folder_as_it_was(message, tmp_
             [{"messages": CHAT[:1], "chosen": CHAT[1:]}],
             r"dataset\[0\], rejected: expected a list of one assistant turn",
         ),
-        ([{"messages": CHAT, "chosen": CHAT[1:], "rejected": CHAT[1:]}], r"must end with a question or a tool result"),
+        ([{"messages": CHAT, "chosen": CHAT[1:], "rejected": CHAT[1:]}], r"must end with a user turn or a tool result"),
         ([{"messages": [CHAT[0], said("assistant", "")], "label": True}], "an empty reply"),
-        ([{"messages": CHAT, "tools": "{}"}], r"dataset\[0\], tools: expected JSON text of a list of schemas"),
-        ([{"messages": CHAT, "tools": "[NaN]"}], r"dataset\[0\], tools: expected JSON text of a list of schemas"),
-        ([{"messages": CHAT, "images": ["a.png"]}], r"dataset\[0\], images: 1 files for 0 placeholders <image>"),
+        ([{"messages": CHAT, "tools": '{"a": 1}'}], r"dataset\[0\], messages.tools: expected a list of schemas"),
+        ([{"messages": CHAT, "tools": "[NaN]"}], r"dataset\[0\], messages.tools: expected a list of schemas"),
+        (
+            [{"messages": CHAT, "images": ["a.png"]}],
+            r"dataset\[0\], images: names 1, and the turns hold <image> 0 times",
+        ),
         (
             [KINDS["media"][0], {"messages": [said("user", "<video>"), CHAT[1]]}],
-            r"dataset\[1\], videos: 0 files for 1 placeholders <video>",
+            r"dataset\[1\], videos: names 0, and the turns hold <video> 1 times",
         ),
         (
             [{"messages": [said("user", "<image>"), CHAT[1]], "images": ["../x.png"]}],
@@ -450,12 +415,6 @@ def test_a_chat_that_cannot_be_written_leaves_the_folder_as_it_was(message, tmp_
 def test_other_rows_that_cannot_be_written(bad, message, tmp_path):
     with pytest.raises(data.DataError, match=message):
         export_llamafactory(data.to_dataset(bad), tmp_path, "mine")
-    assert not contents(tmp_path)
-
-
-def test_alpaca_has_no_place_for_tools_and_says_what_has(tmp_path):
-    with pytest.raises(data.DataError, match=r'dataset\[0\].* function_call .*Take formatting="sharegpt"'):
-        export_llamafactory(data.to_dataset(KINDS["tools"]), tmp_path, "mine", formatting="alpaca")
     assert not contents(tmp_path)
 
 
@@ -483,36 +442,3 @@ def test_what_is_there_is_not_overwritten(name, before, message, tmp_path):
     with pytest.raises(data.DataError, match=message):
         export_llamafactory(data.to_dataset(KINDS["chat"]), tmp_path, name)
     assert contents(tmp_path) == there
-
-
-def test_an_unknown_formatting(tmp_path):
-    with pytest.raises(data.DataError, match="unknown formatting 'openai'; expected one of sharegpt, alpaca"):
-        export_llamafactory(data.to_dataset(KINDS["chat"]), tmp_path, "mine", formatting="openai")
-
-
-# ------------------------------------------------------------------------------------------------------ text, not times
-def test_replies_that_are_all_dates_are_refused_where_the_reader_makes_times_of_them(tmp_path):
-    days = ["2024-01-02", "2024-02-29 10:00"]
-    dataset = data.to_dataset([{"messages": [said("user", f"When is {day}?"), said("assistant", day)]} for day in days])
-    with pytest.raises(data.DataError, match="every output is a bare date"):
-        export_llamafactory(dataset, tmp_path, "mine", formatting="alpaca")
-    check_export(export_llamafactory(dataset, tmp_path, "mine"), tmp_path)
-    pairs = data.to_dataset(
-        [
-            {"messages": CHAT[:1], "chosen": [said("assistant", day)], "rejected": [said("assistant", "No.")]}
-            for day in days
-        ]
-    )
-    for formatting, place in (("alpaca", "chosen"), ("sharegpt", "chosen.value")):
-        with pytest.raises(data.DataError, match=f"every {place} is a bare date"):
-            export_llamafactory(pairs, tmp_path, "pairs", formatting=formatting)
-
-
-@pytest.mark.parametrize("text", ["2024-01-02", "2024-01-02 10", "2024-01-02T10:11", "2024-01-02 10:11:12Z"])
-@pytest.mark.parametrize("after", ["", "Z", "+02", "+02:00", "-0230", " ", ".5", "\n", " is a day"])
-def test_a_text_that_pyarrow_takes_for_a_time_is_known_as_one(text, after):
-    table = read_json(io.BytesIO(json.dumps({"text": text + after}).encode()))
-    is_time = pa.types.is_timestamp(table.schema.field("text").type)
-    known = exporting.TIME.fullmatch(text + after) is not None
-    assert known or not is_time
-    assert not known or after not in (" ", "\n", " is a day")

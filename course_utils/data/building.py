@@ -9,33 +9,106 @@ Between the pools and what is saved the rows are plain dicts, and each row's key
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from course_utils.core.files import atomic_dir
+from course_utils.core.files import atomic_dir, write_json
 from course_utils.core.paths import home
 from course_utils.core.profiles import Profile
+from course_utils.data.cleaning import clean
 from course_utils.data.deduplication import deduplicate
-from course_utils.data.exporting import export_jsonl
 from course_utils.data.keys import row_key
+from course_utils.data.loading import load_rows
 from course_utils.data.mixing import draw, normalise_weights
-from course_utils.data.pools import RAW_FILES, pool
-from course_utils.data.rows import DataError, Row, features_of, plain_rows, quiet, to_dataset, united
+from course_utils.data.reading import read_raw
+from course_utils.data.registry import find
+from course_utils.data.rows import DataError, Row, export_jsonl, features_of, plain_rows, quiet, to_dataset
+from course_utils.data.sources import normalise_rows
 from course_utils.data.splitting import held_back
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
+RAW_FILES = {"cmath": "cmath.jsonl", "mawps": "mawps.csv", "emoji": "emoji.jsonl"}  # in raw/, to be normalised
 REGISTERED = ("json", "tools", "thinking", "general")  # in dataset_info.json
 HELD_OUT = "general"  # never trained on: it shows what is forgotten
 PARTS = ("train", "valid", "general")
 VALID_RATIO = 0.2  # the bundled set is small: 2 % would be a handful of rows
 MIN_VALID = 100
+STAMP = "POOL.json"  # in the folder of a pool: what it was made of
 
 
+@dataclass(frozen=True)
+class Pool:
+    """A source once and for all: its rows in Arrow on the disk, and how many rows were read to get them."""
+
+    rows: Dataset
+    read: int
+
+
+def pool(source: str, dataset_dir: str | Path = "data") -> Pool:
+    """The cleaned rows of a source without repeats, out of `build/pools`; made anew only where it has changed.
+
+    What counts as a change is any byte of its files, of its entry in the registry, or of the code that reads them.
+
+    Args:
+        source: a key of RAW_FILES, or a name in `dataset_info.json`.
+        dataset_dir: as for `build`.
+
+    Raises:
+        DataError: the source is unknown, its name leads out of the folder of the pools, or a row of it cannot be read.
+    """
+    folder = home() / dataset_dir
+    pools = folder / "build" / "pools"
+    target = pools / source
+    if target.resolve().parent != pools.resolve():
+        raise DataError(f"pool: {source!r} cannot be the name of a folder in {pools}. Rename it in the registry.")
+    made_of = _fingerprint(source, folder)
+    made = _made(target, made_of)
+    if made is not None:
+        return made
+    if source in RAW_FILES:
+        rows = normalise_rows(source, read_raw(folder / "raw" / RAW_FILES[source]))
+    else:
+        rows = load_rows(source, folder)
+    unique, _ = deduplicate(clean(rows)[0])
+    with quiet(), atomic_dir(target) as draft:
+        to_dataset(unique).save_to_disk(draft)
+        write_json(draft / STAMP, {"made_of": made_of, "read": len(rows), "kept": len(unique)})
+    return _made(target, made_of)
+
+
+def _made(target: Path, made_of: str) -> Pool | None:
+    """The pool in a folder; None where there is none, where it is broken, or where it was made of something else."""
+    from datasets import load_from_disk
+
+    try:
+        stamp = json.loads((target / STAMP).read_text(encoding="utf-8"))
+        found = Pool(load_from_disk(str(target)), stamp["read"])
+        return found if (stamp["made_of"], stamp["kept"]) == (made_of, len(found.rows)) else None
+    except (OSError, ValueError, LookupError, TypeError):  # files that are missing, cut or of another version
+        return None
+
+
+def _fingerprint(source: str, folder: Path) -> str:
+    """A hash of all that the rows of a source depend on."""
+    if source in RAW_FILES:
+        entry, files = source, (folder / "raw" / RAW_FILES[source],)
+    else:
+        found = find(source, folder)
+        entry, files = repr(found), found.files
+    digest = hashlib.sha256(entry.encode())
+    for file in (*sorted(Path(__file__).parent.glob("*.py")), *files):
+        digest.update(hashlib.sha256(file.read_bytes() if file.is_file() else b"").digest())
+    return digest.hexdigest()
+
+
+# -------------------------------------------------------------------------------------------- the set of a profile
 @dataclass(frozen=True)
 class BuildReport:
     """Rows for each step and source, and where the results lie.
@@ -43,7 +116,6 @@ class BuildReport:
     `counts[source]` has raw, unique (after deduplication), kept (what the profile trains on), train and valid.
     """
 
-    profile: str
     counts: dict[str, dict[str, int]]
     paths: dict[str, Path]
 
@@ -94,10 +166,11 @@ def build(profile: Profile, *, dataset_dir: str | Path = "data", seed: int = 42)
             paths |= {name: target / name for name in (part, f"{part}.jsonl")}
     steps = {"unique": unique, "kept": kept, "train": train, "valid": valid}
     tallies = {step: Counter(row["source"] for row in rows) for step, rows in steps.items()}
-    counts: dict[str, dict[str, int]] = {}
-    for source in (*RAW_FILES, *REGISTERED):
-        counts[source] = {"raw": made[source].read} | {step: tally[source] for step, tally in tallies.items()}
-    return BuildReport(profile.name, counts, paths)
+    counts = {
+        source: {"raw": made[source].read} | {step: tally[source] for step, tally in tallies.items()}
+        for source in (*RAW_FILES, *REGISTERED)
+    }
+    return BuildReport(counts, paths)
 
 
 def load_built(profile: Profile, part: str, dataset_dir: str | Path = "data") -> Dataset:
@@ -117,10 +190,8 @@ def load_built(profile: Profile, part: str, dataset_dir: str | Path = "data") ->
         raise DataError(f"There is no part {part!r}; expected one of {', '.join(PARTS)}.")
     path = home() / dataset_dir / "build" / profile.name / part
     if not path.is_dir():
-        raise DataError(
-            f"{path} is not there: the data of profile {profile.name} has not been built. "
-            "Run lesson 03, or `python -m course_utils build-data`."
-        )
+        found = f"{path} is not there: the data of profile {profile.name} has not been built"
+        raise DataError(f"{found}. Run lesson 03, or `python -m course_utils build-data`.")
     return load_from_disk(str(path))
 
 
@@ -144,13 +215,9 @@ def _kept(unique: list[Row], profile: Profile) -> list[tuple[Row, str]]:
 
 
 def _mixture(rows: list[Row], profile: Profile, seed: int) -> tuple[list[Row], Features]:
-    """The rows to train on in their order, each as often as the weights want, and features of all their sources."""
-    pools: dict[str, list[Row]] = {}
-    for row in rows:
-        pools.setdefault(row["source"], []).append(row)
-    sizes = {source: len(pool) for source, pool in pools.items()}
-    shares = normalise_weights(pools, dict(profile.weights) or sizes)
+    """The rows to train on in their order, each as often as the weights want, and features of all of them."""
+    sizes = Counter(row["source"] for row in rows)
+    shares = normalise_weights(sizes, dict(profile.weights) or sizes)
     order, _ = draw(sizes, shares, strategy="resample" if profile.weights else "interleave", seed=seed)
-    taken = [pool for source, pool in pools.items() if shares[source]]
-    together = list(chain.from_iterable(taken))
-    return [together[number] for number in order], united(map(features_of, taken))
+    together = [row for source in sizes if shares[source] for row in rows if row["source"] == source]
+    return [together[number] for number in order], features_of(together)

@@ -1,0 +1,191 @@
+"""Rows of the course as files that LLaMA-Factory trains on.
+
+Source: LLaMA-Factory 0.9.6.dev0, `data/README.md`, `src/llamafactory/data/parser.py`, `converter.py`, `formatter.py`.
+What that would drop with a warning, or read as something else, is refused here with the row and the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from course_utils.core.files import write_json
+from course_utils.data.faults import out_of_order, uneven_media, validate
+from course_utils.data.formats import BETWEEN_RESULTS
+from course_utils.data.reading import STRICT
+from course_utils.data.registry import DEFAULT_COLUMNS, REGISTRY, path_inside, read_registry
+from course_utils.data.rows import MEDIA, REPLIES, DataError, Row, plain_rows, short
+from course_utils.text import chat
+from course_utils.text.chat import MessageError
+from course_utils.text.thinking import CLOSER, OPENER
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+COLUMNS = {part: column or part for part, column in DEFAULT_COLUMNS.items()}  # of each part, as the README names them
+TAGS = {"system": "system", "user": "human", "tool": "observation"}
+NAME = re.compile(r"\w[\w.-]*")  # it is a file's, too, and LLaMA-Factory splits lists of names at commas
+
+
+def export_llamafactory(dataset: Dataset, folder: str | Path, name: str) -> Path:
+    """Write a data set as `folder/name.json` and enter it in `folder/dataset_info.json` for LLaMA-Factory.
+
+    The entry names every column that LLaMA-Factory has to read: what `columns` does not name is None there (pitfall
+    registry-silence). Other entries stay. The same data set gives the same bytes. The rows are written first, then the
+    registry, each whole or not at all. `id` and `tags` go along as columns that LLaMA-Factory passes over.
+
+    Thinking stands inside the reply, as <think>, line break, thinking, line break, </think>, blank line, answer.
+    Results of parallel calls become one observation, because ShareGPT wants the roles by turns; they are joined as
+    LLaMA-Factory's OpenAI converter does it, with what Qwen's template writes between them, and `load` takes them apart
+    again. Pretraining text is written as Alpaca, all else as ShareGPT. Images, videos and audios are named, not copied:
+    copy the files to the same place in `folder`.
+
+    What ShareGPT cannot hold is lost: ids of tool calls (`tool_call_id`), and `source`, in whose place the name of the
+    entry comes when the file is loaded here. Control tokens in the texts stay as they are (pitfall
+    forged-control-tokens).
+
+    Args:
+        dataset: rows of the course's schema, all of one kind: chats, preferences, KTO, or text.
+        folder: where to write; made if missing.
+        name: of the data set in the registry, and of the file without `.json`.
+
+    Returns:
+        The path of the rows.
+
+    Raises:
+        DataError: no rows, a row that ShareGPT cannot hold (with the reason), a registry that cannot be read, or a file
+            or an entry of this name that is not from an export. Nothing is written then.
+    """
+    folder = Path(folder)
+    known = _known(folder, name)
+    kind, rows = _file_rows(dataset, folder, name)
+    used = {column for row in rows for column in row}
+    columns = {part: column for part, column in COLUMNS.items() if column in used}
+    entry: Row = {"file_name": f"{name}.json", "formatting": "sharegpt", "columns": columns}
+    if kind == "text":
+        entry |= {"formatting": "alpaca", "columns": {"prompt": "text"}}
+    if kind == "preference":
+        entry["ranking"] = True
+    path = write_json(folder / f"{name}.json", rows)
+    write_json(folder / REGISTRY, known | {name: entry})
+    return path
+
+
+def _known(folder: Path, name: str) -> Row:
+    """The entries that are there, if there is place for one of this name beside them."""
+    registry, path = folder / REGISTRY, folder / f"{name}.json"
+    if not NAME.fullmatch(name) or path.name.lower() == REGISTRY:
+        raise DataError(
+            f"export: {name!r} cannot name a data set. Take letters, digits, _, - and dots, and not dataset_info."
+        )
+    known = read_registry(folder) if registry.exists() else {}
+    there = known.get(name)
+    if name in known and (not isinstance(there, dict) or there.get("file_name") != path.name):
+        found = f"{registry} has an entry {name!r} that is not from an export of this name: {short(there)}"
+        raise DataError(f"{found}. Take another name, or remove that entry.")
+    if name not in known and path.exists():
+        found = f"{path} is there already, and {registry} has no entry for it"
+        raise DataError(f"{found}. Take another name, or remove it.")
+    return known
+
+
+# ------------------------------------------------------------------------------------------------------------- the rows
+def _file_rows(dataset: Dataset, folder: Path, name: str) -> tuple[str, list[Row]]:
+    """The kind of the rows, and the rows as they stand in the file."""
+    with_media = bool(set(MEDIA) & set(dataset.column_names))
+    kind, rows = "", []
+    for index, row in enumerate(plain_rows(dataset)):
+        where = f"export of {name!r}, dataset[{index}]"
+        found = (
+            "text" if "text" in row else "preference" if row.keys() & REPLIES else "kto" if "label" in row else "chat"
+        )
+        kind = kind or found
+        if found != kind:
+            raise DataError(f"{where}: a row of {found} among rows of {kind}. Export each kind by itself.")
+        out: Row = {"id": row["id"]} if "id" in row else {}
+        if kind == "text":
+            out["text"] = row["text"]
+        else:
+            out |= _conversation(row, where)
+            out |= {"tools": row["tools"]} if chat.load_tools(row.get("tools")) else {}
+            out |= _media(row, folder, where) if with_media else {}
+        rows.append(out | {"tags": row.get("tags", [])})
+    if not rows:
+        raise DataError(f"export of {name!r}: the data set has no rows, and LLaMA-Factory cannot load an empty file.")
+    return kind, rows
+
+
+def _conversation(row: Row, where: str) -> Row:
+    """The turns of a row, its replies and its label."""
+    messages = row.get("messages", [])
+    options: dict[str, list[Row]] = {reply: row.get(reply, []) for reply in REPLIES if row.keys() & REPLIES}
+    for reply, said in options.items():
+        if len(said) != 1 or said[0].get("role") != "assistant":
+            raise DataError(f"{where}, {reply}: expected a list of one assistant turn, found {short(said)}.")
+    try:
+        validate(row)
+    except MessageError as error:
+        raise DataError(f"{where}, {error}.") from None
+    fault = out_of_order(messages, "messages", is_prompt=bool(options))
+    if fault is not None:
+        raise DataError(f"{where}, {fault.field}: {fault.reason}")
+    turns: list[Row] = []
+    for index, message in enumerate(messages):
+        turn = _turn(message, f"{where}, messages[{index}]")
+        if turns and turn["from"] == turns[-1]["from"] == "observation":  # results of parallel calls are one
+            turns[-1]["value"] += BETWEEN_RESULTS + turn["value"]
+        else:
+            turns.append(turn)
+    system = turns.pop(0)["value"] if turns[0]["from"] == "system" else None
+    if system == "":
+        found = f"{where}, messages[0]: an empty system turn, in whose place LLaMA-Factory puts the template's own"
+        raise DataError(f"{found}. Write one, or leave the turn out.")
+    replies = {reply: _turn(said[0], f"{where}, {reply}[0]") for reply, said in options.items()}
+    out: Row = ({"system": system} if system else {}) | {"conversations": turns} | replies
+    if "label" not in row:
+        return out
+    if turns[-1]["value"] == "":
+        raise DataError(f"{where}, messages: an empty reply, which LLaMA-Factory gives the other label. Leave it out.")
+    return out | {"kto_tag": row["label"]}
+
+
+def _turn(message: Row, where: str) -> Row:
+    """A message as a turn of ShareGPT."""
+    text, thinking = message.get("content", ""), message.get("reasoning_content")
+    if message["role"] == "tool" and BETWEEN_RESULTS in text:
+        raise DataError(f"{where}: holds what stands between the results of parallel calls. Make them turns.")
+    if message["role"] != "assistant":
+        return {"from": TAGS[message["role"]], "value": text}
+    if message.get("tool_calls"):
+        if text or thinking is not None:
+            found = f"{where}: has a call beside text or thinking, and function_call holds nothing but the call"
+            raise DataError(f"{found}. Leave the text out, or the row.")
+        return {"from": "function_call", "value": _calls(message["tool_calls"], where)}
+    for mark in (OPENER, CLOSER):
+        if mark in text or mark in (thinking or ""):
+            raise DataError(f"{where}: holds {mark}, which LLaMA-Factory takes for its mark of thinking. Reword it.")
+    return {"from": "gpt", "value": text if thinking is None else f"{OPENER}\n{thinking}\n{CLOSER}\n\n{text}"}
+
+
+def _calls(calls: list[Row], where: str) -> str:
+    """The calls of a turn as JSON text: one by itself, several as a list; arguments as an object."""
+    functions = [call["function"] for call in calls]
+    try:
+        found = [{"name": one["name"], "arguments": STRICT.decode(one["arguments"])} for one in functions]
+        text = json.dumps(found if len(found) > 1 else found[0], ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except ValueError as error:  # NaN, 1e999, a key twice, half of a character, too deep
+        raise DataError(f"{where}, tool_calls: arguments that cannot be written as JSON ({error}).") from None
+    return text.replace("<", "\\u003c")  # LLaMA-Factory would take <tool_call> or <think> in an argument for its mark
+
+
+def _media(row: Row, folder: Path, where: str) -> Row:
+    """Names of images, videos and audios, as many as there are placeholders, whichever reply is taken."""
+    for media in MEDIA:
+        for index, file in enumerate(row.get(media, [])):
+            path_inside(folder, file, f"{where}, {media}[{index}]")
+    for media, reason in uneven_media(row, row):
+        raise DataError(f"{where}, {media}: {reason}.")
+    return {media: row[media] for media in MEDIA if row.get(media)}
