@@ -43,7 +43,9 @@ def detect_hardware() -> Hardware:
             capability=capability,
             bf16=capability >= BF16_CAPABILITY,  # torch's own answer counts emulation on a T4 too
         )
-    return replace(found, bf16=bool(cpu_bf16()))
+    # Of the CPU's instructions those that torch's kernels use, on x86 (two) and ARM (one).
+    abilities = torch.cpu.get_capabilities()
+    return replace(found, bf16=any(abilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")))
 
 
 def hardware_without_torch() -> Hardware:
@@ -68,14 +70,6 @@ def _container_limit() -> float:
         return int(CONTAINER_LIMIT.read_text()) / 2**30
     except (OSError, ValueError):  # no such file, or "max"
         return float("inf")
-
-
-def cpu_bf16() -> tuple[str, ...]:
-    """The bfloat16 instructions that this CPU has, of those that torch's kernels use on x86 (two) and ARM (one)."""
-    import torch
-
-    abilities = torch.cpu.get_capabilities()
-    return tuple(name for name in ("avx512_bf16", "amx_bf16", "bf16") if abilities.get(name))
 
 
 def matmul_speed(dtype: str) -> float:
