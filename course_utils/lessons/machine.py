@@ -29,6 +29,7 @@ COMPANIONS = ("torchvision", "torchaudio", "xformers")  # built for one torch ea
 EXTRAS = ({"extra": "gpu"}, {"extra": "serve"})  # of pyproject.toml: what lessons need beside its dependencies
 UNSLOTH_FIRST = ("unsloth", "transformers", "trl", "peft")
 BUS = Path("/sys/bus/pci/devices")  # Linux
+NVIDIA_GPU = "pci:v000010DE.*bc03"  # a display controller (class 03) of NVIDIA (vendor 10DE)
 
 
 @dataclass(frozen=True)
@@ -70,20 +71,18 @@ def look() -> Findings:
     """Gather what can be seen of this machine and of this process, except what depends on profile and network."""
     asked = [Requirement(line) for line in requires("course-utils")]
     needed = [each for each in asked if each.marker is None or any(map(each.marker.evaluate, EXTRAS))]
-    system, release = _system()
     models = home() / "models"
     return Findings(
-        system=system,
-        release=release,
         python=platform.python_version(),
         requirements=tuple(f"{each.name}{each.specifier}" for each in needed),
         installed=versions(each.name for each in needed),
-        gpu_on_bus=_gpu_on_bus(),
+        gpu_on_bus=any(re.match(NVIDIA_GPU, file.read_text()) for file in BUS.glob("*/modalias")),
         visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
         companions={name: (number, why) for name, number in versions(COMPANIONS).items() if (why := _fails(name))},
         imported=_order_of_arrival(),
         late=tuple(hub.late_variables()),
         writable=os.access(next(path for path in (models, *models.parents) if path.exists()), os.W_OK),
+        **_system(),
         **_ask_driver(),
         **_ask_torch(),
     )
@@ -98,14 +97,14 @@ def versions(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _system() -> tuple[str, str]:
+def _system() -> dict[str, str]:
     """The system's name, and its version with the processor's kind; WSL is told by its kernel's name."""
     name, release = platform.system(), platform.release()
     if name == "Linux" and "microsoft" in release.lower():
         name = "WSL2" if "wsl2" in release.lower() or "microsoft-standard" in release else "WSL1"
     if name == "Darwin":
         name, release = "macOS", platform.mac_ver()[0]
-    return name, f"{'.'.join(release.split('.')[:2])}, {platform.machine()}"
+    return {"system": name, "release": f"{'.'.join(release.split('.')[:2])}, {platform.machine()}"}
 
 
 def _ask_torch() -> dict[str, Any]:
@@ -135,11 +134,6 @@ def _ask_driver() -> dict[str, Any]:
     gpus = tuple(Gpu(name, int(mib) / 1024 if mib.isdigit() else None) for name, mib, _ in lines)  # a slice: "[N/A]"
     header = re.search(r"CUDA Version:\s*([\d.]+)", _run([smi])[1])
     return {"gpus": gpus, "driver": lines[0][2] if lines else None, "driver_cuda": header[1] if header else None}
-
-
-def _gpu_on_bus() -> bool:
-    """True where Linux's PCI bus holds a display controller (class 03) of NVIDIA (vendor 10DE)."""
-    return any(re.match("pci:v000010DE.*bc03", file.read_text()) for file in BUS.glob("*/modalias"))
 
 
 def _fails(name: str) -> str:

@@ -63,7 +63,7 @@ def test_a_gpu_without_a_driver_is_seen_on_the_bus(tmp_path, monkeypatch, vendor
     (tmp_path / "device").mkdir()
     name = f"pci:v0000{vendor}d00002684sv00001043sd000088E2bc{kind}sc00i00\n"
     (tmp_path / "device/modalias").write_text(name)
-    assert machine._gpu_on_bus() == there
+    assert machine.look().gpu_on_bus == there
 
 
 @pytest.mark.parametrize(("text", "gib"), [(str(4 * 2**30), 4.0), ("max", float("inf")), (None, float("inf"))])
@@ -137,4 +137,4 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
 def test_systems_are_told_apart(monkeypatch, system, release, name):
     monkeypatch.setattr(machine.platform, "system", lambda: system)
     monkeypatch.setattr(machine.platform, "release", lambda: release)
-    assert machine._system()[0] == name
+    assert machine._system()["system"] == name
