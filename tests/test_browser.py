@@ -21,7 +21,7 @@ from course_utils import conversation, modeling, setup
 from notebooks.widgets import BudgetSlider, Chat, MaskViewer, Playground
 course = setup(needs=["tokenizers", "model", "data", "adapter"])
 from transformers import AutoTokenizer
-tokenizers = {{name: AutoTokenizer.from_pretrained(f"models/{{name}}") for name in
+tokenizers = {{name: AutoTokenizer.from_pretrained(course.home / "models" / name) for name in
               ("qwen3-instruct-2507-tokenizer", "qwen3-tokenizer", "smollm2-135m-instruct")}}
 talks = {{"two sums": [{{"role": "user", "content": "2+3?"}}, {{"role": "assistant", "content": "FIVE"}},
                       {{"role": "user", "content": "Plus 4?"}}, {{"role": "assistant", "content": "NINE"}}],
