@@ -129,7 +129,7 @@ def train(
     data = data or (Path(named["data"]).resolve() if "data" in named else None)
     chosen = profiles.choose(profile)
     own = {"output_dir": f"runs/own/{data.stem}"} if data else {}
-    changed = settings.change(chosen.train, own | asked)  # a slip is told before the long imports
+    changed = replace(chosen.train, **own | asked)  # a slip is told before the long imports
     with pipeline.in_turn():
         course_utils.setup(["model"] if data else ["model", "data"], profile)
     result = pipeline.train_adapter(at_home(replace(chosen, train=changed)), file=data, resume=resume)

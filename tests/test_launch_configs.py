@@ -84,10 +84,12 @@ def test_the_cpu_config_starts_two_processes_that_see_each_other(tmp_path):
     script.write_text(
         "import torch\n"
         "from accelerate import Accelerator\n"
-        "state = Accelerator().state\n"
+        "accelerator = Accelerator()\n"
+        "state = accelerator.state\n"
         "total = torch.ones(())\n"
         "torch.distributed.all_reduce(total)\n"
         "print(state.num_processes, state.backend, state.device.type, int(total), flush=True)\n"
+        "accelerator.end_training()\n"  # else a process that ends first may abort the other
     )
     config = str(ROOT / "docs" / "accelerate" / "ddp_cpu.yaml")
     run = subprocess.run(

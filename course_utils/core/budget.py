@@ -1,8 +1,8 @@
 """Memory and work of a model from its config alone, before any download: every term with its formula and its source.
 
 A config is the published `config.json` of a Llama- or Qwen-type model as a mapping. Sizes are bytes; a GiB is 2**30.
-The formulas count the tensors that exist at the peak of one training step, or of generating. What was measured
-beside them, and how far off they were, stands in `docs/memory.md`.
+The formulas count the tensors that exist at the peak of a training step, or of generating. `docs/memory.md` sets them
+against measurements.
 """
 
 import json
@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from course_utils.core.errors import CourseError
+from course_utils.core.settings import TrainSettings
 
 Device = Literal["cpu", "cuda"]
 
-CONFIGS: Mapping[str, Mapping[str, Any]] = json.loads(
-    Path(__file__).with_name("configs.json").read_text(encoding="utf-8")
-)
-"""Published dimensions of the models that the course speaks of, by the name that `hub.download` takes."""
-
 GIB = 2**30
+CONFIGS: Mapping[str, Mapping[str, Any]] = json.loads(Path(__file__).with_name("configs.json").read_text("utf-8"))
+"""Published dimensions of the models that the course speaks of, by the name that `hub.download` takes."""
 
 
 class BudgetError(CourseError):
@@ -29,7 +27,7 @@ class BudgetError(CourseError):
 
 @dataclass(frozen=True)
 class Shape:
-    """The dimensions of a Llama- or Qwen3-type decoder; all are counts, of numbers per token where they are widths."""
+    """The dimensions of a Llama- or Qwen3-type decoder; a width is a count of numbers per token."""
 
     layers: int
     hidden: int  # width between the layers
@@ -112,19 +110,12 @@ class Shape:
 
 @dataclass(frozen=True)
 class Term:
-    """One part of a budget.
+    """One part of a budget."""
 
-    Attributes:
-        name: what the memory is for.
-        bytes: how much of it.
-        formula: how the bytes were counted, with this model's numbers.
-        source: the paper, library file or measurement that the formula comes from.
-    """
-
-    name: str
+    name: str  # what the memory is for
     bytes: int
-    formula: str
-    source: str
+    formula: str  # how the bytes were counted, with this model's numbers
+    source: str  # the paper, library file or measurement that the formula comes from
 
 
 @dataclass(frozen=True)
@@ -149,15 +140,14 @@ class Budget:
         return [*rows, ("total", f"{self.gib:.2f}", "", "")]
 
 
-# What a process holds besides the model: measured on the machine of `docs/memory.md`.
-CPU_PROCESS = int(0.65 * GIB)  # Python with torch, transformers, TRL and Unsloth: 0.57 after the imports
+CPU_PROCESS = int(0.65 * GIB)  # Python with torch, TRL and Unsloth: 0.57 after the imports (docs/memory.md)
 CUDA_CONTEXT = int(0.60 * GIB)  # CUDA context, libraries and the allocator's rounding; an estimate, not measured
 PLAIN_ATTENTION_UP_TO = 256
-"""Tokens of a row up to which training on a CPU takes plain matrix products for attention: the faster way there, but
-its weights are kept, tokens x tokens per head (docs/training.md)."""
+"""Rows of up to this many tokens are trained on a CPU with plain matrix products for attention: faster there, but the
+attention weights are kept, tokens x tokens per head (docs/training.md)."""
 
 CPU_LOSS_ELEMENTS = 16 * 2**20  # logits in a chunk of Unsloth's cross entropy on a CPU
-CUDA_LOSS_BYTES = 4 * GIB  # the most that Unsloth's chunked cross entropy gives itself on a GPU
+CUDA_LOSS_BYTES = 4 * GIB  # the most that Unsloth's chunked cross entropy takes on a GPU
 NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256  # weights per scale; scales per scale of scales
 STATE_BLOCK = 256  # weights per scale of an 8-bit optimiser state
 SMALLEST_8BIT_STATE = 4096  # smaller tensors keep 32-bit states
@@ -167,9 +157,8 @@ def weights(shape: Shape, bits: Literal[4, 8, 16, 32]) -> Term:
     """The frozen base model; 4 and 8 bits apply to the projections, the rest stays in 16."""
     name = f"weights ({'NF4' if bits == 4 else f'{bits} bits'})"
     if bits >= 16:
-        return Term(
-            name, shape.parameters * bits // 8, f"{bits // 8} bytes x {shape.parameters / 1e9:.2f}e9 weights", "config"
-        )
+        formula = f"{bits // 8} bytes x {shape.parameters / 1e9:.2f}e9 weights"
+        return Term(name, shape.parameters * bits // 8, formula, "config")
     rest = 2 * (shape.tables + shape.norms)
     if bits == 8:
         packed = shape.projected + 4 * shape.layers * sum(outputs for _, outputs in shape.projections.values())
@@ -196,14 +185,12 @@ def lora_sizes(shape: Shape, rank: int, targets: tuple[str, ...]) -> list[int]:
 
 
 def adapter(shape: Shape, rank: int, targets: tuple[str, ...], optimizer: str) -> tuple[Term, Term, Term]:
-    """LoRA's weights, their gradients and the optimiser's two states: the only things that training changes."""
+    """LoRA's weights, their gradients and the optimiser's two states: all that training changes."""
     sizes = lora_sizes(shape, rank, targets)
     count = sum(sizes)
     million = f"{count / 1e6:.1f}e6"
     if optimizer.endswith("8bit"):
-        states = sum(
-            2 * size + 8 * -(-size // STATE_BLOCK) if size >= SMALLEST_8BIT_STATE else 8 * size for size in sizes
-        )
+        states = sum(8 * n if n < SMALLEST_8BIT_STATE else 2 * n + 8 * -(-n // STATE_BLOCK) for n in sizes)
         each, source = "2 x (1 + 4/256) bytes", "8-bit optimisers, arXiv 2110.02861; bitsandbytes optimizer.py"
     else:
         states, each, source = 8 * count, "2 x 4 bytes", "AdamW, arXiv 1711.05101: mean and variance in float32"
@@ -215,34 +202,28 @@ def adapter(shape: Shape, rank: int, targets: tuple[str, ...], optimizer: str) -
     )
 
 
-def activations(shape: Shape, device: Device, *, rank: int, rows: int, length: int, checkpointing: bool) -> Term:
-    """What the backward pass needs of the forward pass.
+def activations(shape: Shape, device: Device, settings: TrainSettings) -> Term:
+    """What the backward pass needs of the forward pass, with every row as long as `max_length` allows.
 
     Args:
         shape: the model.
         device: the two backends save different tensors.
-        rank: of LoRA.
-        rows: of a forward pass, each filled up to `length` tokens.
-        length: tokens of a row.
-        checkpointing: keep only each layer's input, and compute one layer's activations again when they are needed.
+        settings: rows, their length, LoRA's rank, and checkpointing: only each layer's input is kept then, and one
+            layer at a time is computed again.
     """
     # A batch of shorter rows can need more than one of the longest: those that are short enough for plain attention.
-    lengths = (length, min(length, PLAIN_ATTENTION_UP_TO)) if device == "cpu" else (length,)
-    length = max(lengths, key=lambda each: each * _saved_per_token(shape, device, rank, each)[0])
-    tokens = rows * length
-    layer, source = _saved_per_token(shape, device, rank, length)
-    if not checkpointing:
+    lengths = (settings.max_length, min(settings.max_length, PLAIN_ATTENTION_UP_TO))
+    length = max(lengths, key=lambda each: each * _saved_per_token(shape, device, settings.r, each)[0])
+    tokens = settings.batch_size * length
+    layer, source = _saved_per_token(shape, device, settings.r, length)
+    if not settings.gradient_checkpointing:
         formula = f"{layer:,} bytes x {tokens:,} tokens x {shape.layers} layers"
         return Term("activations", layer * tokens * shape.layers, formula, source)
     # Unsloth moves the inputs of the layers to main memory where there is a GPU; two stay under way.
     kept = shape.layers if device == "cpu" else 2
     formula = f"({layer:,} bytes of one layer + 2 x {shape.hidden:,} x {kept} layer inputs) x {tokens:,} tokens"
-    return Term(
-        "activations",
-        (layer + 2 * shape.hidden * kept) * tokens,
-        formula,
-        f"{source}; checkpointing, arXiv 1604.06174",
-    )
+    needed = (layer + 2 * shape.hidden * kept) * tokens
+    return Term("activations", needed, formula, f"{source}; checkpointing, arXiv 1604.06174")
 
 
 def _saved_per_token(shape: Shape, device: Device, rank: int, length: int) -> tuple[int, str]:
@@ -266,36 +247,26 @@ def _saved_per_token(shape: Shape, device: Device, rank: int, length: int) -> tu
 
 def loss(shape: Shape, device: Device, tokens: int) -> Term:
     """Logits and their gradient, which Unsloth computes in chunks: never tokens x vocabulary at once."""
-    everything = tokens * shape.vocabulary
     if device == "cpu":
-        chunk = min(everything, max(CPU_LOSS_ELEMENTS, 16 * shape.vocabulary))
-        return Term(
-            "logits and loss",
-            6 * chunk + 2 * tokens * shape.hidden,
-            f"(4 + 2) bytes x {chunk / 1e6:.0f}e6 logits of a chunk + 2 x {tokens:,} x {shape.hidden:,}",
-            "unsloth_zoo/cpu/ops.py",
-        )
-    full = 14 * everything
-    return Term(
-        "logits and loss",
-        min(full, CUDA_LOSS_BYTES) + 2 * tokens * shape.hidden,
-        f"14 bytes x {tokens:,} tokens x {shape.vocabulary:,}, in chunks of at most {CUDA_LOSS_BYTES // GIB} GiB",
-        "unsloth_zoo/fused_losses/cross_entropy_loss.py",
-    )
+        chunk = min(tokens * shape.vocabulary, max(CPU_LOSS_ELEMENTS, 16 * shape.vocabulary))
+        logits, source = 6 * chunk, "unsloth_zoo/cpu/ops.py"
+        formula = f"(4 + 2) bytes x {chunk / 1e6:.0f}e6 logits of a chunk + 2 x {tokens:,} x {shape.hidden:,}"
+    else:
+        most, source = CUDA_LOSS_BYTES, "unsloth_zoo/fused_losses/cross_entropy_loss.py"
+        logits = min(14 * tokens * shape.vocabulary, most)
+        formula = f"14 bytes x {tokens:,} tokens x {shape.vocabulary:,}, in chunks of at most {most // GIB} GiB"
+    return Term("logits and loss", logits + 2 * tokens * shape.hidden, formula, source)
 
 
 def key_value_cache(shape: Shape, *, rows: int, length: int) -> Term:
     """Keys and values of all tokens so far, which generating keeps."""
-    return Term(
-        "key-value cache",
-        2 * 2 * shape.layers * shape.keys * rows * length,
-        f"2 x 2 bytes x {shape.layers} layers x {shape.keys:,} x {rows * length:,} tokens",
-        "Attention with a cache: transformers' DynamicCache",
-    )
+    formula = f"2 x 2 bytes x {shape.layers} layers x {shape.keys:,} x {rows * length:,} tokens"
+    source = "Attention with a cache: transformers' DynamicCache"
+    return Term("key-value cache", 4 * shape.layers * shape.keys * rows * length, formula, source)
 
 
 def overhead(shape: Shape, device: Device, bits: int) -> Term:
-    """What is there besides the model."""
+    """What a process holds besides the model."""
     if device == "cpu":
         return Term("process", CPU_PROCESS, "Python and libraries", "measured, docs/memory.md")
     buffer = 2 * max(inputs * outputs for inputs, outputs in shape.projections.values()) if bits == 4 else 0
@@ -303,23 +274,22 @@ def overhead(shape: Shape, device: Device, bits: int) -> Term:
     return Term("overhead", CUDA_CONTEXT + buffer, formula, "estimate; unsloth/kernels/utils.py for the buffer")
 
 
-def training_flops(shape: Shape, *, rank: int, targets: tuple[str, ...], tokens: int, length: int, again: bool) -> int:
-    """Floating point operations to train LoRA on so many tokens.
+def training_flops(shape: Shape, settings: TrainSettings, tokens: int) -> int:
+    """Floating point operations to train LoRA.
 
-    A matrix takes 2 operations per weight and token on the way forward, and 2 on the way back for the gradient of its
-    input. The base is frozen, so the third pair, for the gradient of the weights, falls to the adapter alone (the
-    usual 6 per weight, arXiv 2001.08361, appendix B, are for full training).
+    A matrix takes 2 operations per weight and token in the forward pass, and 2 in the backward pass for the gradient
+    of its input. The base is frozen, so only the adapter takes another 2 for the gradient of its weights (the usual 6
+    per weight, arXiv 2001.08361, appendix B, are for full training).
 
     Args:
         shape: the model.
-        rank: of LoRA.
-        targets: the projections with LoRA.
+        settings: LoRA, `max_length`, over which attention looks back, and checkpointing, which computes the layers a
+            second time.
         tokens: of all rows and epochs, padding included.
-        length: of a row; attention looks back over all tokens before.
-        again: checkpointing, which computes the layers a second time.
     """
     head = 2 * shape.vocabulary * shape.hidden
-    attention = 2 * 2 * shape.queries * length * shape.layers  # with the half that the causal mask throws away
-    adapter = 2 * sum(lora_sizes(shape, rank, targets))
+    attention = 2 * 2 * shape.queries * settings.max_length * shape.layers  # with the half that the mask throws away
+    adapter = 2 * sum(lora_sizes(shape, settings.r, settings.target_modules))
     layers = 2 * shape.projected + attention
-    return tokens * ((layers + adapter) * (3 if again else 2) + adapter + 2 * head)
+    passes = 3 if settings.gradient_checkpointing else 2
+    return tokens * ((layers + adapter) * passes + adapter + 2 * head)

@@ -24,8 +24,8 @@ def atomic_dir(target: str | Path) -> Iterator[Path]:
     """Give a temporary folder that becomes `target` when the block ends without an error.
 
     The temporary folder lies beside `target`, so that the last step is a rename on one file system. If the block
-    raises, the temporary folder is removed and `target` stays as it was. An older `target` is replaced whole. What a
-    killed process leaves beside `target` is removed at the next write to it.
+    raises, it is removed and `target` stays as it was. An older `target` is replaced whole. What a killed process
+    left beside `target` is removed at the next write to it.
 
     Args:
         target: the folder to write; its parents are made.
@@ -73,48 +73,46 @@ def atomic_file(path: str | Path) -> Iterator[TextIO]:
 
 @contextmanager
 def _draft(target: Path) -> Iterator[Path]:
-    """A new folder beside `target`, removed at the end. It stays locked, which tells it from a killed process's."""
+    """A new folder beside `target`, removed at the end. Its lock tells it from one that a killed process left."""
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(target)
     new = Path(tempfile.mkdtemp(prefix=f".{target.name}.draft-", suffix=".new", dir=target.parent))
     draft = new.with_suffix(".part")
-    handle = os.open(new, os.O_RDONLY)
-    try:
-        _lock(handle)
-        os.rename(new, draft)  # only now, so that nobody finds it unlocked
-        yield draft
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        os.close(handle)
+    with _locked(new):
+        try:
+            os.rename(new, draft)  # only now, so that nobody finds it unlocked
+            yield draft
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def _remove_leftovers(target: Path) -> None:
     """Remove what killed processes left beside `target`, and put back a `target` that one of them had moved away."""
     beside = f".{glob.escape(target.name)}.draft-*"
     for draft in sorted(target.parent.glob(f"{beside}.part")):
-        with suppress(FileNotFoundError):  # its process has ended meanwhile
-            handle = os.open(draft, os.O_RDONLY)
-            try:
-                if _lock(handle):
-                    old = draft.with_suffix(".old")
-                    if old.exists() and not target.exists():  # killed between the two renames
-                        os.replace(old, target)
-                    shutil.rmtree(draft, ignore_errors=True)
-            finally:
-                os.close(handle)
+        with suppress(FileNotFoundError), _locked(draft) as abandoned:  # not found: its process has just ended
+            if abandoned:
+                old = draft.with_suffix(".old")
+                if old.exists() and not target.exists():  # killed between the two renames
+                    os.replace(old, target)
+                shutil.rmtree(draft, ignore_errors=True)
     for old in sorted(target.parent.glob(f"{beside}.old")):
         if not old.with_suffix(".part").exists():  # the new folder is in its place
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _lock(handle: int) -> bool:
-    """Whether this process now holds the lock of an open folder; False also where the file system has no locks."""
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Whether the folder's lock was free; it is then held for the block. False where the file system has no locks."""
     from filelock import lock_descriptor
 
+    handle, free = os.open(folder, os.O_RDONLY), False
     try:
-        return lock_descriptor(handle, blocking=False)
-    except OSError:
-        return False
+        with suppress(OSError):
+            free = lock_descriptor(handle, blocking=False)
+        yield free
+    finally:
+        os.close(handle)
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -137,10 +135,7 @@ _CANNOT_WRITE = {
 
 
 def is_write_failure(error: BaseException) -> bool:
-    """True where a file could not be written, for Python's own error and for those of torch and safetensors.
-
-    These have no common class; their words are those of torch 2.13 and safetensors on a full disk.
-    """
+    """True where a file could not be written; torch 2.13 and safetensors have no class of error for a full disk."""
     if isinstance(error, OSError):
         return error.errno in _CANNOT_WRITE
     return any(words in str(error) for words in ("file write failed", "Error while serializing", "unexpected pos"))
@@ -153,16 +148,16 @@ def is_first_process() -> bool:
 
 @contextmanager
 def run_lock(folder: str | Path) -> Iterator[None]:
-    """Hold a run's folder, so that no second run writes into it. The system frees it when the process dies.
+    """Hold a run's folder, so that no second run writes into it. When the process dies, the system frees it.
 
-    The processes of one `accelerate launch` share a run, so only the first of them takes the lock. Where no lock can
-    be had (the folder cannot be written to, or its file system has no locks) the run goes on without.
+    The processes of one `accelerate launch` share a run, so only the first takes the lock. Where there can be none (the
+    folder cannot be written to, or its file system has no locks) the run goes on without.
 
     Args:
         folder: the run's folder; made where it is missing.
 
     Raises:
-        FolderInUse: another run holds the folder; raised at once, with its process and when it began.
+        FolderInUse: at once, where another run holds the folder; with its process and when it began.
     """
     from filelock import FileLock, Timeout
 

@@ -1,19 +1,24 @@
-"""The profile chosen for the hardware and why, and every default of the course in one place.
+"""The profiles, which hold every default of the course (`profiles.toml`), and which of them suits a machine.
 
-A profile is a set of values that work together on one class of machine. The lessons are the same cells on all of
-them; only these values differ. Choose with `setup(profile="16gb")`, with the variable COURSE_PROFILE, or not at all.
+A profile is a set of values that work together on one class of machine. The lessons run the same cells everywhere;
+only these values differ. Choose one with `setup(profile="16gb")`, with the variable COURSE_PROFILE, or not at all.
 """
 
 import os
+import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from course_utils.core import budget
 from course_utils.core.budget import Budget
 from course_utils.core.errors import CourseError
 from course_utils.core.hardware import Hardware, detect_hardware
-from course_utils.core.settings import TrainSettings, why
+from course_utils.core.settings import TrainSettings, meanings
 
 VARIABLE = "COURSE_PROFILE"
 NEEDED_VRAM_GIB = 14.0  # "16 GB" GPUs report 14.6 to 15.7 GiB
@@ -21,30 +26,26 @@ ROOMY_VRAM_GIB = 20.0  # "24 GB" GPUs report 22 to 23.6 GiB
 
 
 class ProfileError(CourseError):
-    """A profile was asked for that does not exist."""
+    """There is no profile of that name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Profile:
     """All that differs between machines; each field's meaning and unit stand beside it."""
 
-    name: str = field(metadata=why("cpu, t4, 16gb or 24gb"))
-    device: budget.Device = field(metadata=why("where the model lies and is trained: cpu, or cuda for an NVIDIA GPU"))
-    model: str = field(metadata=why("base model, a name for hub.download"))
-    load_in_4bit: bool = field(metadata=why("hold the frozen base in NF4: a quarter of the memory of bfloat16"))
-    dtype: Literal["bfloat16", "float16", "float32"] = field(metadata=why("number format of the arithmetic"))
-    languages: tuple[str, ...] = field(metadata=why("language tags of the rows trained on"))
-    kinds: tuple[str, ...] = field(metadata=why("kind tags of the rows trained on"))
-    train: TrainSettings = field(metadata=why("the training settings"))
-    eval_batch_size: int = field(metadata=why("prompts answered at once in the evaluation"))
-    max_new_tokens: int = field(metadata=why("longest reply of the evaluation, in tokens"))
-    weights: tuple[tuple[str, float], ...] = field(
-        default=(), metadata=why("(source, weight) of the training mixture; empty: every row once")
-    )
-    notes: tuple[tuple[str, str], ...] = field(
-        default=(), metadata=why("(setting, why) where this profile has a reason of its own")
-    )
-    reason: str = field(default="", metadata=why("why this profile was chosen"))
+    name: str = Field(description="cpu, t4, 16gb or 24gb")
+    device: budget.Device = Field(description="where the model lies and is trained: cpu, or cuda for an NVIDIA GPU")
+    model: str = Field(description="base model, a name for hub.download")
+    load_in_4bit: bool = Field(description="hold the frozen base in NF4: a quarter of the memory of bfloat16")
+    dtype: Literal["bfloat16", "float16", "float32"] = Field(description="number format of the arithmetic")
+    languages: tuple[str, ...] = Field(description="language tags of the rows trained on")
+    kinds: tuple[str, ...] = Field(description="kind tags of the rows trained on")
+    train: TrainSettings = Field(description="the training settings")
+    eval_batch_size: int = Field(description="prompts answered at once in the evaluation")
+    max_new_tokens: int = Field(description="longest reply of the evaluation, in tokens")
+    weights: tuple[tuple[str, float], ...] = Field((), description="(source, weight) of the mix; none: all rows once")
+    notes: tuple[tuple[str, str], ...] = Field((), description="(setting, why) where the profile has its own reason")
+    reason: str = Field("", description="why this profile was chosen")
 
     @property
     def bits(self) -> Literal[4, 16, 32]:
@@ -52,125 +53,30 @@ class Profile:
         return 4 if self.load_in_4bit else 32 if self.dtype == "float32" else 16
 
     def table(self) -> list[tuple[str, str, str]]:
-        """The profile for people, the training settings among the others.
-
-        Returns:
-            (setting, value, why) per setting, in the order of the fields. A reason of this profile alone (`notes`)
-            stands in place of the setting's general meaning.
-        """
-        notes = dict(self.notes)
-        rows = []
+        """(setting, value, why) for each setting, training included; why: the profile's own reason or the meaning."""
+        notes, rows = dict(self.notes), []
         for part in (self, self.train):
-            for item in fields(part):
-                if item.name in {"train", "notes", "reason"}:
+            for name, meaning in meanings(type(part)).items():
+                if name in {"train", "notes", "reason"}:
                     continue
-                value = getattr(part, item.name)
+                value = getattr(part, name)
                 if isinstance(value, tuple):
                     value = ", ".join(f"{each[0]} x {each[1]:g}" if isinstance(each, tuple) else each for each in value)
-                rows.append((item.name, str(value), notes.get(item.name, item.metadata["why"])))
+                rows.append((name, str(value), notes.get(name, meaning)))
         return rows
 
 
-_WHY_QWEN = "speaks both languages and calls tools; its 8B sister has no Instruct version (Qwen3-8B is a hybrid)"
-_GPU_16GB = Profile(
-    name="16gb",
-    device="cuda",
-    model="Qwen/Qwen3-4B-Instruct-2507",
-    load_in_4bit=True,
-    dtype="bfloat16",
-    languages=("en", "zh"),
-    # The Instruct-2507 template drops reasoning_content, so thinking rows would be learned as plain answers: left out.
-    kinds=("math", "chat", "json", "tools"),
-    train=TrainSettings(
-        learning_rate=2e-4,
-        epochs=2,
-        batch_size=1,
-        grad_accum=16,
-        max_length=1024,
-        optimizer="adamw_8bit",
-        gradient_checkpointing=True,
-        eval_steps=20,
-        output_dir="runs/16gb",
-    ),
-    eval_batch_size=16,
-    max_new_tokens=256,
-    notes=(
-        ("model", _WHY_QWEN),
-        ("load_in_4bit", "2.6 GiB of weights in place of 7.5 leave room for the activations"),
-        ("batch_size", "one row at a time keeps memory flat; grad_accum makes the batch of 16"),
-    ),
-)
+def _profile(name: str, tables: Mapping[str, Any]) -> Profile:
+    """A table of profiles.toml, checked by pydantic; a run lies in a folder of the profile's name."""
+    own, like = tables[name], tables.get(tables[name].get("like"), {})
+    train = TrainSettings(output_dir=f"runs/{name}", **like.get("train", {}) | own.get("train", {}))
+    pairs = {key: tuple(own.get(key, {}).items()) for key in ("weights", "notes")}
+    values = {key: value for key, value in (like | own).items() if key != "like"}
+    return Profile(**values | pairs | {"name": name, "train": train})
 
-PROFILES: Mapping[str, Profile] = {
-    "cpu": Profile(
-        name="cpu",
-        device="cpu",
-        model="smollm2-135m-instruct",
-        load_in_4bit=False,
-        dtype="bfloat16",
-        languages=("en",),
-        kinds=("math", "chat", "json"),
-        train=TrainSettings(
-            learning_rate=1e-3,
-            epochs=1.0,
-            batch_size=4,
-            grad_accum=1,
-            max_length=512,
-            optimizer="adamw_torch",
-            gradient_checkpointing=False,
-            eval_steps=47,
-            output_dir="runs/cpu",
-        ),
-        eval_batch_size=32,
-        max_new_tokens=64,
-        weights=(("emoji", 5.0), ("json", 4.0), ("mawps", 1.0)),
-        notes=(
-            ("model", "135 million parameters: small enough for two cores to train in minutes"),
-            ("load_in_4bit", "the model is small; NF4 would generate half as fast"),
-            ("dtype", "1.9 times the speed of float32 where the CPU has it, and several times slower where not"),
-            ("languages", "Chinese is too much for this model"),
-            ("kinds", "this model's template silently drops tools and thinking"),
-            ("epochs", "measured: 1.5 took half as long again, and the validation loss fell by less than 1 %"),
-            ("eval_steps", "of 94 steps: before, half-way and at the end"),
-            ("learning_rate", "high, because a small model sees few rows: measured, JSON validity 0.60 to 1.00"),
-            ("batch_size", "few rows, many steps: with 8 at once fewer replies took on the style"),
-            ("optimizer", "the adapter has 5 million weights: nothing to save with the 8-bit one"),
-            ("gradient_checkpointing", "3.7 GB fit; with it 1.8 GB and 25 % slower"),
-            ("eval_batch_size", "a third faster than 16 at once"),
-            ("weights", "the style takes the most rows; sums are beyond this model, so it sees few of them"),
-        ),
-    ),
-    # A 16 GB GPU with two differences: no bfloat16, and 1 GiB less.
-    "t4": replace(
-        _GPU_16GB,
-        name="t4",
-        dtype="float16",
-        train=replace(_GPU_16GB.train, output_dir="runs/t4"),
-        eval_batch_size=8,
-        notes=(
-            *_GPU_16GB.notes,
-            ("load_in_4bit", "2.6 GiB of weights in place of 7.5, on a GPU with 15 GiB"),
-            ("dtype", "the GPU is older than Ampere and has no bfloat16"),
-        ),
-    ),
-    "16gb": _GPU_16GB,
-    # The same model as on 16 GB: there is no larger Qwen3 of this size class with an Instruct version (pitfall
-    # invented-names). The
-    # room goes into a 16-bit base: nothing lost to quantisation, no unpacking of NF4 in every step, and a merge into
-    # the very weights that were trained beside. 7.5 GiB of weights leave about 14 for 4 rows of 2048 tokens.
-    "24gb": replace(
-        _GPU_16GB,
-        name="24gb",
-        load_in_4bit=False,
-        train=replace(_GPU_16GB.train, batch_size=4, grad_accum=4, max_length=2048, output_dir="runs/24gb"),
-        eval_batch_size=32,
-        notes=(
-            ("model", _WHY_QWEN),
-            ("load_in_4bit", "7.5 GiB in 16 bits fit, and nothing is lost to quantisation"),
-            ("max_length", "tokens; twice that of 16gb, for rows of one's own"),
-        ),
-    ),
-}
+
+_TABLES = tomllib.loads(Path(__file__).with_name("profiles.toml").read_text(encoding="utf-8"))
+PROFILES: Mapping[str, Profile] = {name: _profile(name, _TABLES) for name in _TABLES}
 
 
 def choose(name: str | None = None, hardware: Hardware | None = None) -> Profile:
@@ -187,14 +93,12 @@ def choose(name: str | None = None, hardware: Hardware | None = None) -> Profile
         ProfileError: there is no profile of that name.
     """
     hardware = hardware or detect_hardware()
-    asked, asker = name, f'setup(profile="{name}")'
-    if asked is None and os.environ.get(VARIABLE):
-        asked, asker = os.environ[VARIABLE], f"{VARIABLE}={os.environ[VARIABLE]}"
+    asked = name if name is not None else os.environ.get(VARIABLE) or None
     if asked is None:
         found, why = _fitting(hardware)
         reason = f'{why}; set {VARIABLE} or setup(profile="…") to change it.'
     else:
-        found = asked.strip().lower()
+        found, asker = asked.strip().lower(), f"{VARIABLE}={asked}" if name is None else f'setup(profile="{name}")'
         if found not in PROFILES:
             raise ProfileError(
                 f"There is no profile {asked!r} (asked for by {asker}). The profiles are {', '.join(PROFILES)}; "
@@ -216,10 +120,7 @@ def _fitting(hardware: Hardware) -> tuple[str, str]:
         return "cpu", "No NVIDIA GPU was found, so the small model is trained on the CPU (profile cpu)"
     gpu = f"{hardware.gpu} with {hardware.vram_gib:.1f} GiB"
     if hardware.vram_gib < NEEDED_VRAM_GIB:
-        return (
-            "cpu",
-            f"Found {gpu}, but the 4-billion model needs a 16 GB GPU, so it is the small model (profile cpu)",
-        )
+        return "cpu", f"Found {gpu}, but the 4-billion model needs a 16 GB GPU, so it is the small model (profile cpu)"
     if not hardware.bf16:
         major, minor = hardware.capability or (0, 0)
         return "t4", f"Found {gpu}, of compute capability {major}.{minor} without bfloat16, so it is profile t4"
@@ -231,9 +132,8 @@ def _fitting(hardware: Hardware) -> tuple[str, str]:
 def _misfit(profile: Profile, hardware: Hardware) -> str:
     """What of this hardware does not fit the profile, or ""."""
     if profile.name == "cpu":
-        if hardware.device == "cpu" and not hardware.bf16:
-            return "this CPU has no bfloat16 instructions, so it computes in float32 and takes about twice as long"
-        return ""
+        slow = "this CPU has no bfloat16 instructions, so it computes in float32 and takes about twice as long"
+        return slow if hardware.device == "cpu" and not hardware.bf16 else ""
     if hardware.device == "cpu":
         return f"no NVIDIA GPU was found, and profile {profile.name} needs one; profile cpu runs here"
     needed = ROOMY_VRAM_GIB if profile.name == "24gb" else NEEDED_VRAM_GIB
@@ -245,70 +145,31 @@ def _misfit(profile: Profile, hardware: Hardware) -> str:
 
 
 def memory_budget(
-    config: Mapping[str, Any],
-    profile: Profile,
-    *,
-    generate: bool = False,
-    bits: Literal[4, 8, 16, 32] | None = None,
+    config: Mapping[str, Any], profile: Profile, *, generate: bool = False, bits: Literal[4, 8, 16, 32] | None = None
 ) -> Budget:
     """The memory that a model needs with a profile's settings, from its config alone.
 
     Args:
         config: a `config.json` as a mapping, or a row of `budget.CONFIGS`.
-        profile: rows, length, LoRA, optimiser, checkpointing and number format. On a CPU it is
-            counted for Unsloth's CPU backend.
-        generate: count generating (the evaluation's rows, with `max_new_tokens` after `max_length`) and not training.
-        bits: hold the base model in so many bits; None: as the profile says.
+        profile: rows, length, LoRA, optimiser, checkpointing, number format, and whether Unsloth's CPU or CUDA
+            backend trains.
+        generate: count generating (the evaluation's rows, with `max_new_tokens` after `max_length`), not training.
+        bits: hold the base model in this many bits; None: as the profile says.
 
     Returns:
-        The peak, term by term. How near it came to what was measured stands in `docs/memory.md`.
+        The peak, term by term. `docs/memory.md` sets it against what was measured.
 
     Raises:
         BudgetError: this is no config of a dense Llama- or Qwen-type model.
     """
-    shape = budget.Shape.of(config)
+    shape, device, settings = budget.Shape.of(config), profile.device, profile.train
     bits = bits or profile.bits
-    always = (budget.overhead(shape, profile.device, bits), budget.weights(shape, bits))
-    settings = profile.train
+    terms = [budget.overhead(shape, device, bits), budget.weights(shape, bits)]
     if generate:
         length = settings.max_length + profile.max_new_tokens
-        return Budget((*always, budget.key_value_cache(shape, rows=profile.eval_batch_size, length=length)))
-    return Budget(
-        (
-            *always,
-            *budget.adapter(shape, settings.r, settings.target_modules, settings.optimizer),
-            budget.activations(
-                shape,
-                profile.device,
-                rank=settings.r,
-                rows=settings.batch_size,
-                length=settings.max_length,
-                checkpointing=settings.gradient_checkpointing,
-            ),
-            budget.loss(shape, profile.device, settings.batch_size * settings.max_length),
-        )
-    )
-
-
-def time_budget(config: Mapping[str, Any], profile: Profile, tokens: int, speed: float) -> float:
-    """The least time that training takes, from the config alone.
-
-    Args:
-        config: as for `memory_budget`.
-        profile: length, LoRA and checkpointing.
-        tokens: of all rows and epochs together.
-        speed: floating point operations per second of the machine's matrix products, as `matmul_speed` measures.
-
-    Returns:
-        Seconds if every step ran at that speed. A real run reaches a part of it; lesson 04 shows which.
-    """
-    settings = profile.train
-    work = budget.training_flops(
-        budget.Shape.of(config),
-        rank=settings.r,
-        targets=settings.target_modules,
-        tokens=tokens,
-        length=settings.max_length,
-        again=settings.gradient_checkpointing,
-    )
-    return work / speed
+        terms.append(budget.key_value_cache(shape, rows=profile.eval_batch_size, length=length))
+    else:
+        terms += budget.adapter(shape, settings.r, settings.target_modules, settings.optimizer)
+        terms.append(budget.activations(shape, device, settings))
+        terms.append(budget.loss(shape, device, settings.batch_size * settings.max_length))
+    return Budget(tuple(terms))

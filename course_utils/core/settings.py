@@ -1,26 +1,23 @@
 """How an adapter is trained: every setting with its meaning, its unit and the values it may have (C36)."""
 
-from __future__ import annotations
-
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+import re
+from collections import defaultdict
 from difflib import get_close_matches
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.dataclasses import dataclass
 
 from course_utils.core.errors import CourseError
+
+Number = int | float  # a whole number stays one: 2 epochs are not printed as 2.0
 
 
 class SettingsError(CourseError):
     """A setting that does not exist, or a value that it cannot have."""
 
 
-def why(text: str) -> dict[str, str]:
-    """Metadata of a field: its meaning and unit, shown by `Profile.table`."""
-    return {"why": text}
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 class TrainSettings:
     """How an adapter is trained; each field's meaning and unit stand beside it.
 
@@ -28,134 +25,88 @@ class TrainSettings:
         SettingsError: a value of another type, or one that no run can have; all of them are named.
     """
 
-    learning_rate: float = field(
-        metadata=why("peak step size of the optimiser; LoRA bears about ten times that of full training")
+    learning_rate: Number = Field(gt=0, le=1, description="peak step size; LoRA bears ten times that of full training")
+    epochs: Number = Field(gt=0, description="how often every training row is seen")
+    batch_size: int = Field(ge=1, description="rows per forward pass")
+    grad_accum: int = Field(ge=1, description="passes per step: batch_size x grad_accum rows move the weights once")
+    max_length: int = Field(ge=1, description="longest row in tokens; longer ones are reported, never cut")
+    optimizer: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = Field(
+        description="AdamW; the 8-bit ones keep their state in a quarter of it"
     )
-    epochs: float = field(metadata=why("how often every training row is seen"))
-    batch_size: int = field(metadata=why("rows per forward pass"))
-    grad_accum: int = field(metadata=why("forward passes per step: batch_size x grad_accum rows move the weights once"))
-    max_length: int = field(metadata=why("longest row in tokens; longer ones are reported, never cut"))
-    optimizer: Literal["adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = field(
-        metadata=why("AdamW; the 8-bit ones keep their state in a quarter of it")
+    gradient_checkpointing: bool = Field(description="compute activations twice: half the memory, 25 % slower")
+    eval_steps: int = Field(ge=1, description="steps between two looks at the validation rows, each with a checkpoint")
+    output_dir: str = Field(description="where adapter, log and report go")
+    max_steps: Literal[-1] | Annotated[int, Field(ge=1)] = Field(
+        -1, description="stop after this many steps; -1 means: as many as epochs gives"
     )
-    gradient_checkpointing: bool = field(
-        metadata=why("recompute activations in the backward pass: half the memory, 25 % slower")
+    warmup_steps: Number = Field(0.05, ge=0, description="steps of rising learning rate; below 1 a share of all steps")
+    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
+        "cosine", description="shape of the learning rate after the warmup"
     )
-    eval_steps: int = field(metadata=why("steps between two looks at the validation rows; a checkpoint is kept there"))
-    output_dir: str = field(metadata=why("where adapter, log and report go"))
-    max_steps: int = field(default=-1, metadata=why("stop after this many steps; -1 means: as many as epochs gives"))
-    warmup_steps: float = field(
-        default=0.05, metadata=why("steps of rising learning rate; below 1 it is a share of all steps")
+    weight_decay: Number = Field(
+        0.01, ge=0, le=1, description="pull of the adapter's weights to zero, per step and unit of learning rate"
     )
-    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = field(
-        default="cosine", metadata=why("shape of the learning rate after the warmup")
+    r: int = Field(16, ge=1, description="LoRA rank; vLLM serves up to 16 unless told otherwise")
+    alpha: int = Field(32, ge=1, description="LoRA scale: the adapter's output is multiplied by alpha / r")
+    dropout: Number = Field(0.0, ge=0, lt=1, description="share of the adapter's input dropped; Unsloth is fast with 0")
+    target_modules: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        min_length=1,
+        strict=False,  # a list of JSON will do
+        description="layers with an adapter; never lm_head or embed_tokens, which are tied: the merge would break them",
     )
-    weight_decay: float = field(
-        default=0.01, metadata=why("pull of the adapter's weights to zero, per step and unit of learning rate")
+    early_stop: int = Field(
+        0, ge=0, description="looks without a better validation loss before the run ends, the best kept; 0: never"
     )
-    r: int = field(default=16, metadata=why("LoRA rank; vLLM serves up to 16 unless told otherwise"))
-    alpha: int = field(default=32, metadata=why("LoRA scale: the adapter's output is multiplied by alpha / r"))
-    dropout: float = field(
-        default=0.0, metadata=why("share of the adapter's inputs dropped; Unsloth's fast path wants 0")
+    logging_steps: int = Field(1, ge=1, description="steps between two lines of the log")
+    tracker: Literal["tensorboard", "swanlab", "wandb", "mlflow", "none"] = Field(
+        "tensorboard", description="who else gets the log; all of them write into output_dir, offline"
     )
-    target_modules: tuple[str, ...] = field(
-        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-        metadata=why(
-            "layers that get an adapter: all projections, never lm_head or embed_tokens (tied; the merge would break)"
-        ),
-    )
-    early_stop: int = field(
-        default=0,
-        metadata=why("looks at the validation rows without a better loss before the run ends, best kept; 0: never"),
-    )
-    logging_steps: int = field(default=1, metadata=why("steps between two lines of the log"))
-    tracker: Literal["tensorboard", "swanlab", "wandb", "mlflow", "none"] = field(
-        default="tensorboard", metadata=why("who else gets the log; all of them write into output_dir, offline")
-    )
-    seed: int = field(default=42, metadata=why("one seed for LoRA's start, row order and splits"))
+    seed: int = Field(42, ge=0, lt=2**32, description="one seed for LoRA's start, row order and splits")
 
-    def __post_init__(self) -> None:
-        if problems := [*_wrong_types(self), *_wrong_values(self)]:
-            raise SettingsError("These settings cannot be: " + "; ".join(problems) + ".")
+    @field_validator("target_modules")
+    @classmethod
+    def _not_tied(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if tied := [name for name in ("embed_tokens", "lm_head") if name in names]:
+            raise ValueError(f"no {' or '.join(tied)}, which many models share: the merge would break them")
+        return names
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _checked(cls, values: Any, check: Any) -> "TrainSettings":
+        """All that pydantic finds wrong, as one SettingsError; only the unknown names where there are any."""
+        try:
+            return check(values)
+        except ValidationError as error:
+            known, unknown, expected = list(meanings(cls)), [], defaultdict(list)
+            for fault in error.errors():
+                name, *part = fault["loc"]
+                if fault["type"] == "unexpected_keyword_argument":
+                    near = get_close_matches(name, known, n=1)
+                    unknown.append(f"{name!r}" + "".join(f" (do you mean {each!r}?)" for each in near))
+                elif part != ["int"]:  # of a Number: what is said of the float says it all
+                    words = re.sub(r"^(Value error, |\w+ should (be|have) )", "", fault["msg"])
+                    expected[f"{name} is {fault['input']!r}"].append(words)
+            if unknown:
+                told = f"There is no setting {', '.join(unknown)}. The settings are {', '.join(known)}."
+            else:
+                problems = [f"{found}, expected {' or '.join(words)}" for found, words in expected.items()]
+                told = f"These settings cannot be: {'; '.join(problems)}."
+            raise SettingsError(told) from None
 
 
-def change(settings: TrainSettings, changes: Mapping[str, Any]) -> TrainSettings:
-    """The settings with some of them changed, as a configuration file names them.
-
-    Args:
-        settings: the values of all that is not named.
-        changes: setting to value; a JSON list stands for a tuple.
-
-    Raises:
-        SettingsError: a name that is no setting (with the one most like it), or a value that cannot be.
-    """
-    known = [item.name for item in fields(TrainSettings)]
-    if unknown := [name for name in changes if name not in known]:
-        guesses = {name: get_close_matches(name, known, n=1) for name in unknown}
-        said = ", ".join(
-            f"{name!r}" + (f" (do you mean {near[0]!r}?)" if near else "") for name, near in guesses.items()
-        )
-        raise SettingsError(f"There is no setting {said}. The settings are {', '.join(known)}.")
-    return replace(settings, **{name: tuple(v) if isinstance(v, list) else v for name, v in changes.items()})
+def meanings(of: type) -> dict[str, str]:
+    """The meaning and unit of each field of a pydantic dataclass, by its name."""
+    return {name: field.description or "" for name, field in of.__pydantic_fields__.items()}
 
 
 def trainer_arguments(settings: TrainSettings) -> dict[str, Any]:
-    """What transformers' TrainingArguments has as well, under its names: keyword arguments for it and for SFTConfig."""
-    return {
+    """Those of the settings that transformers' TrainingArguments and TRL's SFTConfig have too, under their names."""
+    same = ("max_steps", "learning_rate", "warmup_steps", "weight_decay", "logging_steps", "seed")
+    return {name: getattr(settings, name) for name in same} | {
         "per_device_train_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.grad_accum,
-        "max_steps": settings.max_steps,
-        "learning_rate": settings.learning_rate,
         "lr_scheduler_type": settings.scheduler,
-        "warmup_steps": settings.warmup_steps,
-        "weight_decay": settings.weight_decay,
         "optim": settings.optimizer,
         "gradient_checkpointing": settings.gradient_checkpointing,  # SFTConfig turns it on unless told otherwise
-        "logging_steps": settings.logging_steps,
-        "seed": settings.seed,
     }
-
-
-def _wrong_types(settings: TrainSettings) -> list[str]:
-    """What has another type than its field says; a whole number is a float as well, True is neither."""
-    problems = []
-    for name, kind in get_type_hints(TrainSettings).items():
-        value = getattr(settings, name)
-        if get_origin(kind) is Literal:
-            if value not in get_args(kind):
-                problems.append(f"{name} is {value!r}, expected one of {', '.join(get_args(kind))}")
-        elif get_origin(kind) is tuple:
-            if not (isinstance(value, tuple) and value and all(isinstance(part, str) for part in value)):
-                problems.append(f"{name} is {value!r}, expected names of layers")
-        elif not isinstance(value, (int, float) if kind is float else kind) or (
-            isinstance(value, bool) and kind is not bool
-        ):
-            problems.append(f"{name} is {value!r}, expected {kind.__name__}")
-    return problems
-
-
-_LEAST_ONE = ("batch_size", "grad_accum", "max_length", "eval_steps", "r", "alpha", "logging_steps")
-
-
-def _wrong_values(settings: TrainSettings) -> list[str]:
-    """What has the right type and no meaning."""
-
-    bounds = {name: ("at least 1", lambda n: n >= 1) for name in _LEAST_ONE} | {
-        "learning_rate": ("above 0 and at most 1", lambda n: 0 < n <= 1),
-        "epochs": ("above 0", lambda n: 0 < n < math.inf),
-        "max_steps": ("-1 or at least 1", lambda n: n == -1 or n >= 1),
-        "warmup_steps": ("0 or more", lambda n: 0 <= n < math.inf),
-        "weight_decay": ("0 to 1", lambda n: 0 <= n <= 1),
-        "dropout": ("0 or more and below 1", lambda n: 0 <= n < 1),
-        "early_stop": ("0 or more", lambda n: n >= 0),
-        "seed": ("0 to 4294967295", lambda n: 0 <= n < 2**32),  # what NumPy takes
-    }
-    problems = [
-        f"{name} is {value:g}, expected {words}"
-        for name, (words, fits) in bounds.items()
-        if isinstance(value := getattr(settings, name), (int, float)) and not fits(value)
-    ]
-    names = settings.target_modules if isinstance(settings.target_modules, tuple) else ()
-    if tied := [name for name in ("embed_tokens", "lm_head") if name in names]:
-        problems.append(f"target_modules names {', '.join(tied)}, which many models share: the merge would break them")
-    return problems

@@ -189,9 +189,20 @@ def side_by_side() -> tuple[dict[str, dict[str, Any]], list[float]]:
                 sys.exit(f"{way} ended in the middle of its run")
             if line.startswith('{"seconds"'):
                 found[way] = json.loads(line)
-        speeds.append(hardware.matmul_speed(PROFILE.dtype))
+        speeds.append(matmul_speed(PROFILE.dtype))
         print(f"round {len(speeds)}: matrix products at {speeds[-1] / 1e9:.0f} GFLOP/s", file=sys.stderr, flush=True)
     return found, speeds
+
+
+def matmul_speed(dtype: str) -> float:
+    """Operations per second of matrix products in torch's `dtype`: the fastest of a second's worth of them."""
+    import torch
+    from torch.utils.benchmark import Timer
+
+    device, width = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 2048)
+    left, right = torch.randn(2, width, width, device=device).to(getattr(torch, dtype))
+    timer = Timer("left @ right", globals={"left": left, "right": right}, num_threads=torch.get_num_threads())
+    return 2 * width**3 / min(timer.blocked_autorange(min_run_time=0.5).times)
 
 
 def figures(found: dict[str, dict[str, Any]], speeds: list[float]) -> dict[str, Any]:
@@ -199,14 +210,8 @@ def figures(found: dict[str, dict[str, Any]], speeds: list[float]) -> dict[str, 
     lengths = found["ours"]["lengths"]
     steps = len(found["ours"]["seconds"])
     shape = budget.Shape.of(json.loads((MODEL / "config.json").read_text(encoding="utf-8")))
-    work = budget.training_flops(
-        shape,
-        rank=PROFILE.train.r,
-        targets=PROFILE.train.target_modules,
-        tokens=sum(lengths),
-        length=sum(lengths) // len(lengths),
-        again=False,
-    )
+    settings = replace(PROFILE.train, max_length=sum(lengths) // len(lengths), gradient_checkpointing=False)
+    work = budget.training_flops(shape, settings, sum(lengths))
     speed = statistics.median(speeds)
     ways = {}
     for way, report in found.items():

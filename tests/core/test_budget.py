@@ -193,9 +193,9 @@ def test_the_work_is_what_torch_counts(tiny_folder, cpu, checkpointing):
     with FlopCounterMode(display=False) as counted:
         logits = model(input_ids=ids).logits
         logits.float().mean().backward()
-    seconds = profiles.time_budget(TINY, profile, tokens=2 * length, speed=1.0)
+    found = budget.training_flops(Shape.of(TINY), train, tokens=2 * length)
     # Of three layers the first is a third: its q, k and v need no gradient of their input. Of 30 it is a thirtieth.
-    assert seconds == pytest.approx(counted.get_total_flops(), rel=0.05)
+    assert found == pytest.approx(counted.get_total_flops(), rel=0.05)
 
 
 @given(

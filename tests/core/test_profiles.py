@@ -6,6 +6,7 @@ import sys
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
+from pydantic import ValidationError
 
 from course_utils import budget, profiles
 from course_utils.core.hardware import Hardware, detect_hardware
@@ -118,6 +119,20 @@ def test_profiles_are_frozen_hashable_and_never_changed_by_choosing():
         profile.train.seed = 1
     assert profiles.PROFILES["cpu"].reason == ""
     assert len({hash(profile) for profile in profiles.PROFILES.values()}) == 4
+
+
+def test_a_profile_has_no_other_names_and_values_than_those_of_its_fields():
+    for change in ({"modle": "x"}, {"dtype": "int8"}, {"device": "tpu"}):
+        with pytest.raises(ValidationError, match=next(iter(change))):
+            replace(profiles.PROFILES["cpu"], **change)
+
+
+def test_a_profile_like_another_has_its_values_but_those_that_it_names():
+    t4, gpu_16 = profiles.PROFILES["t4"], profiles.PROFILES["16gb"]
+    assert (t4.train.batch_size, t4.train.epochs, t4.kinds) == (1, 2, gpu_16.kinds)
+    assert replace(t4.train, output_dir=gpu_16.train.output_dir) == gpu_16.train
+    changed = {"name": "16gb", "dtype": "bfloat16", "eval_batch_size": 16, "notes": gpu_16.notes, "train": gpu_16.train}
+    assert replace(t4, **changed) == gpu_16
 
 
 @pytest.mark.parametrize("name", profiles.PROFILES)
