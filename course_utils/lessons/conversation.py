@@ -124,18 +124,17 @@ class Conversation:
         worker = threading.Thread(target=self._write, args=(inputs, arriving), daemon=True)
         worker.start()
         said = {"thinking": "", "answer": ""}
-        failed = False
         try:
             for kind, piece in pieces():
                 said[kind] += piece
                 yield kind, piece
         except Exception:
-            failed = True
+            said.clear()
             raise
         finally:  # also where the reader has left, or Ctrl-C was pressed
             self._stopped.set()
             worker.join()
-            if not failed:
+            if said:
                 # A control token that the model spelled out is text in the next prompt, too.
                 said = {kind: chat.neutralise(words.strip(), self._tokenizer) for kind, words in said.items()}
                 reply = {"role": "assistant", "content": said["answer"]}
@@ -143,7 +142,6 @@ class Conversation:
 
     def _write(self, inputs: Any, arriving: _Arriving) -> None:
         """Generate in a thread; ids, the error if there is one, and the end go into `arriving`."""
-        from transformers import StoppingCriteriaList
 
         def asked_to_stop(input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
             return torch.full((len(input_ids),), self._stopped.is_set(), device=input_ids.device)
@@ -158,7 +156,7 @@ class Conversation:
                     pad_token_id=self._tokenizer.pad_token_id,
                     eos_token_id=stops,
                     streamer=arriving,
-                    stopping_criteria=StoppingCriteriaList([asked_to_stop]),
+                    stopping_criteria=[asked_to_stop],
                 )
             by_itself = int(output[0, -1]) in stops
             self.ending = "ended" if by_itself else "stopped" if self._stopped.is_set() else "cut off"

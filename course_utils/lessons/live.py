@@ -11,7 +11,6 @@ from course_utils.lessons.figures import curve
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
-
 EVERY = 5.0  # seconds between two pictures: drawing takes time from the run
 
 

@@ -11,37 +11,33 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from packaging.requirements import Requirement
 
 from course_utils import hub
-from course_utils.core.hardware import Hardware, cpu_bf16, detect_hardware, hardware_without_torch
+from course_utils.core.hardware import Hardware, detect_hardware, hardware_without_torch
 from course_utils.core.paths import home
 
 STACK = ("torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "unsloth")  # what a lesson computes with
 COMPANIONS = ("torchvision", "torchaudio", "xformers")  # built for one torch each; the course needs none of them
 EXTRAS = ({"extra": "gpu"}, {"extra": "serve"})  # of pyproject.toml: what lessons need beside its dependencies
 UNSLOTH_FIRST = ("unsloth", "transformers", "trl", "peft")
-
-# What Linux shows as files.
-DRIVER_GPUS = Path("/proc/driver/nvidia/gpus")
-BUS = Path("/sys/bus/pci/devices")
+BUS = Path("/sys/bus/pci/devices")  # Linux
+NVIDIA_GPU = "pci:v000010DE.*bc03"  # a display controller (class 03) of NVIDIA (vendor 10DE)
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """An NVIDIA GPU as the driver lists it, whether torch sees it or not. Sizes in GiB; None where not stated."""
+    """An NVIDIA GPU as the driver lists it, whether torch sees it or not."""
 
     name: str
-    total_gib: float | None = None
-    free_gib: float | None = None
+    free_gib: float | None = None  # None where the driver does not say
 
 
 @dataclass(frozen=True)
@@ -49,54 +45,46 @@ class Findings:
     """What was seen on a machine; nothing in it is judged."""
 
     hardware: Hardware  # what torch can use
-    system: Literal["Linux", "macOS", "Windows", "WSL1", "WSL2"]
+    system: str  # Linux, macOS, Windows, WSL1 or WSL2
     release: str  # the system's version and the processor's kind
     python: str
-    requires_python: str  # of pyproject.toml
     requirements: tuple[str, ...]  # of pyproject.toml: the course, and what a lesson needs
     installed: Mapping[str, str]  # versions of those
     torch: str | None = None  # its own version string, with the build; None: it cannot be imported
     torch_cuda: str | None = None  # the CUDA it was built for
-    torch_error: str = ""  # why it cannot be imported, or why it sees no GPU although there is one
+    torch_error: str = ""  # why it cannot be imported, or why it sees no GPU
     gpus: tuple[Gpu, ...] = ()
     gpu_on_bus: bool = False  # Linux's PCI bus holds an NVIDIA GPU, driver or not
     driver: str | None = None
     driver_cuda: str | None = None  # the newest CUDA that the driver serves
-    smi_error: str | None = None  # nvidia-smi is installed and fails: its words
+    smi_error: str = ""  # nvidia-smi is installed and fails: its words
     visible: str | None = None  # CUDA_VISIBLE_DEVICES
-    cpu_bf16: tuple[str, ...] = ()  # the CPU's bfloat16 instructions
-    companions: Mapping[str, tuple[str, str]] | None = None  # installed ones: (version, why it cannot be imported)
+    companions: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # whose import fails: (version, why)
     imported: tuple[str, ...] = ()  # those of UNSLOTH_FIRST in this process, in the order they came
     late: tuple[hub.LateVariable, ...] = ()  # variables set after the library that reads them was imported
-    unwritable: str = ""  # why nothing can be written to models/
+    writable: bool = True  # models/ is
     on_disk: bool = False  # the profile's model lies in models/
     hubs: Mapping[str, str | None] | None = None  # hub: why it is out of reach, None: reachable; None: not asked
 
 
 def look() -> Findings:
     """Gather what can be seen of this machine and of this process, except what depends on profile and network."""
-    asked = [Requirement(line) for line in requires("course-utils") or ()]
+    asked = [Requirement(line) for line in requires("course-utils")]
     needed = [each for each in asked if each.marker is None or any(map(each.marker.evaluate, EXTRAS))]
-    system, release = _system()
-    gpus, driver, driver_cuda, smi_error = _ask_driver()
+    models = home() / "models"
     return Findings(
-        system=system,
-        release=release,
         python=platform.python_version(),
-        requires_python=metadata("course-utils")["Requires-Python"],
         requirements=tuple(f"{each.name}{each.specifier}" for each in needed),
         installed=versions(each.name for each in needed),
-        gpus=gpus,
-        gpu_on_bus=_gpu_on_bus(),
-        driver=driver,
-        driver_cuda=driver_cuda,
-        smi_error=smi_error,
+        gpu_on_bus=any(re.match(NVIDIA_GPU, file.read_text()) for file in BUS.glob("*/modalias")),
         visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
-        companions={name: (number, _try_import(name)) for name, number in versions(COMPANIONS).items()},
+        companions={name: (number, why) for name, number in versions(COMPANIONS).items() if (why := _fails(name))},
         imported=_order_of_arrival(),
         late=tuple(hub.late_variables()),
-        unwritable=_unwritable(home() / "models"),
-        **_ask_torch(bool(gpus)),
+        writable=os.access(next(path for path in (models, *models.parents) if path.exists()), os.W_OK),
+        **_system(),
+        **_ask_driver(),
+        **_ask_torch(),
     )
 
 
@@ -109,80 +97,58 @@ def versions(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _system() -> tuple[Any, str]:
+def _system() -> dict[str, str]:
     """The system's name, and its version with the processor's kind; WSL is told by its kernel's name."""
     name, release = platform.system(), platform.release()
     if name == "Linux" and "microsoft" in release.lower():
         name = "WSL2" if "wsl2" in release.lower() or "microsoft-standard" in release else "WSL1"
     if name == "Darwin":
         name, release = "macOS", platform.mac_ver()[0]
-    return name, f"{'.'.join(release.split('.')[:2])}, {platform.machine()}"
+    return {"system": name, "release": f"{'.'.join(release.split('.')[:2])}, {platform.machine()}"}
 
 
-def _ask_torch(gpu_there: bool) -> dict[str, Any]:
+def _ask_torch() -> dict[str, Any]:
     """What torch says of itself and of the hardware; a torch that cannot be imported is a finding, not a failure."""
     try:
         import torch
     except Exception as error:  # not installed, or a library of it is missing
         return {"hardware": hardware_without_torch(), "torch_error": f"{type(error).__name__}: {error}"}
-    hardware, torch_error = detect_hardware(), ""
-    if gpu_there and hardware.device == "cpu":
+    found = {"hardware": detect_hardware(), "torch": torch.__version__, "torch_cuda": torch.version.cuda}
+    if found["hardware"].device == "cpu":
         try:
             torch.cuda.current_device()  # is_available() swallows the reason; this raises it
         except Exception as error:
-            torch_error = str(error).strip().split("\n")[0]
-    return {
-        "hardware": hardware,
-        "torch": torch.__version__,
-        "torch_cuda": torch.version.cuda,
-        "torch_error": torch_error,
-        "cpu_bf16": cpu_bf16(),
-    }
+            found["torch_error"] = str(error).strip().split("\n")[0]
+    return found
 
 
-def _ask_driver() -> tuple[tuple[Gpu, ...], str | None, str | None, str | None]:
-    """(GPUs, driver version, newest CUDA it serves, nvidia-smi's complaint), from nvidia-smi or Linux's /proc."""
+def _ask_driver() -> dict[str, Any]:
+    """What nvidia-smi says of the GPUs and of the driver, or its complaint; nothing where it is not installed."""
     smi = shutil.which("nvidia-smi") or shutil.which("nvidia-smi", path="/usr/lib/wsl/lib")
     if smi is None:
-        texts = (file.read_text(errors="replace") for file in DRIVER_GPUS.glob("*/information"))
-        models = tuple(Gpu(name) for text in texts for name in re.findall(r"Model:\s*(.+?)\s*$", text, re.MULTILINE))
-        return models, None, None, None
-    asked = "--query-gpu=name,driver_version,memory.total,memory.free"
-    code, listing = _run([smi, asked, "--format=csv,noheader,nounits"])
+        return {}
+    code, listing = _run([smi, "--query-gpu=name,memory.free,driver_version", "--format=csv,noheader,nounits"])
     if code:
-        return (), None, None, listing.strip().split("\n")[0]
-    lines = [[cell.strip() for cell in line.split(",")] for line in listing.strip().splitlines()]
-    sizes = ([int(mib) / 1024 if mib.isdigit() else None for mib in line[2:]] for line in lines)  # or "[N/A]": a slice
-    gpus = tuple(Gpu(line[0], *size) for line, size in zip(lines, sizes, strict=True))
+        return {"smi_error": listing.strip().split("\n")[0]}
+    lines = re.findall(r"^(.+), (.+), ([\d.]+)$", listing, re.MULTILINE)
+    gpus = tuple(Gpu(name, int(mib) / 1024 if mib.isdigit() else None) for name, mib, _ in lines)  # a slice: "[N/A]"
     header = re.search(r"CUDA Version:\s*([\d.]+)", _run([smi])[1])
-    return gpus, lines[0][1] if lines else None, header[1] if header else None, None
+    return {"gpus": gpus, "driver": lines[0][2] if lines else None, "driver_cuda": header[1] if header else None}
 
 
-def _gpu_on_bus() -> bool:
-    """True where Linux's PCI bus holds a display controller (class 03) of NVIDIA (vendor 10de)."""
-    try:
-        return any(
-            (device / "vendor").read_text().strip() == "0x10de" and (device / "class").read_text().startswith("0x03")
-            for device in BUS.glob("*")
-        )
-    except OSError:
-        return False
-
-
-def _try_import(name: str) -> str:
-    """Import a package beside torch in a process of its own; the last line of the error, "" where it works."""
+def _fails(name: str) -> str:
+    """Why a package cannot be imported beside torch, tried in a process of its own; "" where it can."""
     code, said = _run([sys.executable, "-c", f"import torch, {name}"])
     return said.strip().split("\n")[-1] if code else ""
 
 
 def _run(command: Sequence[str]) -> tuple[int, str]:
     """Exit code and words of a command that must not hang."""
-    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     try:
-        done = subprocess.run(command, **both, text=True, errors="replace", timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         return 1, str(error)
-    return done.returncode, done.stdout
+    return done.returncode, done.stdout + done.stderr
 
 
 def _order_of_arrival() -> tuple[str, ...]:
@@ -191,14 +157,3 @@ def _order_of_arrival() -> tuple[str, ...]:
     # that it imports itself. The first of its inner modules keeps its place.
     tops = dict.fromkeys(name.split(".")[0] for name in sys.modules)
     return tuple(name for name in tops if name in UNSLOTH_FIRST)
-
-
-def _unwritable(folder: Path) -> str:
-    """Why no file can be made in a folder; "" where one can."""
-    while not folder.exists():
-        folder = folder.parent
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""

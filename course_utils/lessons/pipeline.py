@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +63,14 @@ def own_rows(file: str | Path, profile: Profile, tokenizer: Any) -> tuple[Any, A
     return data.split(report.rows, valid_ratio=0.1, min_valid=2, seed=profile.train.seed)
 
 
-@contextmanager
-def in_turn() -> Iterator[None]:
+def in_turn() -> AbstractContextManager[Any]:
     """Let the first of several processes make what is missing; the others then find it."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield
-        return
+        return nullcontext()
     import torch
     from accelerate import PartialState
 
-    with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
-        yield
+    return PartialState(cpu=not torch.cuda.is_available()).main_process_first()
 
 
 def evaluate_adapter(profile: Profile, *, merged: bool = False, resume: bool = False) -> evaluation.Comparison:

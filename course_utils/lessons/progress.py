@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from course_utils.core.errors import CourseError
 
@@ -51,22 +51,17 @@ def _tasks(path: Path) -> Iterator[Task]:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError, KeyError) as error:
         raise ExerciseError(f"{path} cannot be read as a notebook ({error!r}); save it again in Jupyter.") from error
-    heading, answered = None, None
+    heading, answered = None, 0
     for cell in cells:
         mark = cell["metadata"].get("nbgrader", {})
         if cell["cell_type"] == "markdown":
             heading = HEADING.search("".join(cell["source"])) or heading
         elif mark.get("solution"):
-            answered = cell["execution_count"]
+            answered = cell["execution_count"] or 0
         elif mark.get("grade") and heading:
-            yield Task(path.stem, heading["title"], heading["level"], *_state(cell, answered))
-
-
-def _state(check: dict[str, Any], answered: int | None) -> tuple[State, str]:
-    """What a check cell says of its task; `answered` is the execution count of the answer's cell."""
-    if check["execution_count"] is None:
-        return "not run", ""
-    for output in check["outputs"]:
-        if output["output_type"] == "error":
-            return "not yet", output["evalue"]
-    return ("check again" if (answered or 0) > check["execution_count"] else "solved"), ""
+            checked = cell["execution_count"]
+            failed = [output["evalue"] for output in cell["outputs"] if output["output_type"] == "error"]
+            state = "not run" if not checked else "not yet" if failed else "solved"
+            if state == "solved" and answered > checked:
+                state = "check again"
+            yield Task(path.stem, heading["title"], heading["level"], state, "".join(failed[:1]))

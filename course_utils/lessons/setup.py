@@ -5,9 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ from course_utils.core.errors import CourseError
 from course_utils.core.hardware import Hardware, detect_hardware
 from course_utils.core.paths import home, seen_from_here
 from course_utils.core.profiles import Profile
-from course_utils.lessons import tables
-from course_utils.lessons.machine import STACK
+from course_utils.lessons import machine, tables
 from course_utils.train import modeling
 
 TOKENIZERS = ("qwen3-tokenizer", "qwen3-instruct-2507-tokenizer")
@@ -55,9 +53,8 @@ def _command(name: str) -> Callable[[Profile], None]:
 
 def at_home(profile: Profile) -> Profile:
     """The profile with its run's folder as seen from the current one, so that every later call finds it."""
-    return replace(
-        profile, train=replace(profile.train, output_dir=str(seen_from_here(home() / profile.train.output_dir)))
-    )
+    folder = seen_from_here(home() / profile.train.output_dir)
+    return replace(profile, train=replace(profile.train, output_dir=str(folder)))
 
 
 def run_dir(profile: Profile) -> Path:
@@ -115,13 +112,13 @@ class Setup:
     run_dir: Path  # where this profile's run is written
 
     def _shown(self) -> tables.Shown:
-        machine, profile = self.hardware, self.profile
-        gpu = f"{machine.gpu}, {machine.vram_gib:.1f} GiB" if machine.gpu else "no NVIDIA GPU"
+        has, profile = self.hardware, self.profile
+        gpu = f"{has.gpu}, {has.vram_gib:.1f} GiB" if has.gpu else "no NVIDIA GPU"
         rows = [
             ("profile", profile.name),
             ("why", profile.reason),
             ("model", f"{profile.model}{', in 4 bits' if profile.load_in_4bit else ''}, {profile.dtype}"),
-            ("machine", f"{gpu}; {machine.cores} cores, {machine.ram_gib:.0f} GiB memory"),
+            ("machine", f"{gpu}; {has.cores} cores, {has.ram_gib:.0f} GiB memory"),
             ("versions", " · ".join(f"{name} {number}" for name, number in self.versions.items())),
             *(("made just now", what) for what in self.made),
         ]
@@ -155,21 +152,19 @@ def setup(needs: Sequence[str] = (), profile: str | None = None) -> Setup:
     chosen = at_home(profiles.choose(profile, hardware))
     if "model" in needs:
         modeling.import_unsloth()
-    made: list[str] = []
-    for name in needs:
-        _provide(name, chosen, made)
-    versions = {name: version(name) for name in STACK}
-    model_dir = seen_from_here(home() / "models" / chosen.model)
-    return Setup(chosen, hardware, versions, tuple(made), seen_from_here(home()), model_dir, run_dir(chosen))
+    made = tuple(what for name in needs for what in _provide(name, chosen))
+    root = seen_from_here(home())
+    versions = machine.versions(machine.STACK)
+    return Setup(chosen, hardware, versions, made, root, root / "models" / chosen.model, run_dir(chosen))
 
 
-def _provide(name: str, profile: Profile, made: list[str]) -> None:
-    """Make a need and what it needs before it, where they are missing; note each in `made`."""
+def _provide(name: str, profile: Profile) -> Iterator[str]:
+    """Make a need and what it needs before it, where they are missing; yield each in words."""
     need = NEEDS[name]
     if need.there(profile):
         return
     for earlier in need.after:
-        _provide(earlier, profile, made)
+        yield from _provide(earlier, profile)
     started = time.monotonic()
     need.make(profile)
-    made.append(f"{need.what.split(' (')[0]}, {time.monotonic() - started:.0f} s")
+    yield f"{need.what.split(' (')[0]}, {time.monotonic() - started:.0f} s"

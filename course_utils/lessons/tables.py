@@ -116,7 +116,7 @@ def changes(lines: Sequence[Mapping[str, Any]]) -> Shown:
     Args:
         lines: `Comparison.changes()` or `Comparison.worse`.
     """
-    return table(lines) if lines else table([("nothing that a test tells apart",)], columns=("figure",))
+    return table(lines or [{"figure": "nothing that a test tells apart"}])
 
 
 def replies(pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Shown:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ipywidgets import HTML, Button, HBox, Layout, VBox
 
-from course_utils.lessons.widgets.common import COLUMN, as_text
 from notebooks.extras.blind_vote import CHOICES, Ballot
+from notebooks.widgets.common import COLUMN, as_text
 
 
 class Vote(VBox):

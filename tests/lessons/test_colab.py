@@ -17,7 +17,7 @@ from jupyter_client import KernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 
 from course_utils import colab, hardware, profiles
-from course_utils.lessons.colab import ColabError, Restarting
+from course_utils.lessons.colab import ColabError
 
 sys.path.insert(0, str(ROOT))
 import install
@@ -191,7 +191,7 @@ def test_the_kernel_restarts_where_a_loaded_package_was_replaced(clone, monkeypa
 
     monkeypatch.setattr(colab.subprocess, "run", pip_replaces)
     if loaded and after == "2.0":
-        with pytest.raises(Restarting, match=r"older versions of wetpaint\. Run this cell again"):
+        with pytest.raises(ColabError, match=r"older versions of wetpaint\. Run this cell again"):
             colab.prepare()
         assert clone.ended == [True]
     else:
@@ -213,7 +213,7 @@ def test_a_replacement_by_a_failed_installation_is_remembered(clone, monkeypatch
         colab.prepare()
     package(site, "2.0")
     (clone.root / "install.py").write_text("")
-    with pytest.raises(Restarting):
+    with pytest.raises(ColabError, match="The kernel restarts"):
         colab.prepare()
 
 
@@ -381,7 +381,7 @@ def lesson_05_alone(python: Path, folder: Path) -> list[str]:
         before = step("versions", asked)
         torch = next(machine.site.glob("torch-*.dist-info"))
         laid = torch.stat().st_mtime
-        shown = step("bootstrap", bootstrap, "Restarting")
+        shown = step("bootstrap", bootstrap, "ColabError")
         assert f"Colab's torch {before.split()[0]} stays." in shown and "psutil" in shown
         machine.start_again()
         assert "The course is ready" in step("bootstrap again", bootstrap)

@@ -8,35 +8,13 @@ import time
 from contextlib import closing
 
 import pytest
-import torch
+from conftest import Scripted
 from typer.testing import CliRunner
 
 from course_utils import chat, cli, generation, modeling
 from course_utils.lessons.conversation import Conversation, ConversationError
 
 QUESTION = "Return only JSON with the key n. The number is 7."
-
-
-class Scripted:
-    """Stands for a thinking model: `generate` writes the given text, token by token."""
-
-    class config:
-        max_position_embeddings = 10_000
-
-    class generation_config:
-        eos_token_id = None
-
-    device = "cpu"
-
-    def __init__(self, tokenizer, text):
-        self.ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
-
-    def generate(self, *, input_ids, streamer, **_):
-        streamer.put(input_ids)
-        for token in self.ids[0]:
-            streamer.put(token[None])
-        streamer.end()
-        return torch.cat([input_ids, self.ids], dim=1)
 
 
 def said(conversation, text):

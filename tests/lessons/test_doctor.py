@@ -27,12 +27,9 @@ CPU = Findings(
     system="Linux",
     release="6.8.0, x86_64",
     python="3.11.9",
-    requires_python=">=3.11,<3.14",
     requirements=REQUIREMENTS,
     installed=INSTALLED | {"torch": "2.13.0+cpu"},
     torch="2.13.0+cpu",
-    cpu_bf16=("avx512_bf16",),
-    companions={},
     hubs=HUBS,
 )
 
@@ -45,7 +42,7 @@ def with_gpu(name, gib, capability, **changes):
         installed=INSTALLED,
         torch="2.13.0+cu130",
         torch_cuda="13.0",
-        gpus=(Gpu(name, gib, gib - 0.3),),
+        gpus=(Gpu(name, gib - 0.3),),
         gpu_on_bus=True,
         driver="580.65.06",
         driver_cuda="13.0",
@@ -59,9 +56,9 @@ T4 = with_gpu("Tesla T4", 14.6, (7, 5))
 GPU_16 = with_gpu("NVIDIA GeForce RTX 4080", 15.7, (8, 9))
 GPU_24 = with_gpu("NVIDIA GeForce RTX 4090", 23.5, (8, 9))
 WSL = replace(GPU_16, system="WSL2", release="5.15.167.4-microsoft-standard-WSL2, x86_64", gpu_on_bus=False)
-MAC = replace(CPU, system="macOS", release="15.1, arm64", torch="2.13.0", cpu_bf16=("bf16",))
+MAC = replace(CPU, system="macOS", release="15.1, arm64", torch="2.13.0")
 WINDOWS = replace(CPU, system="Windows", release="11, AMD64")
-PLAIN_CPU = replace(CPU, hardware=replace(CPU.hardware, bf16=False), cpu_bf16=())
+PLAIN_CPU = replace(CPU, hardware=replace(CPU.hardware, bf16=False))
 UNSEEN = replace(GPU_16, hardware=CPU.hardware)  # the driver lists a GPU, torch sees none
 COLAB = replace(T4, hardware=replace(T4.hardware, ram_gib=12.7, cores=2, disk_free_gib=70.0))
 MACHINES = [CPU, COLAB, PLAIN_CPU, GPU_8, OLD_8, T4, GPU_16, GPU_24, WSL, MAC]
@@ -94,11 +91,11 @@ FAULTS = {
     ),
     "CPU build beside a GPU": (
         replace(UNSEEN, torch="2.13.0+cpu", torch_cuda=None),
-        ("torch", "does not see the NVIDIA GeForce RTX 4080, because it is a build for CPUs", "uninstall -y torch,"),
+        ("torch", "does not see the NVIDIA GeForce RTX 4080: it is a build for CPUs", "uninstall -y torch,"),
     ),
     "GPU hidden": (
-        replace(UNSEEN, visible="-1"),
-        ("torch", 'CUDA_VISIBLE_DEVICES is "-1"', "Unset CUDA_VISIBLE_DEVICES"),
+        replace(UNSEEN, visible="-1", torch_error="No CUDA GPUs are available"),
+        ("torch", 'No CUDA GPUs are available; CUDA_VISIBLE_DEVICES is "-1"', "Unset CUDA_VISIBLE_DEVICES"),
     ),
     "driver too old": (
         replace(UNSEEN, driver="550.54.14", driver_cuda="12.4"),
@@ -120,19 +117,14 @@ FAULTS = {
         replace(CPU, companions={"torchvision": ("0.28.0", "operator torchvision::nms does not exist")}),
         ("torchvision", "torchvision::nms does not exist", "uninstall -y torchvision"),
     ),
-    "torchaudio for CUDA beside a CPU torch": (
-        replace(CPU, companions={"torchaudio": ("2.11.0+cu130", "")}),
-        ("torchaudio", "2.11.0+cu130 is built for CUDA", "uninstall -y torchaudio"),
-    ),
-    "xformers beside a CPU torch": (
-        replace(CPU, companions={"xformers": ("0.0.35", "")}),
-        ("xformers", "0.0.35 is built for CUDA", "uninstall -y xformers"),
-    ),
     "torchvision of another CUDA torch": (
         replace(GPU_16, companions={"torchvision": ("0.20.0", "undefined symbol")}),
-        ("torchvision", "beside torch 2.13.0+cu130 (undefined symbol)", "uninstall -y torchvision"),
+        (
+            "torchvision",
+            "does not need it: undefined symbol",
+            "uninstall -y torchvision",
+        ),
     ),
-    "Python too new": (replace(CPU, python="3.14.1"), ("Python", "3.14.1", "Install Python 3.11, 3.12 or 3.13")),
     "a package of another version": (
         replace(CPU, installed=CPU.installed | {"transformers": "5.16.0"}),
         ("packages", "transformers is 5.16.0, wanted ==5.17.0", "python install.py"),
@@ -159,8 +151,8 @@ FAULTS = {
     "1 GB of disk": (short_of(disk_free_gib=1.0), ("disk", "1.0 GiB free; download and lessons need", "Free 0.")),
     "no disk for the large model": (short_of(GPU_16, disk_free_gib=14.0), ("disk", "need 16.", "larger disk")),
     "unwritable": (
-        replace(CPU, unwritable="Permission denied"),
-        ("models/", "Permission denied", "Give yourself the right"),
+        replace(CPU, writable=False),
+        ("models/", "nothing can be written there", "Give yourself the right"),
     ),
     "no hub for a model that is needed": (
         replace(GPU_16, hubs=dict.fromkeys(HUBS, "no answer")),
@@ -193,9 +185,13 @@ def test_a_sound_machine_has_no_fault(findings):
         (replace(CPU, imported=("transformers",)), "Unsloth", "too late to train in this process"),
         (replace(CPU, gpu_on_bus=True), "driver", "no driver for it"),
         (replace(CPU, smi_error="couldn't communicate"), "driver", "couldn't communicate"),
-        (replace(CPU, hubs=dict.fromkeys(HUBS, "no answer")), "model hubs", "comes with pip"),
-        (replace(GPU_16, on_disk=True, hubs=dict.fromkeys(HUBS, "no")), "model hubs", "is on disk"),
-        (replace(GPU_16, gpus=(Gpu("NVIDIA GeForce RTX 4080", 15.7, 6.0),)), "GPU's memory", "6.0 of 15.7"),
+        (
+            replace(CPU, hubs=dict.fromkeys(HUBS, "no answer")),
+            "model hubs",
+            "none needed, none reachable (not mirror, ",
+        ),
+        (replace(GPU_16, on_disk=True, hubs=dict.fromkeys(HUBS, "no")), "model hubs", "none needed"),
+        (replace(GPU_16, gpus=(Gpu("NVIDIA GeForce RTX 4080", 6.0),)), "GPU's memory", "6.0 of 15.7"),
         (replace(CPU, system="WSL1"), "system", "WSL1"),
         (MAC, "system", "not Apple's GPU"),
         (PLAIN_CPU, "why", "no bfloat16 instructions"),
@@ -210,17 +206,17 @@ def test_what_only_deserves_a_note_is_no_fault(findings, name, said):
 @pytest.mark.parametrize(
     ("findings", "name", "said"),
     [
-        (CPU, "bfloat16", "yes: this CPU has avx512_bf16"),
-        (PLAIN_CPU, "bfloat16", "no: this CPU"),
-        (T4, "bfloat16", "no: 7.5 is older than 8.0"),
-        (GPU_16, "bfloat16", "yes: in hardware"),
+        (CPU, "bfloat16", "yes, in hardware"),
+        (PLAIN_CPU, "bfloat16", "no, so float32 is used"),
+        (T4, "bfloat16", "no, so float16 is used"),
+        (GPU_16, "bfloat16", "yes, in hardware"),
         (GPU_16, "gpu", "RTX 4080, compute capability 8.9"),
-        (GPU_16, "GPU's memory", "15.7 GiB, 15.4 free"),
+        (GPU_16, "GPU's memory", "15.4 of 15.7 GiB are free"),
         (GPU_16, "driver", "580.65.06, serves CUDA up to 13.0"),
         (CPU, "gpu", "no NVIDIA GPU"),
         (CPU, "model hubs", "mirror, modelscope reachable (not huggingface: no answer)"),
         (replace(CPU, hubs=None), "model hubs", "not asked"),
-        (CPU, "packages", "all 3 as pinned: transformers 5.17.0"),
+        (CPU, "packages", "all 3 as pinned"),
         (WSL, "system", "WSL2"),
         (replace(CPU, imported=("unsloth", "transformers", "trl")), "torch", "built without CUDA"),
     ],
@@ -228,17 +224,6 @@ def test_what_only_deserves_a_note_is_no_fault(findings, name, said):
 def test_plain_facts(findings, name, said):
     found = fact(examined(findings), name)
     assert found.state == "ok" and said in found.value and not found.remedy
-
-
-@pytest.mark.parametrize(
-    ("visible", "gpus", "hides"),
-    [
-        *((None, 1, False), ("0", 1, False), ("1", 1, True), ("1", 2, False), ("0,1", 1, False)),
-        *(("", 1, True), ("-1", 1, True), ("NoDevFiles", 1, True), ("GPU-8932f937", 1, False), ("MIG-5c", 1, False)),
-    ],
-)
-def test_which_values_hide_the_gpu(visible, gpus, hides):
-    assert doctor._hides(visible, gpus) == hides
 
 
 # ---- the verdict
@@ -279,30 +264,22 @@ def test_without_a_gpu_only_the_small_model_is_offered(known_budgets):
 
 
 def test_the_verdict_for_16_gb(known_budgets):
-    assert examined(GPU_16).verdict == (
-        "You can do lessons 1-6 with Qwen3-4B-Instruct-2507 in 4 bits (profile 16gb).",
-        "Qwen3-8B in 4 bits needs 9.0 GiB: it trains, but lesson 05, in 16 bits, needs 18.0.",
-        "Qwen3-14B in 4 bits needs 15.0 GiB: it trains, but lesson 05, in 16 bits, needs 31.0.",
-    )
+    assert examined(GPU_16).verdict == ("You can do lessons 1-6 with Qwen/Qwen3-4B-Instruct-2507 (profile 16gb).",)
 
 
 def test_the_verdict_for_24_gb_budgets_its_own_model_in_16_bits(known_budgets):
     diagnosis = examined(GPU_24)
     own = next(fit for fit in diagnosis.models if fit.model == diagnosis.profile.model)
     assert (own.base, own.train_gib) == ("16 bits", 14)
-    assert diagnosis.verdict[0].endswith("Qwen3-4B-Instruct-2507 in 16 bits (profile 24gb).")
-    assert "Qwen3-8B in 4 bits needs 9.0 GiB and fits, too." in diagnosis.verdict
+    assert diagnosis.verdict[0].endswith("Qwen3-4B-Instruct-2507 (profile 24gb).")
 
 
 @pytest.mark.parametrize(("findings", "base"), [(GPU_8, "16gb"), (OLD_8, "t4")])
 def test_an_8_gb_gpu_gets_the_small_model_and_a_way_on(known_budgets, findings, base):
     verdict = examined(findings).verdict
-    assert verdict[0] == "You can do lessons 1-6 with SmolLM2-135M-Instruct (profile cpu)."
-    assert "need a 16 GB GPU; this one has" in verdict[1]
-    assert f'replace(PROFILES["{base}"], model="Qwen/Qwen3-1.7B")' in verdict[2]
-    assert verdict[3] == (
-        "Qwen3-4B-Instruct-2507 in 4 bits needs 6.0 GiB: it trains, but lesson 05, in 16 bits, needs 10.0."
-    )
+    assert verdict[0] == "You can do lessons 1-6 with smollm2-135m-instruct (profile cpu)."
+    assert f'replace(PROFILES["{base}"], model="Qwen/Qwen3-1.7B")' in verdict[1]
+    assert "needs a 16 GB GPU" in fact(examined(findings), "why").value
 
 
 def test_a_gpu_for_no_qwen_promises_none(known_budgets):
@@ -313,31 +290,22 @@ def test_a_profile_that_cannot_work_is_a_fault(known_budgets):
     diagnosis = examined(CPU, "16gb")
     assert [fault.name for fault in diagnosis.faults] == ["profile"]
     assert "COURSE_PROFILE unset" in diagnosis.faults[0].remedy
-    assert "Profile 16gb does not fit: Qwen3-4B-Instruct-2507 needs 6.0 GiB, and torch sees no GPU." in (
-        diagnosis.verdict
-    )
     assert not any(sentence.startswith("You can") for sentence in diagnosis.verdict)
     diagnosis = examined(with_gpu("a GPU", 13.9, (8, 9)), "24gb")
-    assert "needs 14.0 GiB, and the GPU has 13.9." in diagnosis.verdict[-1]
+    assert [fault.name for fault in diagnosis.faults] == ["profile"] and len(diagnosis.verdict) == 1
 
 
 def test_on_a_cpu_the_minutes_are_those_of_the_readme():
     (minutes,) = re.findall(r"make course .*about (\d+) minutes", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert f"about {minutes} minutes" in examined(CPU).verdict[1]
-    assert "nobody has timed them on a Mac" in examined(MAC).verdict[1]
 
 
 def test_a_gpu_that_torch_does_not_see_is_not_told_to_buy_one():
     verdict = examined(replace(UNSEEN, visible="-1")).verdict
-    assert verdict[0] == "Not yet: 1 fault comes first; what to do stands under each."
-    assert verdict[1].startswith("You can then do lessons 1-6 with SmolLM2")
-    assert "Once torch sees the NVIDIA GeForce RTX 4080" in verdict[-1]
-    assert fact(examined(UNSEEN), "gpu").value == "NVIDIA GeForce RTX 4080, 15.7 GiB: there, but torch does not see it"
-
-
-def test_windows_gets_one_sentence():
-    (sentence,) = examined(WINDOWS).verdict
-    assert "WSL2" in sentence
+    assert verdict[0] == "Not yet. Faults to mend first: 1; what to do stands under each."
+    assert verdict[1].startswith("You can then do lessons 1-6 with smollm2")
+    assert not any("needs a CUDA GPU" in sentence for sentence in verdict)
+    assert fact(examined(UNSEEN), "gpu").value == "NVIDIA GeForce RTX 4080"
 
 
 @pytest.mark.parametrize("findings", MACHINES, ids=lambda found: f"{found.system} {found.hardware.gpu}")
@@ -354,8 +322,9 @@ def test_every_profiles_model_has_a_config():
 
 
 def test_what_is_on_disk_needs_no_room_again():
-    assert doctor.disk_needed(PROFILES["16gb"], on_disk=False) > 2 * 7.4
-    assert doctor.disk_needed(PROFILES["16gb"], on_disk=True) < 9
+    little = short_of(GPU_16, disk_free_gib=9.0)
+    assert fact(examined(little), "disk").state == "fault"
+    assert fact(examined(replace(little, on_disk=True)), "disk").state == "ok"
 
 
 # ---- this machine
@@ -418,6 +387,6 @@ def test_the_terminal_gets_colours_unless_it_asks_for_none(monkeypatch):
 
 
 def test_the_notebook_gets_a_table_that_escapes_what_it_shows():
-    page = examined(replace(CPU, unwritable="<script>"))._repr_html_()
+    page = examined(replace(CPU, gpu_on_bus=True, smi_error="<script>"))._repr_html_()
     assert "&lt;script&gt;" in page and "<script>" not in page
     assert "FAULT" in page and page.count("<table>") == 2 == page.count("</table>")

@@ -52,7 +52,7 @@ def test_train_writes_into_the_clone_wherever_it_is_called(monkeypatch, tmp_path
     monkeypatch.chdir(ROOT / here if here else tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     trained = []
-    monkeypatch.setattr(cli, "_setup", lambda needs, profile: None)
+    monkeypatch.setattr(setup, "setup", lambda needs, profile: None)
     monkeypatch.setattr(cli, "is_first_process", lambda: False)
     monkeypatch.setattr(pipeline, "train_adapter", lambda profile, **_: trained.append(profile))
     cli.train("cpu", tmp_path / "config.json", file and tmp_path / file)

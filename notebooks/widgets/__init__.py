@@ -4,8 +4,8 @@ They show what other modules say and decide nothing. Everything that a person or
 holds a script is text.
 """
 
-from course_utils.lessons.widgets.budget import BudgetSlider
-from course_utils.lessons.widgets.chat import Chat
-from course_utils.lessons.widgets.forms import MaskViewer, Playground
+from notebooks.widgets.budget import BudgetSlider
+from notebooks.widgets.chat import Chat
+from notebooks.widgets.forms import MaskViewer, Playground
 
 __all__ = ["BudgetSlider", "Chat", "MaskViewer", "Playground"]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ipywidgets import HTML, Checkbox, Dropdown, HBox, Layout, Textarea, VBox, Widget
 
 from course_utils.lessons import highlight, tables
-from course_utils.lessons.widgets.common import WIDE, as_fault
 from course_utils.text import chat, masking
 from course_utils.text.chat import MessageError
+from notebooks.widgets.common import WIDE, as_fault
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

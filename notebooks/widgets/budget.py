@@ -9,7 +9,7 @@ from ipywidgets import HTML, Checkbox, Dropdown, HBox, IntSlider, Layout, Select
 from course_utils.core.budget import CONFIGS
 from course_utils.core.profiles import PROFILES, memory_budget
 from course_utils.lessons import figures, tables
-from course_utils.lessons.widgets.common import WIDE
+from notebooks.widgets.common import WIDE
 
 
 class BudgetSlider(VBox):

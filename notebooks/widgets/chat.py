@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from ipywidgets import HTML, Button, HBox, Layout, Text, VBox
 
 from course_utils.lessons.conversation import ENDINGS, Conversation
-from course_utils.lessons.widgets.common import COLUMN, as_fault, as_text
+from notebooks.widgets.common import COLUMN, as_fault, as_text
 
 EVERY = 0.1  # seconds between two looks of a reply that is being written: each is a message to the browser
 

@@ -1,19 +1,19 @@
-"""course_utils.lessons.widgets: the objects that a browser shows, driven as a browser drives them."""
+"""notebooks.widgets: the objects that a browser shows, driven as a browser drives them."""
 
 import html
 import re
 import time
 
 import pytest
-from test_conversation import Scripted
+from conftest import Scripted
 
 from course_utils import chat, highlight, masking, tables
 from course_utils.core.budget import CONFIGS
 from course_utils.core.profiles import PROFILES, memory_budget
 from course_utils.lessons.conversation import Conversation
-from course_utils.lessons.widgets import BudgetSlider, Chat, MaskViewer, Playground
 from notebooks.extras.blind_vote import Ballot
 from notebooks.extras.vote_widget import Vote
+from notebooks.widgets import BudgetSlider, Chat, MaskViewer, Playground
 
 
 @pytest.fixture
