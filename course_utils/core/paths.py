@@ -23,6 +23,11 @@ def home() -> Path:
     return Path(os.path.abspath(found))
 
 
+def nearest(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that is there: the disk that it lies on or will lie on."""
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
 def seen_from_here(path: Path) -> Path:
     """The same path from the current folder ("../runs/cpu"), so that nothing printed names a machine's folders."""
     return Path(os.path.relpath(path))

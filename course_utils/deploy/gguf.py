@@ -8,10 +8,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, STDOUT
+from subprocess import PIPE, STDOUT
 from typing import Literal
 
 from course_utils.core.files import atomic_file
+from course_utils.core.programs import TEXT
 from course_utils.deploy.adapters import ExportError, load_base
 from course_utils.evals import generation
 
@@ -37,12 +38,12 @@ def to_gguf(merged: str | Path, out_file: str | Path, *, outtype: Literal["bf16"
 
     converter = find_converter()
     command = [sys.executable, str(converter), str(merged), "--outtype", outtype, "--outfile"]
-    talk = {"stdin": DEVNULL, "stdout": PIPE, "stderr": STDOUT, "encoding": "utf-8", "errors": "replace"}
     waiting = tqdm(desc=f"Converting {merged}: up to some minutes", bar_format="{desc}", leave=False)
     try:
         # Of the file only its temporary name is used: the converter opens it by that.
         with waiting, atomic_file(out_file) as file:
-            run = subprocess.run([*command, file.name], env=os.environ | {"HF_HUB_OFFLINE": "1"}, **talk)
+            offline = os.environ | {"HF_HUB_OFFLINE": "1"}
+            run = subprocess.run([*command, file.name], env=offline, stdout=PIPE, stderr=STDOUT, **TEXT)
             if run.returncode or not Path(file.name).stat().st_size:
                 last = run.stdout.strip().rpartition("\n")[2] or "it said nothing"
                 raise ExportError(f"{converter} made no file of {merged}: {last}")

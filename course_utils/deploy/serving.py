@@ -23,6 +23,7 @@ import httpx
 
 from course_utils.core.errors import CourseError
 from course_utils.core.profiles import Profile
+from course_utils.core.programs import TEXT
 from course_utils.deploy.adapters import read_adapter
 from course_utils.text.thinking import OPENER
 
@@ -109,9 +110,8 @@ class Server:
         adapter = line[line.index("--lora-modules") + 1].partition("=")[0] if "--lora-modules" in line else None
         self.url = f"http://{HOST}:{port}/v1"
         self.model = adapter or line[line.index("serve") + 1]
-        talk = {"stdin": DEVNULL, "stdout": PIPE, "stderr": STDOUT, "encoding": "utf-8", "errors": "replace"}
         try:  # a session of its own, so that the server's own children are stopped with it, and Ctrl-C is ours alone
-            self._process = subprocess.Popen(line, **talk, start_new_session=True)
+            self._process = subprocess.Popen(line, stdout=PIPE, stderr=STDOUT, start_new_session=True, **TEXT)
         except FileNotFoundError:
             raise ServingError(
                 f"{line[0]} is not installed here. vLLM wants an environment of its own: pip install vllm; without it, "

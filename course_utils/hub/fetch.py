@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from tqdm.auto import tqdm
 
 from course_utils.core.errors import CourseError
+from course_utils.core.paths import nearest
 
 if TYPE_CHECKING:
     import httpx
@@ -99,7 +100,7 @@ def holds(folder: Path, marks: Iterable[str]) -> bool:
 
 def check_room(folder: Path, needed: int, what: str) -> None:
     """Refuse to start where the disk of `folder` (made or not) has less than `needed` bytes and a margin."""
-    folder = next(path for path in (folder, *folder.parents) if path.exists())
+    folder = nearest(folder)
     needed, free = int(needed * ROOM_MARGIN), shutil.disk_usage(folder).free
     if free < needed:
         raise DownloadError(

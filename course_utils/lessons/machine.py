@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 
 from course_utils import hub
 from course_utils.core.hardware import Hardware, detect_hardware, hardware_without_torch
-from course_utils.core.paths import home
+from course_utils.core.paths import home, nearest
 
 STACK = ("torch", "transformers", "trl", "peft", "datasets", "bitsandbytes", "unsloth")  # what a lesson computes with
 COMPANIONS = ("torchvision", "torchaudio", "xformers")  # built for one torch each; the course needs none of them
@@ -71,7 +71,6 @@ def look() -> Findings:
     """Gather what can be seen of this machine and of this process, except what depends on profile and network."""
     asked = [Requirement(line) for line in requires("course-utils")]
     needed = [each for each in asked if each.marker is None or any(map(each.marker.evaluate, EXTRAS))]
-    models = home() / "models"
     return Findings(
         python=platform.python_version(),
         requirements=tuple(f"{each.name}{each.specifier}" for each in needed),
@@ -81,7 +80,7 @@ def look() -> Findings:
         companions={name: (number, why) for name, number in versions(COMPANIONS).items() if (why := _fails(name))},
         imported=_order_of_arrival(),
         late=tuple(hub.late_variables()),
-        writable=os.access(next(path for path in (models, *models.parents) if path.exists()), os.W_OK),
+        writable=os.access(nearest(home() / "models"), os.W_OK),
         **_system(),
         **_ask_driver(),
         **_ask_torch(),

@@ -36,3 +36,7 @@ def test_the_variable_comes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(VARIABLE, str(tmp_path / "elsewhere"))
     assert home() == tmp_path / "elsewhere"
+
+
+def test_the_nearest_folder_that_is_there(tmp_path):
+    assert paths.nearest(tmp_path / "not" / "yet") == paths.nearest(tmp_path) == tmp_path
