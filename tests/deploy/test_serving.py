@@ -167,7 +167,7 @@ class TestLifeOfAServer:
     def test_another_error_of_the_block_is_its_own(self):
         with pytest.raises(ZeroDivisionError), serving.serve(stub()) as server:
             1 / 0  # noqa: B018
-        assert not group(server.pid)
+        assert gone(server.pid)
 
     def test_a_port_that_is_taken(self):
         with serving.serve(stub()) as server:
@@ -308,7 +308,7 @@ class TestTheRealModel:
         """The next one, with the same line, so on the same port."""
         with serving.serve(line, timeout=300) as running:
             yield running
-        assert not group(running.pid)
+        assert gone(running.pid)
         with socket.socket() as probe:
             assert probe.connect_ex((serving.HOST, int(running.url.split(":")[2].split("/")[0]))) != 0
 
