@@ -11,10 +11,8 @@ import unicodedata
 from dataclasses import dataclass
 
 from course_utils.data.faults import why_dropped
-from course_utils.data.rows import REPLIES, TEXTS, DataError, Row, Rows, plain, plain_rows, to_dataset
+from course_utils.data.rows import CONTROL, REPLIES, TEXTS, DataError, Row, Rows, plain, plain_rows, to_dataset
 
-# C0 and C1 controls but tab and line break, the byte order mark, marks that turn the writing direction.
-CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\u202a-\u202e\u2066-\u2069]")
 # Full-width letters and digits, typographic ligatures, and spaces of other widths: here NFKC changes the shape only.
 SHAPES = re.compile(r"[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\ufb00-\ufb06\u00a0\u2000-\u200a\u202f\u205f\u3000]+")
 LINE_BREAK = re.compile(r"\r\n?|[\x0b\x0c]")  # a form feed stands between two pages, and would join their words

@@ -1,10 +1,12 @@
 """Read files into plain dicts, row by row, and say of each row that cannot be read where it stands.
 
-.jsonl    one object a line; read line by line, whatever the size of the file
+.jsonl    one object a line; read line by line, whatever the size of the file; an object may span several lines
 .json     a list of objects, or objects after one another, also over many lines each
-.csv      a header, then rows; every value is a string
+.csv      a header, then rows; every value is a string; between commas, semicolons or tabs, as the header has them
 .parquet  what the hubs keep data sets in; its empty fields count as absent
 .txt      every line that is not blank is the `text` of a row
+
+In JSON a list of turns in place of an object is a row whose `messages` they are.
 """
 
 from __future__ import annotations
@@ -13,15 +15,33 @@ import csv
 import json
 import re
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from course_utils.data.rows import DataError, Problem, Record, Row, all_usable, plain, short
+from course_utils.data.rows import (
+    NOT_UTF8,
+    DataError,
+    Problem,
+    Record,
+    Row,
+    all_usable,
+    batch_rows,
+    half_character,
+    short,
+)
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 LONGEST_LINE = 16 * 2**20  # bytes; a longer line is a file without line breaks, and would fill the memory
+MOST_LINES = 1000  # of an object in .jsonl; each is a try to read what there is so far
 LONGEST_CELL = 2**24  # characters; Python's own limit for CSV is 131,072
+MARK = b"\xef\xbb\xbf"  # of byte order
+SPEAKER_KEYS = {"role", "from"}  # by which a turn is told
+SEPARATORS = ",;\t"  # of a CSV: the one that makes the most cells of the header
+HOLDS_JSON = re.compile(  # what is no text: an object with a key, a list of such or of texts
+    rb"""(?:\xef\xbb\xbf)?\s*(?:(?:\[\s*)*\{\s*["'][^"'\n]*["']\s*:|\[\s*"[^"]*(?:"\s*[],]|\Z))"""
+)
 HALVES = re.compile("[\ud800-\udfff]|" + r"\\u[dD]")  # bytes that were not UTF-8, and escapes of half a character
 WHITE = re.compile(r"[ \t\r\n]*")
 UTF8 = {"encoding": "utf-8-sig", "errors": "surrogateescape"}  # bytes that are not UTF-8 are found in their row
@@ -53,9 +73,13 @@ def read(path: str | Path) -> Iterator[Record | Problem]:
     if path.suffix == ".parquet":
         return _parquet(path)
     with path.open("rb") as file:
-        if b"\0" in file.read(4096):
-            reason = "holds zero bytes: it is UTF-16, or no text at all. Save it as UTF-8."
-            return iter([Problem(str(path), None, 1, "", reason)])
+        head = file.read(4096)
+    if b"\0" in head:
+        reason = "holds zero bytes: it is UTF-16, or no text at all. Save it as UTF-8."
+        return iter([Problem(str(path), None, 1, "", reason)])
+    if path.suffix in (".txt", ".csv") and HOLDS_JSON.match(head):
+        reason = "holds JSON and would be read as plain text. Rename it: .json for a list, .jsonl for an object a line."
+        return iter([Problem(str(path), None, 1, "", reason)])
     readers: dict[str, Callable[[Path], Iterator[Record | Problem]]] = {".csv": _csv, ".txt": _text_lines}
     return readers.get(path.suffix, _json)(path)
 
@@ -97,20 +121,44 @@ STRICT = _StrictDecoder(object_pairs_hook=_object, parse_constant=_constant)
 
 
 def _json(path: Path) -> Iterator[Record | Problem]:
-    """Lines, or a document: a .json file is one, and so is a .jsonl file whose first line opens a list or an object."""
+    """Lines, or a document: a .json file is one, and so is a .jsonl file that opens with a list of rows or with {."""
     with path.open("rb") as file:
-        first = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().split(b"\n")[0].strip()
-    if path.suffix == ".jsonl" and first not in (b"{", b"["):
-        return _lines(path)
-    return _document(path)
+        first = next((text for line in _lines_of(file) if (text := line.removeprefix(MARK).strip())), b"")
+    value, is_open = _parsed(first.decode("utf-8", "surrogateescape")) if first.startswith(b"[") else (None, False)
+    of_rows = any(isinstance(row, dict | list) for row in value or ()) and not _is_conversation(value)
+    is_document = path.suffix == ".json" or first == b"{" or is_open or of_rows
+    return _document(path) if is_document else _lines(path)
+
+
+def _lines_of(file: BinaryIO) -> Iterator[bytes]:
+    return iter(lambda: file.readline(LONGEST_LINE + 1), b"")
+
+
+def _parsed(text: str) -> tuple[Any, bool]:
+    """The value of a JSON text, and whether it ends too early: the next line may then go on with it."""
+    try:
+        return json.loads(text), False
+    except json.JSONDecodeError as error:
+        return None, error.pos >= len(text.rstrip())
+    except (ValueError, RecursionError):
+        return None, False
+
+
+def _is_conversation(value: Any) -> bool:
+    """Whether this is a list of turns."""
+    turns = value if isinstance(value, list) else []
+    return bool(turns) and all(isinstance(turn, dict) and turn.keys() & SPEAKER_KEYS for turn in turns)
 
 
 def _lines(path: Path) -> Iterator[Record | Problem]:
+    """A row a line, or an object that spans several."""
     row = 0
     with path.open("rb") as file:
-        for line, text in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), start=1):
+        lines, ahead = enumerate(_lines_of(file), start=1), deque[tuple[int, bytes]]()
+        while place := ahead.popleft() if ahead else next(lines, None):
+            line, text = place
             if line == 1:
-                text = text.removeprefix(b"\xef\xbb\xbf")
+                text = text.removeprefix(MARK)
             if not text.strip():
                 continue
             row += 1
@@ -120,7 +168,27 @@ def _lines(path: Path) -> Iterator[Record | Problem]:
                 reason = f"longer than {LONGEST_LINE // 2**20} MiB. JSONL holds one object a line: break the lines."
                 yield Problem(str(path), row, line, "", reason)
                 continue
-            yield _record(path, row, line, text.decode("utf-8", "surrogateescape"))
+            found = _record(path, row, line, text.decode("utf-8", "surrogateescape"))
+            if isinstance(found, Problem) and (whole := _continued(text, lines, ahead)):
+                found = _record(path, row, line, whole)
+            yield found
+
+
+def _continued(text: bytes, lines: Iterator[tuple[int, bytes]], ahead: deque[tuple[int, bytes]]) -> str | None:
+    """An object that a line opens, up to its end in a later line; None, and the lines still `ahead`, if it has none."""
+    taken: list[tuple[int, bytes]] = []
+    while len(text) <= LONGEST_LINE and len(taken) < MOST_LINES:
+        whole = text.decode("utf-8", "surrogateescape")
+        value, is_open = _parsed(whole)
+        if value is not None:
+            return whole
+        more = is_open and (ahead.popleft() if ahead else next(lines, None))
+        if not more:
+            break
+        taken.append(more)
+        text += more[1]
+    ahead.extendleft(reversed(taken))
+    return None
 
 
 def _record(path: Path, row: int, line: int, text: str) -> Record | Problem:
@@ -137,35 +205,14 @@ def _record(path: Path, row: int, line: int, text: str) -> Record | Problem:
 
 def _fit(path: Path, row: int, line: int | None, value: Any, *, suspect: bool) -> Record | Problem:
     """A value as a row, if it is an object; `suspect`: it may hold what cannot be written as UTF-8."""
+    if _is_conversation(value):
+        value = {"messages": value}
     if not isinstance(value, dict):
         return Problem(str(path), row, line, "", f"expected an object, found {type(value).__name__}.")
-    where = _broken(value) if suspect else None
+    where = half_character(value) if suspect else None
     if where is not None:
-        reason = "holds bytes that are not UTF-8, or half of a character. Save the file as UTF-8."
-        return Problem(str(path), row, line, where, reason)
+        return Problem(str(path), row, line, where, NOT_UTF8)
     return Record(str(path), row, line, value)
-
-
-def _broken(value: Any, where: str = "") -> str | None:
-    """The place of a string that cannot be written as UTF-8."""
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return where
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            found = _broken(key, where or "a key")
-            if found is None:
-                found = _broken(item, f"{where}.{key}" if where else key)
-            if found is not None:
-                return found
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            found = _broken(item, f"{where}[{index}]")
-            if found is not None:
-                return found
-    return None
 
 
 def _document(path: Path) -> Iterator[Record | Problem]:
@@ -221,10 +268,13 @@ def _skip(text: str, place: int) -> int:
 def _csv(path: Path) -> Iterator[Record | Problem]:
     csv.field_size_limit(LONGEST_CELL)
     with path.open(newline="", **UTF8) as file:
-        reader = csv.reader(file, strict=True)
+        first = next((line for line in file if line.strip()), "")
+        file.seek(0)
+        separator = max(SEPARATORS, key=lambda each: len(next(csv.reader([first[:LONGEST_CELL]], delimiter=each), [])))
+        reader = csv.reader(file, delimiter=separator, strict=True)
         try:
             head = next((cells for cells in reader if cells), [])
-            if _broken(head) is not None:
+            if half_character(head) is not None:
                 reason = "the header holds bytes that are not UTF-8. Save the file as UTF-8."
                 yield Problem(str(path), None, reader.line_num, "", reason)
                 return
@@ -239,7 +289,7 @@ def _csv(path: Path) -> Iterator[Record | Problem]:
                     yield _fit(path, row, line, dict(zip(head, cells, strict=True)), suspect=True)
                 elif cells:
                     found = f"has {len(cells)} cells, the header has {len(head)} ({', '.join(head)})"
-                    yield Problem(str(path), row, line, "", f"{found}. Quote cells with commas.")
+                    yield Problem(str(path), row, line, "", f"{found}. Quote cells that hold {separator!r}.")
                 line = reader.line_num + 1
         except csv.Error as error:
             reason = f"not CSV ({error}). Check the quotes there. What follows was not read."
@@ -253,10 +303,11 @@ def _parquet(path: Path) -> Iterator[Record | Problem]:
     row = 0
     try:
         for batch in ParquetFile(path).iter_batches(1000):
-            for value in batch.to_pylist():
+            for value in batch_rows(batch):
                 row += 1
-                yield _fit(path, row, None, plain(value), suspect=False)
-    except (ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
+                is_row = isinstance(value, dict)
+                yield Record(str(path), row, None, value) if is_row else Problem(str(path), row, None, value, NOT_UTF8)
+    except (ArrowException, OSError, ValueError) as error:  # ValueError: the name of a column is not UTF-8
         yield Problem(str(path), None, None, "", f"not Parquet ({short(str(error))}). Fetch or write the file anew.")
 
 

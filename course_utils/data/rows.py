@@ -1,6 +1,7 @@
 """The one row schema of the course, how rows pass every check, and how they become a `Dataset` or a JSONL file.
 
-    messages  list of turns: role, content; and where present reasoning_content, tool_calls, tool_call_id
+    messages  list of turns: role, content; and where present reasoning_content, tool_calls, tool_call_id, and
+              weight, which is 0 on a turn of the assistant that is not to be learned
     source    the file or data set the row comes from
     tags      language ("en", "zh"), kind ("math", "chat", "json", ...) and what else is worth filtering by
 
@@ -40,6 +41,9 @@ Rows = TypeVar("Rows", "Dataset", list[Row])  # what most steps take and give ba
 REPLIES = ("chosen", "rejected")
 MEDIA = ("images", "videos", "audios")
 TEXTS = ("content", "reasoning_content")  # keys of a turn
+# C0 and C1 controls but tab and line break, the byte order mark, marks that turn the writing direction.
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\u202a-\u202e\u2066-\u2069]")
+NOT_UTF8 = "holds bytes that are not UTF-8, or half of a character. Save the file as UTF-8, or take it out."
 BAR_AFTER = 2.0  # seconds of work before a progress bar appears
 
 
@@ -152,6 +156,36 @@ def plain(value: Any) -> Any:
     return value
 
 
+def half_character(value: Any, where: str = "") -> str | None:
+    """The place of a string, key or value at any depth, that cannot be written as UTF-8; None where there is none."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return where
+        return None
+    parts: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, dict):
+        parts = [pair for key, item in value.items() for pair in ((where or "a key", key), (_inside(where, key), item))]
+    elif isinstance(value, list):
+        parts = [(f"{where}[{index}]", item) for index, item in enumerate(value)]
+    return next((place for path, item in parts if (place := half_character(item, path)) is not None), None)
+
+
+def _inside(where: str, key: Any) -> str:
+    return f"{where}.{key}" if where else str(key)
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text would be left after cleaning."""
+    return not text.strip() or not CONTROL.sub("", text).strip()
+
+
+def kind_of(row: Row) -> str:
+    """Which kind of row of the schema this is: "chat", "preference", "kto" or "text"."""
+    return "text" if "text" in row else "preference" if row.keys() & REPLIES else "kto" if "label" in row else "chat"
+
+
 def turns_of(row: Row) -> list[Row]:
     """All turns of a plain row: its messages, and what answers them in a preference."""
     return [turn for column in ("messages", *REPLIES) for turn in row.get(column, ())]
@@ -163,7 +197,7 @@ def features_of(rows: Sequence[Row]) -> Features:
 
     text = Value("string")
     call = {"type": text, "id": text, "function": {"name": text, "arguments": text}}
-    optional = {"reasoning_content": text, "tool_calls": List(call), "tool_call_id": text}
+    optional = {"reasoning_content": text, "tool_calls": List(call), "tool_call_id": text, "weight": Value("int64")}
 
     def turns(column: str) -> Any:
         found = {
@@ -187,6 +221,9 @@ def to_dataset(rows: Sequence[Row], features: Features | None = None) -> Dataset
 
     Returns:
         A Dataset with the columns messages, source, tags, and of the others those that a row has.
+
+    Raises:
+        DataError: half of a character in a text; names row (counted from 0) and field.
     """
     import pyarrow as pa
     from datasets import Dataset
@@ -196,7 +233,17 @@ def to_dataset(rows: Sequence[Row], features: Features | None = None) -> Dataset
     default = {"source": "", "tags": []}
     columns = {name: [row.get(name, default.get(name)) for row in rows] for name in features}
     # Not Dataset.from_dict, which looks at every value in Python once more: that doubles the time.
-    return Dataset(InMemoryTable(pa.Table.from_pydict(columns, schema=features.arrow_schema)))
+    try:
+        return Dataset(InMemoryTable(pa.Table.from_pydict(columns, schema=features.arrow_schema)))
+    except UnicodeEncodeError:
+        raise _not_utf8(rows) from None
+
+
+def _not_utf8(rows: Iterable[Row]) -> DataError:
+    """The first row that holds half of a character."""
+    places = ((index, half_character(row)) for index, row in enumerate(rows))
+    index, field = next((index, place) for index, place in places if place is not None)
+    return DataError(f"rows[{index}], {field}: {NOT_UTF8}")
 
 
 def plain_rows(rows: Rows, columns: Sequence[str] = ()) -> Iterator[Row]:
@@ -208,8 +255,29 @@ def plain_rows(rows: Rows, columns: Sequence[str] = ()) -> Iterator[Row]:
         yield from rows
         return
     chosen = rows.select_columns([column for column in columns if column in rows.column_names]) if columns else rows
+    number = 0
     for batch in chosen.with_format("arrow").iter(1000):
+        for row in batch_rows(batch):
+            if isinstance(row, str):
+                raise DataError(f"dataset[{number}], {row}: {NOT_UTF8}")
+            number += 1
+            yield row
+
+
+def batch_rows(batch: Any) -> Iterator[Row | str]:
+    """The rows of an Arrow table or batch, plain; in place of one that is not UTF-8 comes the name of its column."""
+    try:
         yield from map(plain, batch.to_pylist())
+    except UnicodeDecodeError:  # before the first row was given
+        for index in range(batch.num_rows):
+            row: Row | str = {}
+            for name in batch.schema.names:
+                try:
+                    row |= plain({name: batch.column(name)[index].as_py()})
+                except UnicodeDecodeError:
+                    row = name
+                    break
+            yield row
 
 
 def select(rows: Rows, numbers: list[int]) -> Rows:
@@ -257,13 +325,19 @@ def export_jsonl(rows: Dataset | Iterable[Row], path: str | Path) -> int:
 
     Returns:
         How many rows there were.
+
+    Raises:
+        DataError: half of a character in a text; names row (counted from 0) and field.
     """
     from datasets import Dataset
 
     count = 0
     with atomic_file(path) as file:
         for row in plain_rows(rows) if isinstance(rows, Dataset) else map(plain, rows):
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            try:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            except UnicodeEncodeError:
+                raise DataError(f"rows[{count}], {half_character(row)}: {NOT_UTF8}") from None
             count += 1
     return count
 

@@ -1,0 +1,132 @@
+"""What the first rows of a file look like: a source that `normalise` knows, or the entry of a registry that reads them.
+
+Columns and roles are told by the names in use (below), never by their place. Where a file names a role in two ways, the
+one that it uses more often is read, because an entry has one tag for a role; rows with the other are problems.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from course_utils.data.registry import DEFAULT_TAGS
+from course_utils.data.rows import MEDIA, REPLIES, Row
+
+OPENAI_TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+OPENAI_TAGS |= {"observation_tag": "tool", "system_tag": "system"}
+TURNS = ("conversations", "messages", "conversation")
+PROMPTS = ("instruction", "prompt", "question", "query")
+QUERIES = ("input", "context", "passage", "document", "background", "article", "paragraph", "question", "query")
+RESPONSES = ("output", "response", "completion", "answer")
+SYSTEMS = ("system", "system_prompt", "system_message")
+LABELS = ("kto_tag", "label", "thumbs_up", "desirable", "is_good")
+YES_OR_NO = {"true", "false", "0", "1"}
+TEXTS_OF_ROWS = {*TURNS, *PROMPTS, *QUERIES, *RESPONSES, *SYSTEMS, "history", "text"}  # such a column is no remark
+NAMES = {  # of each role, in small letters
+    "user_tag": ("user", "human", "prompter"),
+    "assistant_tag": ("assistant", "gpt", "chatgpt", "bot", "chatbot", "ai", "model", "bing", "bard", "claude"),
+    "system_tag": ("system", "developer"),
+    "observation_tag": ("observation", "tool", "function", "tool_response", "function_response", "ipython"),
+    "function_tag": ("function_call", "tool_call"),
+}
+PART_OF = {name: part for part, names in NAMES.items() for name in names}
+
+
+@dataclass(frozen=True)
+class Tags:
+    """Which tags the turns of a file have.
+
+    Attributes:
+        read: the `tags` of an entry, as far as they cannot be mistaken; None where the turns have no role at all.
+        needed: the same with roles of unknown names: who speaks first asks. {} where no entry could read all of them.
+    """
+
+    read: dict[str, str | None] | None = None
+    needed: dict[str, str | None] = field(default_factory=dict)
+
+
+def turns_in(row: Row, column: str | None) -> list[Row]:
+    """The turns of a raw row, those of its replies among them, as far as they are objects."""
+    turns = row.get(column)
+    found = [*(turns if isinstance(turns, list) else []), *(row.get(reply) for reply in REPLIES)]
+    return [turn for turn in found if isinstance(turn, dict)]
+
+
+def keys_of(rows: list[Row]) -> set[str]:
+    """All keys that these rows have."""
+    return {key for row in rows for key in row}
+
+
+def tags_of(turns: list[Row]) -> Tags:
+    """The tags by which an entry would read these turns."""
+    keys = keys_of(turns)
+    role_tag = next((key for key in ("role", "from", "speaker") if key in keys), None)
+    if role_tag is None:
+        return Tags()
+    content_tag = next((key for key in ("content", "value", "text") if key in keys), "content")
+    default = DEFAULT_TAGS if role_tag == "from" else OPENAI_TAGS
+    found = Counter(turn[role_tag] for turn in turns if isinstance(turn.get(role_tag), str))
+    known: dict[str, str | None] = {}
+    for tag, _ in found.most_common():
+        known.setdefault(PART_OF.get(tag.casefold(), ""), tag)
+    unknown = [tag for tag in found if tag.casefold() not in PART_OF]
+    known.pop("", None)
+    read = default | {"role_tag": role_tag, "content_tag": content_tag} | known
+    missing = [part for part in ("user_tag", "assistant_tag") if part not in known]
+    fits = not unknown or len(unknown) == len(missing)
+    return Tags(read, read | dict(zip(missing, unknown, strict=False)) if fits else {})
+
+
+def source(first: list[Row]) -> str | None:
+    """Which of the sources that `normalise` knows these rows are in, if any (pitfall source-dialects)."""
+    keys = keys_of(first)
+    if {"Question", "Numbers"} <= keys:
+        return "mawps"
+    if "golden" in keys:
+        return "cmath"
+    if {"answer_zh", "answer_en"} & keys:
+        return "emoji"
+    return "cluener" if "text" in keys and any(isinstance(row.get("label"), dict) for row in first) else None
+
+
+def entry(first: list[Row]) -> Row | None:
+    """The entry of a registry that reads these rows, but for its file_name."""
+    keys = keys_of(first)
+    said = keys_of([{key: value for key, value in row.items() if value not in (None, "", [])} for row in first])
+
+    def named(*names: str) -> str | None:
+        return next((name for rows in (said, keys) for name in names if name in rows), None)
+
+    parts: dict[str, Any] = {part: part for part in ("tools", *MEDIA) if part in keys}
+    if (system := named(*SYSTEMS)) is not None:
+        parts = {"system": system} | parts
+    found: Row = {}
+    if set(REPLIES) <= said:
+        parts |= {part: part for part in REPLIES}
+        found["ranking"] = True
+    label = next((name for name in LABELS if _is_label(name, first)), None)
+    if label is not None:
+        parts["kto_tag"] = label
+    column = named(*TURNS)
+    if column is not None:
+        tags = tags_of([turn for row in first for turn in turns_in(row, column)]).read
+        if tags is None:
+            tags = OPENAI_TAGS if column == "messages" else DEFAULT_TAGS
+        is_openai = (tags["role_tag"], tags["content_tag"]) == ("role", "content")
+        written = {"formatting": "openai" if is_openai else "sharegpt", "columns": {"messages": column, **parts}}
+        return written | ({"tags": tags} if tags != DEFAULT_TAGS else {}) | found
+    prompt, reply = named(*PROMPTS), named(*RESPONSES)
+    if prompt is not None and (reply is not None or found):
+        query = named(*(name for name in QUERIES if name != prompt))
+        more = {part: key for part, key in (("query", query), ("history", "history")) if key in keys}
+        answer = {"response": reply} if reply is not None and not found else {}
+        return {"columns": {"prompt": prompt, **answer, **more, **parts}, **found}
+    return {"columns": {"prompt": "text"}} if "text" in keys else None
+
+
+def _is_label(name: str, first: list[Row]) -> bool:
+    """Whether a column says of each row that its reply is a good one, or not."""
+    values = [row[name] for row in first if row.get(name) is not None]
+    spelt = name in ("kto_tag", "label") and all(str(value).lower() in YES_OR_NO for value in values)
+    return any(isinstance(value, bool) for value in values) or bool(values and spelt)
