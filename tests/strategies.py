@@ -4,6 +4,8 @@ import json
 
 from hypothesis import strategies as st
 
+from course_utils.text import messages
+
 LOOKALIKES = [
     "<|im_end|>",
     "<|im_end|>\n<|im_start|>assistant\n",
@@ -51,19 +53,25 @@ TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": 
 @st.composite
 def conversations(draw, text=hostile_text, thinking: bool = False, tools: bool = False):
     """A system message or none, then 1 to 3 questions, each with a tool's result or none, and a reply."""
-    messages = []
+    said = []
     if draw(st.booleans()):
-        messages.append({"role": "system", "content": draw(text)})
+        said.append({"role": "system", "content": draw(text)})
     for _ in range(draw(st.integers(1, 3))):
-        messages.append({"role": "user", "content": draw(text)})
+        said.append({"role": "user", "content": draw(text)})
         if tools and draw(st.integers(0, 3)) == 0:
             call = {"name": "get_weather", "arguments": json.dumps({"city": draw(text)})}
-            messages.append(
-                {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]}
-            )
-            messages.append({"role": "tool", "content": draw(text)})
-        reply = {"role": "assistant", "content": draw(text)}
-        if thinking and draw(st.booleans()):
-            reply["reasoning_content"] = draw(text)
-        messages.append(reply)
-    return messages
+            said.append({"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]})
+            said.append({"role": "tool", "content": draw(text)})
+        thought = {"reasoning_content": text} if thinking else {}
+        reply = st.fixed_dictionaries({"role": st.just("assistant"), "content": text}, optional=thought)
+        said.append(draw(reply.filter(is_whole)))
+    return said
+
+
+def is_whole(reply) -> bool:
+    """False where a reply opens a thought and does not close it, or holds two: such rows are refused."""
+    try:
+        messages.validate([{"role": "user", "content": "?"}, reply])
+    except messages.MessageError:
+        return False
+    return True

@@ -17,12 +17,12 @@ from course_utils.data.faults import out_of_order, uneven_media
 from course_utils.data.reading import STRICT
 from course_utils.data.registry import TURN_TEXTS, Layout, path_inside
 from course_utils.data.rows import MEDIA, REPLIES, DataError, Fault, Row, RowReader, short
-from course_utils.text import chat, thinking
+from course_utils.text import chat, messages, thinking
 
 # What Qwen's template writes between the results of parallel calls. ShareGPT wants the roles by turns, so such a file
 # holds them as one observation; LLaMA-Factory's OpenAI converter joins them so, too.
 BETWEEN_RESULTS = "\n</tool_response>\n<tool_response>\n"
-LOST_THINKING = {key for key, meant in chat.FIELD_HINTS.items() if meant == "reasoning_content"}
+LOST_THINKING = {key for key, meant in messages.FIELD_HINTS.items() if meant == "reasoning_content"}
 
 
 def convert(row: Row, layout: Layout, folder: Path) -> tuple[Row, list[Fault]]:

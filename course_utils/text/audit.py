@@ -12,7 +12,8 @@ from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Any
 
 from course_utils.text import chat
-from course_utils.text.turns import IGNORED, MaskError, clean_message, ids_of, map_text
+from course_utils.text.messages import map_text
+from course_utils.text.turns import IGNORED, MaskError, cleaned, ids_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -196,13 +197,13 @@ class _ControlTokens:
 
     def exceeded(self, ids: Sequence[int], row: Mapping[str, Any]) -> bool:
         """True where `ids` hold more of some control token than the template writes for what they show of the row."""
-        raw = [clean_message(message, None) for message in row["messages"]]
+        raw = cleaned(row["messages"], None)
         schemas = chat.load_tools(row.get("tools"))
         texts: list[str] = []
         map_text([raw, schemas], texts.append)
         if not any(token in text for text in texts for token in self._added):
             return False  # nearly every row
-        safe = [clean_message(message, self._neutral) for message in row["messages"]]
+        safe = cleaned(row["messages"], self._neutral)
         safe_schemas = map_text(schemas, self._neutral)
         shown, place = unicodedata.normalize("NFC", self._tokenizer.decode(list(ids))), 0
         most: Counter[int] = Counter()

@@ -1,143 +1,33 @@
-"""Chat messages: validate them, render them through the tokenizer's own template, keep control tokens out of them."""
+"""Chat messages: render them through the tokenizer's own template, keep control tokens out of them."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
 
-from course_utils.core.errors import CourseError
+from course_utils.text.messages import Message as Message
+from course_utils.text.messages import MessageError as MessageError
+from course_utils.text.messages import load_tools as load_tools
+from course_utils.text.messages import map_text, prepared
+from course_utils.text.messages import validate as validate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Message = dict[str, Any]
-
-ROLES = ("system", "user", "assistant", "tool")
-FIELDS = ("role", "content", "reasoning_content", "tool_calls", "tool_call_id", "name")
-ROLE_HINTS = dict.fromkeys(("gpt", "model", "function_call"), "assistant") | {"human": "user"}
-ROLE_HINTS |= dict.fromkeys(("observation", "function"), "tool")
-FIELD_HINTS = {"reasoning": "reasoning_content", "thinking": "reasoning_content", "value": "content", "from": "role"}
-
 NO_PLACE = "this tokenizer's template has no place for {}; leave such rows out, or take a model that knows them"
+DROPPED = "the template dropped part of it; thinking belongs into reasoning_content"
+NO_TEMPLATE = "this tokenizer has no chat template; take an instruct model's, or set tokenizer.chat_template"
 ZERO_WIDTH = "\u200b"
 
+_Due = tuple[str, str, tuple[str, ...]]
 
-class MessageError(CourseError):
-    """A message that the template would drop, garble or refuse.
-
-    Attributes:
-        index: which message of the list, from 0 (None: the list as a whole).
-        field: which key of that message (None: the message as a whole).
-        reason: what is wrong and what to write instead.
-    """
-
-    def __init__(self, index: int | None, field: str | None, reason: str) -> None:
-        self.index, self.field, self.reason = index, field, reason
-        where = "messages" if index is None else f"messages[{index}]"
-        super().__init__(f"{where}{f'.{field}' if field else ''}: {reason}")
-
-
-def validate(messages: Sequence[Mapping[str, Any]]) -> None:
-    """Check everything that a chat template drops silently (pitfall template-drops-content).
-
-    A key whose value is None counts as absent, because Arrow fills columns that way.
-
-    Args:
-        messages: dicts with `role` and `content`, and where they apply `reasoning_content`, `tool_calls`,
-            `tool_call_id`, `name`.
-
-    Raises:
-        MessageError: with the index, the field and what to write instead.
-    """
-    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise MessageError(None, None, "expected a list with at least one message")
-    open_calls = False
-    for index, raw in enumerate(messages):
-        if not isinstance(raw, Mapping):
-            raise MessageError(index, None, f"expected a dict with role and content, got {type(raw).__name__}")
-        message = {key: value for key, value in raw.items() if value is not None}
-        for key in message:
-            if key not in FIELDS:
-                hint = f"; write {FIELD_HINTS[key]!r}" if key in FIELD_HINTS else f"; known keys: {', '.join(FIELDS)}"
-                raise MessageError(index, str(key), f"the template would drop this key{hint}")
-        role = message.get("role")
-        if role not in ROLES:
-            known = ROLE_HINTS.get(str(role).lower(), str(role).lower())
-            hint = f"; write {known!r}" if known in ROLES else f"; roles are {', '.join(ROLES)}"
-            raise MessageError(index, "role", f"the template would drop a message with role {role!r}{hint}")
-        if index == 0 and role == "assistant":
-            raise MessageError(
-                index, "role", "a conversation opens with a system or a user message: there is no prompt"
-            )
-        calls = message.get("tool_calls")
-        if not isinstance(message.get("content"), str) and not (
-            role == "assistant" and calls and "content" not in message
-        ):
-            found = type(message["content"]).__name__ if "content" in message else "nothing"
-            raise MessageError(index, "content", f"expected text, got {found}; the template would render it as empty")
-        if "reasoning_content" in message and not (
-            role == "assistant" and isinstance(message["reasoning_content"], str)
-        ):
-            raise MessageError(index, "reasoning_content", "only an assistant has it, as text")
-        if calls is not None:
-            if role != "assistant":
-                raise MessageError(index, "tool_calls", "only an assistant calls tools")
-            _validate_calls(index, calls)
-        if role == "tool" and not open_calls:
-            raise MessageError(index, "role", "a tool result must follow an assistant's tool_calls or another result")
-        if role != "tool" and open_calls and messages[index - 1]["role"] == "assistant":
-            raise MessageError(
-                index, "role", "the tool call before it has no result; put a 'tool' message between them"
-            )
-        open_calls = bool(calls) if role == "assistant" else role == "tool" and open_calls
-
-
-def _validate_calls(index: int, calls: Any) -> None:
-    """Each call needs a name and arguments that are JSON; else a MessageError for message `index`."""
-    if not isinstance(calls, Sequence) or isinstance(calls, str):
-        raise MessageError(index, "tool_calls", f"expected a list of calls, got {type(calls).__name__}")
-    for number, call in enumerate(calls):
-        function = call.get("function", call) if isinstance(call, Mapping) else None
-        where = f"tool_calls[{number}]"
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise MessageError(index, where, 'expected {"type": "function", "function": {"name": …, "arguments": …}}')
-        arguments = function.get("arguments")
-        if isinstance(arguments, str):
-            try:
-                arguments = json.loads(arguments)
-            except json.JSONDecodeError as error:
-                raise MessageError(index, f"{where}.arguments", f"not JSON: {error}") from None
-        if not isinstance(arguments, Mapping):
-            raise MessageError(index, f"{where}.arguments", "expected a JSON object, as a dict or as its text")
-
-
-def load_tools(tools: str | Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
-    """Tool schemas as the template wants them: a list, or None where there are none.
-
-    Args:
-        tools: a list of schemas, the JSON text of one (as rows keep it: Arrow would add nulls, pitfall
-            arrow-invents-arguments), or None.
-
-    Raises:
-        MessageError: the text is not JSON, or not a list of objects with a function's name.
-    """
-    if isinstance(tools, str):
-        try:
-            tools = json.loads(tools) if tools.strip() else None
-        except json.JSONDecodeError as error:
-            raise MessageError(None, "tools", f"not JSON: {error}") from None
-    if not tools:
-        return None
-    if not isinstance(tools, Sequence) or not all(isinstance(tool, Mapping) for tool in tools):
-        raise MessageError(None, "tools", "expected a list of schemas; put a single one between [ and ]")
-    for number, tool in enumerate(tools):
-        function = tool.get("function", tool)
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise MessageError(None, "tools", f"schema {number} has no function with a name, by which a call names it")
-    return [dict(tool) for tool in tools]
+# Of each tokenizer: the template, and the shapes of conversations without tags of which it keeps every part.
+_keeps: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, set[Any]]] = WeakKeyDictionary()
 
 
 def render(
@@ -165,13 +55,11 @@ def render(
             tools, or the thinking of a final assistant turn (pitfall template-drops-content: SmolLM2's template
             knows neither).
     """
-    validate(messages)
-    clean = [{key: value for key, value in message.items() if value is not None} for message in messages]
-    schemas = load_tools(tools)
+    ready, schemas = prepared(messages), load_tools(tools)
     text = render_valid(
-        tokenizer, clean, schemas, enable_thinking=enable_thinking, add_generation_prompt=add_generation_prompt
+        tokenizer, ready, schemas, enable_thinking=enable_thinking, add_generation_prompt=add_generation_prompt
     )
-    require_whole(text, clean, schemas)
+    require_whole(tokenizer, text, ready, schemas, enable_thinking=enable_thinking)
     return text
 
 
@@ -183,41 +71,121 @@ def render_valid(
     enable_thinking: bool | None = None,
     add_generation_prompt: bool = False,
 ) -> str:
-    """`render` without its checks, for callers that have validated the messages and render parts of them many times.
+    """`render` without its checks, for callers that have prepared the messages and render parts of them many times.
 
     Args:
         tokenizer, enable_thinking, add_generation_prompt: see `render`.
-        messages: valid ones, without keys that are None.
+        messages: from `messages.prepared`.
         schemas: from `load_tools`.
+
+    Raises:
+        MessageError: the template refuses the messages, in its own words (pitfall template-raises).
     """
     # Passed only when set: a template may ask whether the switch `is defined`.
     switch = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
-    text: str = tokenizer.apply_chat_template(
-        list(messages), tools=schemas, tokenize=False, add_generation_prompt=add_generation_prompt, **switch
-    )
-    return text
+
+    def rendered(end: int) -> str:
+        text: str = tokenizer.apply_chat_template(
+            list(messages[:end]), tools=schemas, tokenize=False, add_generation_prompt=add_generation_prompt, **switch
+        )
+        return text
+
+    try:
+        return rendered(len(messages))
+    except Exception as error:  # whatever a template does: jinja2's errors, a TypeError of what it computes
+        if not tokenizer.chat_template:
+            raise MessageError(None, None, NO_TEMPLATE) from None
+        last, refusal = len(messages) - 1, str(error).rstrip(".")
+        while last > 0 and _raises(
+            rendered, last
+        ):  # the message at fault is the one behind the most that can be rendered
+            last -= 1
+        raise MessageError(last, None, f"this tokenizer's template refuses it: {refusal}") from error
 
 
-def require_whole(text: str, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None) -> None:
+def _raises(function: Callable[[int], str], value: int) -> bool:
+    try:
+        function(value)
+    except Exception:
+        return True
+    return False
+
+
+def require_whole(
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    messages: Sequence[Message],
+    tools: list[dict[str, Any]] | None,
+    *,
+    enable_thinking: bool | None = None,
+) -> None:
     """Raise a MessageError for the first thing of `messages` or `tools` that is not in the rendered `text`.
 
-    See pitfall template-drops-content.
+    A content may stand in the text by chance (pitfall substring-check), so the same messages are rendered with marks
+    around theirs, which no text holds. Of messages without calls and tags once for every order of roles: there is
+    nothing in them that a template could look for.
+
+    Args:
+        tokenizer, enable_thinking: see `render`.
+        text: from `render_valid`, for these `messages` and `tools`.
     """
     for index, message in enumerate(messages):
-        if (message.get("content") or "").strip() not in text:
-            raise MessageError(
-                index, "content", "the template dropped part of it; thinking belongs into reasoning_content"
-            )
-        for call in message.get("tool_calls") or ():
-            if call.get("function", call)["name"] not in text:
-                raise MessageError(index, "tool_calls", NO_PLACE.format("tool calls"))
-        thinking = (message.get("reasoning_content") or "").strip()
-        # Qwen3's template drops the thinking of earlier turns on purpose; that of the final turn must stay.
-        if index == len(messages) - 1 and thinking not in text:
-            raise MessageError(index, "reasoning_content", NO_PLACE.format("thinking"))
+        if message["content"].strip() not in text:
+            raise MessageError(index, "content", DROPPED)
+    shape = tuple((message["role"], bool(message["content"].strip()), len(message)) for message in messages)
+    plain = not tools and not any("<" in message["content"] or len(message) > 2 for message in messages)
+    template, shapes = _keeps.get(tokenizer, (None, set()))
+    if template != tokenizer.chat_template:
+        _keeps[tokenizer] = tokenizer.chat_template, (shapes := set())
+    if plain and (shape, enable_thinking) in shapes:
+        return
+    marks = (f"{chr(PRIVATE_USE[0])}{number}{chr(PRIVATE_USE[1])}" for number in count())
+    due: list[tuple[MessageError, tuple[str, ...]]] = []  # what must stand in the marked text one behind the other
+    marked = []
+    for index, message in enumerate(messages):
+        changed, parts = _marked(message, marks, is_last=index == len(messages) - 1)
+        marked.append(changed)
+        due += [(MessageError(index, field, reason), part) for field, reason, part in parts]
+    schemas = []
     for tool in tools or ():
-        if tool.get("function", tool).get("name", "") not in text:
-            raise MessageError(None, "tools", NO_PLACE.format("tools"))
+        function = tool.get("function", tool)
+        named = function | {"name": function["name"] + (mark := next(marks))}
+        schemas.append(tool | {"function": named} if "function" in tool else named)
+        due.append((MessageError(None, "tools", NO_PLACE.format("tools")), (mark,)))
+    found = render_valid(tokenizer, marked, schemas or None, enable_thinking=enable_thinking)
+    for error, pieces in due:
+        place = 0
+        for piece in pieces:
+            place = found.find(piece, place)
+            if place < 0:
+                raise error
+    if plain:
+        shapes.add((shape, enable_thinking))
+
+
+def _marked(message: Message, marks: Iterator[str], *, is_last: bool) -> tuple[Message, list[_Due]]:
+    """A message with marks in its parts; and of each part that may not be lost the field, the reason, its pieces."""
+    due: list[_Due] = []
+    changed = dict(message)
+    for field, reason in (("content", DROPPED), ("reasoning_content", NO_PLACE.format("thinking"))):
+        if core := message.get(field, "").strip():
+            pieces = (next(marks), core, next(marks))
+            changed[field] = message[field].replace(core, "".join(pieces), 1)
+            # Qwen3's template drops the thinking of earlier turns on purpose; that of the final turn must stay.
+            if field == "content" or is_last:
+                due.append((field, reason, pieces))
+    calls = []
+    for call in message.get("tool_calls") or ():
+        mark, inner = next(marks), next(marks)
+        arguments = {
+            key: map_text(value, lambda text, mark=inner: text + mark)
+            for key, value in call["function"]["arguments"].items()
+        }
+        calls.append(call | {"function": {"name": call["function"]["name"] + mark, "arguments": arguments}})
+        due.append(("tool_calls", NO_PLACE.format("tool calls"), (mark,)))
+        if inner in json.dumps(arguments, ensure_ascii=False):
+            due.append(("tool_calls", NO_PLACE.format("a call's arguments"), (inner,)))
+    return changed | ({"tool_calls": calls} if calls else {}), due
 
 
 PartKind = Literal["template", "role", "tools", "thinking", "content"]
@@ -259,15 +227,16 @@ def parts(
         MessageError: as `render`, and where the template looks into a content and decides by it.
     """
     options = {"enable_thinking": enable_thinking, "add_generation_prompt": add_generation_prompt}
+    ready = prepared(messages)
     plain = render(tokenizer, messages, tools=tools, **options)
     begin = {kind: chr(code) for kind, code in zip(("tools", "thinking", "content"), PRIVATE_USE, strict=False)}
     end = chr(PRIVATE_USE[-1])
     # The template is given the same messages with their texts between marks, which then stand in the rendering.
     marked = []
-    for message in messages:
+    for message in ready:
         kinds = {"content": "tools" if message["role"] == "tool" else "content", "reasoning_content": "thinking"}
         texts = {key: _between(message[key], begin[kind], end) for key, kind in kinds.items() if message.get(key)}
-        marked.append({key: value for key, value in message.items() if value is not None} | texts)
+        marked.append(message | texts)
     text = render_valid(tokenizer, marked, load_tools(tools), **options)
     found: list[Part] = []
     role = ""

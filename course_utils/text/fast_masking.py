@@ -12,7 +12,7 @@ from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 from course_utils.text import chat
-from course_utils.text.chat import Message
+from course_utils.text.messages import Message
 from course_utils.text.turns import Stretched, Turn, ids_of
 
 if TYPE_CHECKING:

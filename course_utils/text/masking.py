@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from course_utils.text import chat, fast_masking
 from course_utils.text.audit import MaskAudit as MaskAudit
 from course_utils.text.audit import audit as audit
-from course_utils.text.chat import Message, MessageError
-from course_utils.text.turns import IGNORED, MaskError, Stretched, Turn, clean_message, ids_of, map_text
+from course_utils.text.messages import Message, MessageError, is_learned, map_text
+from course_utils.text.turns import IGNORED, MaskError, Stretched, Turn, cleaned, ids_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+NO_QUESTION = "this reply has no question before it: put a user's turn there, or take this turn out"
 ROWS_AT_ONCE = 1000  # that are tokenised in one call
 
 Example = dict[str, list[int]]
@@ -52,7 +53,7 @@ def build_examples(
         messages: see `chat.validate`. Newlines at the edges of contents are stripped (pitfall closer-not-learned).
         tokenizer: one with a chat template.
         tools: tool schemas, as a list or as JSON text.
-        train_on: learn "all" assistant turns or only the "last".
+        train_on: learn "all" assistant turns or only the "last"; one with `weight: 0` is never learned (`messages`).
         enable_thinking: Qwen3's switch; None sets it per turn, True where the turn has `reasoning_content`. (True on a
             plain turn of the hybrid template learns its empty think block, and teaches to think nothing.)
         train_on_tool_calls: learn turns that call tools, too; by default only replies in words.
@@ -65,7 +66,7 @@ def build_examples(
         Dicts with `input_ids` and `labels`, equally long; labels are -100 where nothing is learned.
 
     Raises:
-        MessageError: for messages that the template would drop or garble.
+        MessageError: for messages that the template would drop, garble or refuse.
         MaskError: where the template does not continue its own inference prompt.
     """
     neutral = chat.neutraliser(tokenizer) if guard else None
@@ -149,17 +150,17 @@ class _Options:
 
 def _read(row: Mapping[str, Any], options: _Options) -> tuple[list[Message], list[int], list[dict[str, Any]] | None]:
     """A row's clean messages, the places of those that are learned, and its tool schemas."""
-    chat.validate(row.get("messages"))
-    clean = [clean_message(message, options.neutral) for message in row["messages"]]
+    clean = cleaned(row.get("messages"), options.neutral)
     schemas = chat.load_tools(row.get("tools"))
     if options.neutral and schemas:
         schemas = map_text(schemas, options.neutral)
-    learned = [
+    replies = [
         index
         for index, message in enumerate(clean)
         if message["role"] == "assistant" and (options.train_on_tool_calls or not message.get("tool_calls"))
     ]
-    return clean, learned[-1:] if options.train_on == "last" else learned, schemas
+    chosen = replies[-1:] if options.train_on == "last" else replies
+    return clean, [index for index in chosen if is_learned(row["messages"][index])], schemas
 
 
 def _render(
@@ -170,16 +171,21 @@ def _render(
     for index, message in enumerate(messages[: learned[-1]] if learned else ()):
         if message.get("reasoning_content") and index not in learned:
             own = chat.render_valid(options.tokenizer, messages[: index + 1], schemas)
-            chat.require_whole(own, messages[: index + 1], schemas)
+            chat.require_whole(options.tokenizer, own, messages[: index + 1], schemas)
     turns = []
     for index in learned:
         thinking = options.enable_thinking
         if thinking is None:
             thinking = bool(messages[index].get("reasoning_content"))
         render = partial(chat.render_valid, options.tokenizer, schemas=schemas, enable_thinking=thinking)
-        prompt = render(messages[:index], add_generation_prompt=True)
         full = render(messages[: index + 1])
-        chat.require_whole(full, messages[: index + 1], schemas)
+        chat.require_whole(options.tokenizer, full, messages[: index + 1], schemas, enable_thinking=thinking)
+        try:
+            prompt = render(messages[:index], add_generation_prompt=True)
+        except MessageError as error:
+            if any(message["role"] == "user" for message in messages[:index]):
+                raise
+            raise MessageError(index, "role", f"{error.reason}; {NO_QUESTION}") from error
         if not full.startswith(prompt):
             raise MaskError(
                 f"messages[{index}]: with enable_thinking={thinking} the template opens this turn in another way than "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -12,6 +13,19 @@ if TYPE_CHECKING:
 OPENER, CLOSER = "<think>", "</think>"
 # What stands for the two tokens inside decoded text: no text can hold a lone surrogate.
 OPENER_TOKEN, CLOSER_TOKEN = "\ud800", "\ud801"
+
+# Where tags are letters like any other, an answer may name one ("close it with </think>"). A closing tag that no
+# opening tag stands before ends a thought which the prompt opened only where it begins a line, or is joined to the
+# word before it and ends a line, or is joined to words of ASCII on both sides ("reason</think>answer").
+ON_ITS_OWN = r"(?:\A|(?<=\n))[ \t]*</think>(?=[ \t]*(?:\n|{end})|[^\s])"
+AFTER_A_WORD = r"(?<![\s`'\"(\[{{“‘（「《])</think>(?=[ \t]*\n\s*\S)"
+BETWEEN_WORDS = r"(?<=[\w.!?,:;)])(?<=[!-~])</think>(?=[!-~])"
+LONE_CLOSER, LONE_CLOSER_SO_FAR = (
+    re.compile("|".join((ON_ITS_OWN, AFTER_A_WORD, BETWEEN_WORDS)).format(end=end)) for end in (r"\Z", "(?!)")
+)
+# A tag that begins a thought inside of a reply stands alone on its line; inside of code it is shown, not meant.
+INNER_OPENER = re.compile(r"^[ \t]*<think>[ \t]*$", re.MULTILINE)
+CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
 
 Status = Literal["answered", "no_thinking", "truncated"]
 Kind = Literal["thinking", "answer"]
@@ -51,7 +65,7 @@ def parse_output(
         Thinking, answer and status; control tokens are removed from both texts.
     """
     tags = _Tags(tokenizer)
-    split = _split(tags.decode(output_ids), tags.opener, tags.closer, prompt_opens_thinking)
+    split = _parsed(_cut(tags.decode(output_ids), tags, prompt_opens_thinking))
     answer = None if split.answer is None else tags.plain(split.answer)
     return ParsedOutput(tags.plain(split.thinking), answer, split.status)
 
@@ -64,16 +78,38 @@ def parse_text(text: str, *, prompt_opens_thinking: bool = False) -> ParsedOutpu
             use `parse_output`: it can tell the tokens from the same letters spelled out.)
         prompt_opens_thinking: as for `parse_output`.
     """
-    return _split(text, OPENER, CLOSER, prompt_opens_thinking)
+    return _parsed(_cut(text, _Tags(), prompt_opens_thinking))
 
 
-def _split(text: str, opener: str, closer: str, opened: bool) -> ParsedOutput:
-    head, found, tail = text.partition(closer)
-    if found:
-        return ParsedOutput(head.replace(opener, "", 1).strip(), tail.strip(), "answered")
-    if opened or opener in text:
-        return ParsedOutput(text.replace(opener, "", 1).strip(), None, "truncated")
-    return ParsedOutput("", text.strip(), "no_thinking")
+class _Pieces(NamedTuple):
+    """Output at its border: what stands before and after it, and whether it is there; `thinks`: a thought began."""
+
+    head: str
+    closed: bool
+    tail: str
+    thinks: bool
+
+
+def _cut(text: str, tags: _Tags, opened: bool, *, final: bool = True) -> _Pieces:
+    """Find the tag that closes the thinking. `final`: no text comes after this one."""
+    as_letters = tags.opener == OPENER
+    begins = text.lstrip().startswith(OPENER) if as_letters else tags.opener in text
+    if as_letters and not (begins or opened):
+        lone = (LONE_CLOSER if final else LONE_CLOSER_SO_FAR).search(text)
+        if lone is None or OPENER in text[: lone.start()]:
+            return _Pieces(text, False, "", False)
+        return _Pieces(text[: lone.start()], True, text[lone.end() :], True)
+    head, closer, tail = text.partition(tags.closer)
+    thinks = bool(closer) or begins or opened
+    return _Pieces(head.replace(tags.opener, "", 1) if thinks else head, bool(closer), tail, thinks)
+
+
+def _parsed(pieces: _Pieces) -> ParsedOutput:
+    if pieces.closed:
+        return ParsedOutput(pieces.head.strip(), pieces.tail.strip(), "answered")
+    if pieces.thinks:
+        return ParsedOutput(pieces.head.strip(), None, "truncated")
+    return ParsedOutput("", pieces.head.strip(), "no_thinking")
 
 
 def leading_block(text: str) -> tuple[str, str] | None:
@@ -83,25 +119,45 @@ def leading_block(text: str) -> tuple[str, str] | None:
         text: a reply as it stands in data.
 
     Returns:
-        (thinking, answer) where the reply opens with a whole `<think>` block, with line breaks at their edges removed;
-        else None.
+        (thinking, answer) where the reply opens with a whole `<think>` block, or with a thought that the prompt opened
+        and the reply closes, with line breaks at their edges removed; else None (pitfall half-open-thought).
     """
-    head, closer, answer = text.partition(CLOSER)
-    if not closer or not head.lstrip().startswith(OPENER):
-        return None
-    return head.lstrip().removeprefix(OPENER).strip("\n"), answer.strip("\n")
+    pieces = _cut(text, _Tags(), False)
+    return (pieces.head.strip("\n"), pieces.tail.strip("\n")) if pieces.closed else None
+
+
+def half_open(text: str) -> bool:
+    """True where a reply of a data file opens a thought and never closes it (pitfall half-open-thought).
+
+    Args:
+        text: a reply as it stands in data.
+    """
+    pieces = _cut(text, _Tags(), False)
+    inner = INNER_OPENER.search(CODE.sub("", text))
+    return not pieces.closed and (pieces.thinks or (inner is not None and CLOSER not in text))
+
+
+def holds_thought(text: str) -> bool:
+    """True where an answer holds a thought: tags on lines of their own, or at its beginning; code is left out.
+
+    Args:
+        text: an answer without its leading block.
+    """
+    shown = CODE.sub("", text)
+    return INNER_OPENER.search(shown) is not None or _cut(shown, _Tags(), False).thinks
 
 
 class _Tags:
     """How a tokenizer's think tags show in decoded text.
 
     Where they are tokens, only the tokens count: `</think>` spelled out in several pieces is text like any other.
+    Without a tokenizer they are letters, as where it has no such tokens.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         self._tokenizer = tokenizer
-        self._size = len(tokenizer)
-        added = tokenizer.get_added_vocab()
+        self._size = 0 if tokenizer is None else len(tokenizer)
+        added = {} if tokenizer is None else tokenizer.get_added_vocab()
         self._marks: dict[int, str] = {}
         self.opener, self.closer = OPENER, CLOSER
         if CLOSER in added:
@@ -183,13 +239,13 @@ class ThinkingStream:
         if self._known and not self._opened and not self._may_think():
             yield from self._new("answer", self._tags.plain(self._text))
             return
-        head, closer, tail = self._text.partition(self._tags.closer)
-        if closer or self._opened or self._tags.opener in self._text:
-            thinking = self._tags.plain(head.replace(self._tags.opener, "", 1))
-            if not closer and not final:  # a tag that is text may be cut by the end of the text so far
+        pieces = _cut(self._text, self._tags, self._opened, final=final)
+        if pieces.thinks:
+            thinking = self._tags.plain(pieces.head)
+            if not pieces.closed and not final:  # a tag that is text may be cut by the end of the text so far
                 thinking = thinking[: max(len(thinking) - len(self._tags.closer) + 1, 0)]
             yield from self._new("thinking", thinking)
-            yield from self._new("answer", self._tags.plain(tail))
+            yield from self._new("answer", self._tags.plain(pieces.tail))
         elif final:
             yield from self._new("answer", self._text)
 

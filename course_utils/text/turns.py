@@ -1,4 +1,4 @@
-"""What masks are made of: one assistant turn as text, a message as it is rendered, and the ids of a text."""
+"""What masks are made of: one assistant turn as text, messages as they are rendered, and the ids of a text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from course_utils.core.errors import CourseError
-from course_utils.text.chat import Message
+from course_utils.text.messages import Message, map_text, prepared
 from course_utils.text.thinking import leading_block
 
 if TYPE_CHECKING:
@@ -30,38 +30,34 @@ class Turn:
     target: str
 
 
-def clean_message(message: Mapping[str, Any], neutral: Callable[[str], str] | None) -> Message:
-    """Drop keys that are None, move a leading think block out of the content, strip edge newlines, neutralise.
+def cleaned(messages: Sequence[Mapping[str, Any]], neutral: Callable[[str], str] | None) -> list[Message]:
+    """`messages.prepared`, each with its leading think block moved out of the content, without edge newlines, neutral.
 
     Args:
-        message: a valid message.
+        messages: see `messages.validate`.
         neutral: from `chat.neutraliser`; None leaves the text as it is.
+
+    Raises:
+        MessageError: see `messages.validate`.
     """
-    clean = {key: value for key, value in message.items() if value is not None}
-    clean["content"] = clean.get("content", "").strip("\n")
-    if clean["role"] == "assistant" and "reasoning_content" not in clean:
-        block = leading_block(clean["content"])
-        if block:
-            clean["reasoning_content"], clean["content"] = block
-    if not clean.get("reasoning_content", "x").strip():
+    return [_cleaned(message, neutral) for message in prepared(messages)]
+
+
+def _cleaned(message: Message, neutral: Callable[[str], str] | None) -> Message:
+    clean = dict(message)
+    if not clean.get("reasoning_content", "").strip():
         # Blank thinking is none: learned, it would teach to think nothing (pitfall template-rewrites-history).
-        del clean["reasoning_content"]
+        clean.pop("reasoning_content", None)
+        block = leading_block(clean["content"]) if clean["role"] == "assistant" else None
+        if block:
+            thought, clean["content"] = block
+            clean |= {"reasoning_content": thought} if thought.strip() else {}
+    clean["content"] = clean["content"].strip("\n")
     if neutral is not None:
         for key in ("content", "reasoning_content", "tool_calls"):
             if key in clean:
                 clean[key] = map_text(clean[key], neutral)
     return clean
-
-
-def map_text(value: Any, change: Callable[[str], Any]) -> Any:
-    """`change` applied to every text inside nested lists and dicts, keys included."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {change(key): map_text(item, change) for key, item in value.items()}
-    if isinstance(value, Sequence):
-        return [map_text(item, change) for item in value]
-    return value
 
 
 def ids_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:

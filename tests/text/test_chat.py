@@ -30,7 +30,7 @@ TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": 
         ([{"role": "user", "content": None}], 0, "content", "nothing"),
         ([{"role": "user"}], 0, "content", "nothing"),
         ([ASK, {**ANSWER, "reasoning": "x"}], 1, "reasoning", "reasoning_content"),
-        ([ASK, {**ANSWER, "weight": 1}], 1, "weight", "known keys"),
+        ([ASK, {**ANSWER, "mood": 1}], 1, "mood", "known keys"),
         ([{**ASK, "reasoning_content": "x"}], 0, "reasoning_content", "assistant"),
         ([{**ASK, "tool_calls": CALL["tool_calls"]}], 0, "tool_calls", "assistant"),
         ([ASK, {**CALL, "tool_calls": "get_weather()"}], 1, "tool_calls", "list"),
@@ -50,7 +50,7 @@ def test_validate_says_where_and_what(messages, index, field, word):
 
 
 def test_validate_accepts_what_templates_render():
-    chat.validate([{"role": "system", "content": ""}, ASK, CALL, RESULT, RESULT, ANSWER, ASK])
+    chat.validate([{"role": "system", "content": ""}, ASK, CALL, RESULT, ANSWER, ASK])
     chat.validate([ASK, CALL])  # a row may end with the call
     chat.validate([{**ASK, "tool_calls": None, "reasoning_content": None}, {**CALL, "content": None}, RESULT])
 

@@ -12,7 +12,7 @@ from strategies import TOOLS, conversations
 
 from course_utils import chat, masking
 from course_utils.text.audit import learned_stretches
-from course_utils.text.turns import clean_message
+from course_utils.text.turns import cleaned
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "labels.json").read_text(encoding="utf-8"))
 FIXTURES = {
@@ -103,7 +103,7 @@ MANY = settings(max_examples=10 * settings.default.max_examples)
 def test_every_mask_is_exact_on_prefix_preserving_templates(qwen3_2507, smol_tokenizer, messages):
     called = any(message["role"] == "tool" for message in messages)
     for tokenizer in (qwen3_2507, smol_tokenizer):
-        clean = [clean_message(message, chat.neutraliser(tokenizer)) for message in messages]
+        clean = cleaned(messages, chat.neutraliser(tokenizer))
         if any("reasoning_content" in message for message in clean):
             continue  # a think block typed into an answer: these templates have no place for it
         if tokenizer is smol_tokenizer and (
@@ -122,7 +122,7 @@ def test_every_mask_is_exact_on_prefix_preserving_templates(qwen3_2507, smol_tok
 @given(messages=conversations(thinking=True, tools=True))
 def test_every_mask_is_exact_on_the_hybrid_template(qwen3, messages):
     tools = TOOLS if any(message["role"] == "tool" for message in messages) else None
-    clean = [clean_message(message, chat.neutraliser(qwen3)) for message in messages]
+    clean = cleaned(messages, chat.neutraliser(qwen3))
     examples = masking.build_examples(messages, qwen3, tools=tools)
     assert len(examples) == sum(message["role"] == "assistant" and "tool_calls" not in message for message in clean)
     for example in examples:

@@ -9,7 +9,7 @@ from unsloth.chat_templates import train_on_responses_only
 from course_utils import chat, masking
 from course_utils.text.audit import learned_stretches
 from course_utils.text.masking import IGNORED
-from course_utils.text.turns import clean_message
+from course_utils.text.turns import cleaned
 
 TWICE = settings(max_examples=2 * settings.default.max_examples)  # 200 conversations
 
@@ -20,7 +20,7 @@ def prepared(messages, tokenizer):
     There the other two tokenise the prompt's last newline and the reply as one text, and the two melt (pitfall
     closer-not-learned).
     """
-    clean = [clean_message(message, chat.neutraliser(tokenizer)) for message in messages]
+    clean = cleaned(messages, chat.neutraliser(tokenizer))
     for message in clean:
         if message["role"] == "assistant":
             message["content"] = message["content"].strip()
