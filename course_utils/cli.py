@@ -88,9 +88,10 @@ def check_data(
     if as_json:
         counts = {"read": report.read, "kept": report.kept, "reported": report.reported, "repeats": len(report.repeats)}
         problems = [problem._asdict() for problem in report.problems]
-        print(json.dumps(counts | {"problems": problems, "remarks": report.remarks}, indent=2, ensure_ascii=False))
+        found = counts | {"kind": report.kind, "problems": problems, "remarks": report.remarks}
+        print(json.dumps(found, indent=2, ensure_ascii=False))
     else:
-        print(reports.check(report))
+        print("\n".join(filter(None, [str(reports.check(report)), report.not_chats])))
     if report.problems:
         raise typer.Exit(1)
 

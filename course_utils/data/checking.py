@@ -25,6 +25,7 @@ from course_utils.data.rows import (
     Record,
     Row,
     judged,
+    kind_of,
     parted,
     plain_rows,
     to_dataset,
@@ -41,6 +42,14 @@ if TYPE_CHECKING:
     from course_utils.text.masking import MaskAudit
 
 ROWS_AT_ONCE = 500  # are masked together; where one of them fails, it is looked for
+KINDS = {
+    "preference": "preference rows (two replies, chosen and rejected)",
+    "kto": "KTO rows (a reply, and whether it is a good one)",
+    "text": "rows of text for pretraining",
+}
+LESSONS = dict.fromkeys(("preference", "kto"), "lesson 09 (preferences)") | {
+    "text": "lesson 08 (continued pretraining)"
+}
 LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]{2}")
 
 
@@ -51,6 +60,7 @@ class CheckReport:
     Attributes:
         name: what was checked.
         read_as: how the rows were read.
+        kind: of the rows: "chat", "preference", "kto", "text"; several joined by "and"; "" where none is known.
         rows: those that can be used.
         read: all rows, which is the usable and the reported ones.
         problems: what keeps rows from being used; a row may have several.
@@ -62,6 +72,7 @@ class CheckReport:
 
     name: str
     read_as: str
+    kind: str
     rows: Dataset
     read: int
     problems: list[Problem]
@@ -69,6 +80,15 @@ class CheckReport:
     repeats: list[Removed]
     tokens: dict[str, list[int]] | None
     audit: MaskAudit | None
+
+    @property
+    def not_chats(self) -> str:
+        """Why `train --data` refuses rows of this kind, and which lesson trains on them; "" for chats."""
+        if self.kind in ("chat", ""):
+            return ""
+        if " and " in self.kind:
+            return f"{self.name} holds {self.kind} rows in one, and each is trained in another way. Part them first."
+        return f"{self.name} holds {KINDS[self.kind]}, and `train --data` learns chats: use {LESSONS[self.kind]}."
 
     @property
     def kept(self) -> int:
@@ -167,6 +187,7 @@ def check(
     return CheckReport(
         name=opened.name,
         read_as=opened.read_as,
+        kind=" and ".join(sorted({*opened.kinds, *(kind_of(record.value) for record in records)})),
         rows=to_dataset(rows),
         read=total,
         problems=sorted(problems, key=lambda problem: (problem.file, problem.row or 0)),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from course_utils.core.errors import CourseError
-from course_utils.data.rows import MEDIA, REPLIES, TEXTS, Fault, Row, short, turns_of
+from course_utils.data.rows import MEDIA, REPLIES, TEXTS, Fault, Row, is_blank, short, turns_of
 from course_utils.text import chat
 
 TYPES = {"source": str, "id": str, "tools": str, "text": str, "label": bool}  # of the schema's columns
@@ -24,7 +24,7 @@ def faults(row: Row) -> Iterator[Fault]:
         yield from misfits
         return
     if "text" in row:
-        if not row["text"].strip():
+        if is_blank(row["text"]):
             yield Fault("text", "is empty. Leave the row out.")
         return
     try:
@@ -32,11 +32,9 @@ def faults(row: Row) -> Iterator[Fault]:
     except chat.MessageError as error:
         yield fault_of(error)
     else:
-        # Turns that would teach the model to say nothing; of a KTO row that may well be the bad reply.
-        for index, turn in enumerate(row["messages"] if row.get("label", True) else ()):
-            if turn["role"] == "assistant" and not turn.get("content", "").strip() and not turn.get("tool_calls"):
-                reason = "is empty: that would teach silence. Write it, or leave it out."
-                yield Fault(f"messages[{index}].content", reason)
+        for place, role in _empty_turns(row):
+            taught = "teach silence" if role == "assistant" else "ask nothing"
+            yield Fault(f"{place}.content", f"is empty: that would {taught}. Write it, or leave it out.")
     if row.get("chosen") and row["chosen"] == row.get("rejected"):
         yield Fault("rejected", "is equal to chosen, so there is nothing to prefer. Mend one, or leave the row out.")
 
@@ -48,9 +46,21 @@ def why_dropped(row: Row, max_characters: int) -> str:
     if length > max_characters:
         return f"{length:,} characters, more than {max_characters:,}"
     if "text" in row:
-        return "" if row["text"] else "the text is empty"
-    empty = (turn for turn in turns if not turn["content"] and not turn.get("tool_calls") and turn["role"] != "tool")
-    return next((f"an empty turn of {turn['role']}" for turn in empty), "")
+        return "the text is empty" if is_blank(row["text"]) else ""
+    return next((f"an empty turn of {role}" for _, role in _empty_turns(row)), "")
+
+
+def _empty_turns(row: Row) -> Iterator[tuple[str, str]]:
+    """The questions that ask nothing and the replies that say nothing: their places and roles.
+
+    The bad reply of a KTO row may well be empty, and so may a reply that is not learned.
+    """
+    for column in ("messages", *REPLIES):
+        for index, turn in enumerate(row.get(column, ())):
+            learned = row.get("label", True) and turn.get("weight") != 0
+            says = turn["role"] == "user" or (turn["role"] == "assistant" and not turn.get("tool_calls") and learned)
+            if says and is_blank(turn.get("content", "")):
+                yield f"{column}[{index}]", turn["role"]
 
 
 def validate(row: Row) -> None:
@@ -88,7 +98,13 @@ def out_of_order(messages: list[Row], column: str, *, is_prompt: bool) -> Fault 
         due = ("user", "tool") if before == "assistant" else ("assistant",)
         if role not in due and not role == before == "tool":
             wanted = "a user turn or a tool result" if before == "assistant" else "an assistant turn"
-            return Fault(f"{column}[{index}]", f"this turn is of {role}, but {wanted} is due there.")
+            calls = message.get("tool_calls") and index and messages[index - 1].get("tool_calls")
+            mend = (
+                " Join calls in a row in one turn, as a list: [{…}, {…}]; their results then follow it."
+                if calls
+                else ""
+            )
+            return Fault(f"{column}[{index}]", f"this turn is of {role}, but {wanted} is due there.{mend}")
         before = role
     if is_prompt and messages[-1]["role"] not in ("user", "tool"):
         return Fault(column, "must end with a user turn or a tool result, which chosen and rejected then answer.")

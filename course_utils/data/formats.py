@@ -9,6 +9,7 @@ the others.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from typing import Any
 from course_utils.data.faults import out_of_order, uneven_media
 from course_utils.data.reading import STRICT
 from course_utils.data.registry import TURN_TEXTS, Layout, path_inside
-from course_utils.data.rows import MEDIA, REPLIES, DataError, Fault, Row, RowReader, short
+from course_utils.data.rows import MEDIA, NOT_UTF8, REPLIES, DataError, Fault, Row, RowReader, half_character, short
 from course_utils.text import chat, messages, thinking
+from course_utils.text.messages import LEARN_FLAGS, is_learned
 
 # What Qwen's template writes between the results of parallel calls. ShareGPT wants the roles by turns, so such a file
 # holds them as one observation; LLaMA-Factory's OpenAI converter joins them so, too.
@@ -25,12 +27,15 @@ BETWEEN_RESULTS = "\n</tool_response>\n<tool_response>\n"
 LOST_THINKING = {key for key, meant in messages.FIELD_HINTS.items() if meant == "reasoning_content"}
 
 
-def convert(row: Row, layout: Layout, folder: Path) -> tuple[Row, list[Fault]]:
+def convert(
+    row: Row, layout: Layout, folder: Path, hint: Callable[[str], str] = lambda _: ""
+) -> tuple[Row, list[Fault]]:
     """A row of a file as a row of the course's schema (without `source`), and its faults, with which it is of no use.
 
-    Images, videos and audios are named relative to the data folder; they need not be there.
+    Images, videos and audios are named relative to the data folder; they need not be there. `hint` says what would help
+    with a role that the layout does not know.
     """
-    reader = _LayoutReader(row, layout=layout, folder=folder)
+    reader = _LayoutReader(row, layout=layout, folder=folder, hint=hint)
     return reader.read(), reader.faults
 
 
@@ -40,6 +45,7 @@ class _LayoutReader(RowReader):
 
     layout: Layout
     folder: Path
+    hint: Callable[[str], str]
 
     def read(self) -> Row:
         """The row, whatever its kind."""
@@ -50,7 +56,7 @@ class _LayoutReader(RowReader):
         is_alpaca = layout.formatting == "alpaca"
         out["messages"] = self._alpaca() if is_alpaca else self._conversation()
         if layout.kind == "preference":
-            out |= {part: [_reply(self._required(part)) if is_alpaca else self._turn_reply(part)] for part in REPLIES}
+            out |= {part: [self._reply(part) if is_alpaca else self._turn_reply(part)] for part in REPLIES}
         if layout.kind == "kto":
             column = str(layout.columns["kto_tag"])
             out["label"] = label = self.row.get(column)
@@ -74,13 +80,13 @@ class _LayoutReader(RowReader):
                 self.fault(field, f"expected a pair [prompt, reply], found {short(pair)}.")
                 continue
             messages.append({"role": "user", "content": self._text(pair[0], f"{field}[0]")})
-            messages.append(_reply(self._text(pair[1], f"{field}[1]")))
+            messages.append(self._answer(self._text(pair[1], f"{field}[1]"), f"{field}[1]"))
         asked = [self._required("prompt")]
         query = columns["query"]
         if query is not None and self.row.get(query) is not None:
             asked.append(self._text(self.row[query], query))
         messages.append({"role": "user", "content": "\n".join(part for part in asked if part)})
-        return messages if self.layout.kind == "preference" else [*messages, _reply(self._required("response"))]
+        return messages if self.layout.kind == "preference" else [*messages, self._reply("response")]
 
     def _conversation(self) -> list[Row]:
         """A list of turns under the tags of the entry; OpenAI's own keys (tool_calls, reasoning_content) are kept."""
@@ -110,6 +116,8 @@ class _LayoutReader(RowReader):
         message = self._message(self.row.get(column), column)
         if message["role"] not in ("assistant", ""):
             self.fault(column, f"expected an assistant turn, found a turn of {message['role']}.")
+        if "weight" in message:
+            self.fault(column, "says that it is not to be learned, but both replies of a preference are. Mend either.")
         return message
 
     def _message(self, turn: Any, field: str) -> Row:
@@ -122,12 +130,16 @@ class _LayoutReader(RowReader):
         role = self.layout.roles.get(found, "") if isinstance(found, str) else ""
         if not role:
             roles = ", ".join(self.layout.roles)
-            self.fault(f"{field}.{role_tag}", f"{short(found)} is no role here; expected one of {roles}.")
+            hint = self.hint(found) if isinstance(found, str) else ""
+            self.fault(f"{field}.{role_tag}", f"{short(found)} is no role here; expected one of {roles}.{hint}")
             return {"role": "", "content": ""}
         if role == "function":
-            calls = self._calls_of_text(turn.get(content_tag), f"{field}.{content_tag}")
-            return {"role": "assistant", "content": "", "tool_calls": calls}
-        return self._turn(turn, role, content_tag, field)
+            message = self._called(turn.get(content_tag), f"{field}.{content_tag}")
+        else:
+            message = self._turn(turn, role, content_tag, field)
+        if not self._is_learned(turn, message["role"] == "assistant", f"{field}.") and message["role"] == "assistant":
+            message["weight"] = 0
+        return message
 
     def _turn(self, turn: Row, role: str, content_tag: str, field: str) -> Row:
         """A turn whose role is known."""
@@ -145,7 +157,19 @@ class _LayoutReader(RowReader):
             self.fault(f"{field}.tool_calls", f"{expected}, found {short(calls)} on {role}.")
         elif calls:
             message["tool_calls"] = [self._call(call, f"{field}.tool_calls[{i}]") for i, call in enumerate(calls)]
-        return _with_thinking(message) if role == "assistant" else message
+        return self._with_thinking(message, f"{field}.{content_tag}") if role == "assistant" else message
+
+    def _is_learned(self, part: Row, of_a_reply: bool, place: str) -> bool:
+        """What the flags of a turn or of a row say (pitfall do-not-learn-ignored); True where there is none."""
+        flags = {key: part[key] for key in LEARN_FLAGS if part.get(key) is not None}
+        try:
+            learned = is_learned(flags)
+        except ValueError as error:
+            self.fault(f"{place}{next(iter(flags))}", f"{error}.")
+            return True
+        if flags and learned and not of_a_reply:
+            self.fault(f"{place}{next(iter(flags))}", "only replies are learned. Leave the key out.")
+        return learned
 
     # -------------------------------------------------------------------------------------------------- parts of a row
     def _own(self) -> Row:
@@ -155,6 +179,9 @@ class _LayoutReader(RowReader):
             self.fault("tags", f"expected a list of strings, found {short(tags)}.")
         if isinstance(own, bool) or not isinstance(own, str | int | None):
             self.fault("id", f"expected text or a whole number, found {short(own)}.")
+        flags = {key: self.row[key] for key in LEARN_FLAGS if key not in self.layout.read_columns and key in self.row}
+        if not self._is_learned({key: flag for key, flag in flags.items() if not _is_measure(flag)}, True, ""):
+            self.fault(next(iter(flags)), "says that this row is not to be learned. Leave the row out.")
         return {"tags": tags or []} | ({} if own in (None, "") else {"id": str(own)})
 
     def _system(self) -> list[Row]:
@@ -210,14 +237,16 @@ class _LayoutReader(RowReader):
             self.fault(str(column), f"{error.reason}.")
         return json.dumps(wrapped, ensure_ascii=False) if wrapped else None
 
-    def _calls_of_text(self, content: Any, field: str) -> list[Row]:
-        """ShareGPT's function_call turn: JSON text of one {"name", "arguments"} or of a list of them."""
-        before = len(self.faults)
-        found = self._parsed(content, field)
+    def _called(self, content: Any, field: str) -> Row:
+        """ShareGPT's function_call turn: JSON text of a {"name", "arguments"} or of a list of them, after thinking if any."""
+        before, message = len(self.faults), {"role": "assistant", "content": self._text(content, field)}
+        if not message["content"].lstrip().startswith(("{", "[")):
+            message = self._with_thinking(message, field)
+        found = self._parsed(message["content"], field) if len(self.faults) == before else None
         if len(self.faults) > before:
-            return []
+            return message | {"content": "", "tool_calls": []}
         calls = found if isinstance(found, list) and found else [found]
-        return [self._call({"function": call}, field) for call in calls]
+        return message | {"content": "", "tool_calls": [self._call({"function": call}, field) for call in calls]}
 
     def _call(self, call: Any, field: str) -> Row:
         """One tool call with its arguments as a JSON string (pitfall arrow-invents-arguments)."""
@@ -226,7 +255,9 @@ class _LayoutReader(RowReader):
             self.fault(field, f"expected a call with a function name, found {short(call)}.")
             return {}
         arguments = function.get("arguments", {})
-        if isinstance(arguments, str):
+        if isinstance(arguments, str) and not arguments.strip():
+            arguments = "{}"
+        elif isinstance(arguments, str):
             self._parsed(arguments, f"{field}.arguments")
         else:
             try:
@@ -246,6 +277,23 @@ class _LayoutReader(RowReader):
             return ""
         return self._text(self.row[column], column)
 
+    def _reply(self, part: str) -> Row:
+        """The reply that a column holds as text."""
+        return self._answer(self._required(part), str(self.layout.columns[part]))
+
+    def _answer(self, text: str, field: str) -> Row:
+        return self._with_thinking({"role": "assistant", "content": text}, field)
+
+    def _with_thinking(self, message: Row, field: str) -> Row:
+        """A reply with its leading <think> block, as LLaMA-Factory's files write it, in the key of its own."""
+        if thinking.half_open(message["content"]):
+            self.fault(field, "opens <think> and never closes it: the thought was cut off. Leave the row out.")
+        block = None if "reasoning_content" in message else thinking.leading_block(message["content"])
+        if block is None:
+            return message
+        thought, answer = block
+        return message | {"content": answer} | ({"reasoning_content": thought} if thought.strip() else {})
+
     def _text(self, value: Any, field: str) -> str:
         if not isinstance(value, str):
             mend = "Put it in quotes." if isinstance(value, int | float) else "Write it as one text."
@@ -257,7 +305,10 @@ class _LayoutReader(RowReader):
         """The value of JSON text; None, and a fault, where it is none."""
         before, text = len(self.faults), self._text(value, field)
         try:
-            return STRICT.decode(text) if len(self.faults) == before else None
+            found = STRICT.decode(text) if len(self.faults) == before else None
+            if "\\u" in text and half_character(found) is not None:
+                self.fault(field, f"{NOT_UTF8} It stands in {short(text)}.")
+            return found
         except json.JSONDecodeError as error:
             self.fault(field, f"expected JSON text, found {error.msg} at character {error.pos} of {short(text)}.")
         except ValueError as error:  # NaN, a key that stands twice, too many brackets
@@ -265,14 +316,6 @@ class _LayoutReader(RowReader):
         return None
 
 
-def _reply(text: str) -> Row:
-    return _with_thinking({"role": "assistant", "content": text})
-
-
-def _with_thinking(message: Row) -> Row:
-    """A reply with its leading <think> block, as LLaMA-Factory's files write it, in the key of its own."""
-    block = None if "reasoning_content" in message else thinking.leading_block(message["content"])
-    if block is None:
-        return message
-    thought, answer = block
-    return message | {"content": answer} | ({"reasoning_content": thought} if thought.strip() else {})
+def _is_measure(flag: Any) -> bool:
+    """Whether a column that is named as a flag is holds a figure of the row, such as its loss."""
+    return isinstance(flag, float) and flag not in (0, 1)

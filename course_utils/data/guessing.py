@@ -6,11 +6,13 @@ one that it uses more often is read, because an entry has one tag for a role; ro
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from course_utils.data.registry import DEFAULT_TAGS
+from course_utils.data.registry import DEFAULT_TAGS, NEEDED_TAGS, REGISTRY, Layout
 from course_utils.data.rows import MEDIA, REPLIES, Row
 
 OPENAI_TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
@@ -46,11 +48,14 @@ class Tags:
     needed: dict[str, str | None] = field(default_factory=dict)
 
 
-def turns_in(row: Row, column: str | None) -> list[Row]:
-    """The turns of a raw row, those of its replies among them, as far as they are objects."""
-    turns = row.get(column)
-    found = [*(turns if isinstance(turns, list) else []), *(row.get(reply) for reply in REPLIES)]
-    return [turn for turn in found if isinstance(turn, dict)]
+def turns_in(row: Row, *columns: str) -> Iterator[tuple[str, Row]]:
+    """The turns that columns of a raw row hold, as far as they are objects, each with its place."""
+    for column in columns:
+        found = row.get(column)
+        if isinstance(found, dict):
+            yield column, found
+        elif isinstance(found, list):
+            yield from ((f"{column}[{at}]", turn) for at, turn in enumerate(found) if isinstance(turn, dict))
 
 
 def keys_of(rows: list[Row]) -> set[str]:
@@ -58,8 +63,9 @@ def keys_of(rows: list[Row]) -> set[str]:
     return {key for row in rows for key in row}
 
 
-def tags_of(turns: list[Row]) -> Tags:
-    """The tags by which an entry would read these turns."""
+def tags_of(first: list[Row], column: str) -> Tags:
+    """The tags by which an entry would read the turns of these rows, and those of their replies."""
+    turns = [turn for row in first for _, turn in turns_in(row, column, *REPLIES)]
     keys = keys_of(turns)
     role_tag = next((key for key in ("role", "from", "speaker") if key in keys), None)
     if role_tag is None:
@@ -76,6 +82,17 @@ def tags_of(turns: list[Row]) -> Tags:
     missing = [part for part in ("user_tag", "assistant_tag") if part not in known]
     fits = not unknown or len(unknown) == len(missing)
     return Tags(read, read | dict(zip(missing, unknown, strict=False)) if fits else {})
+
+
+def hint(tag: str, layout: Layout, first: list[Row]) -> str:
+    """What would help where a layout does not know the tag of a turn; "" where the expected ones say enough."""
+    tags = tags_of(first, str(layout.columns["messages"])).needed
+    if tag in tags.values() and any(tags[part] != layout.tags[part] for part in NEEDED_TAGS):
+        return (
+            f' Its entry in {REGISTRY} needs "tags": {json.dumps(tags, ensure_ascii=False)} (if user_tag is who asks).'
+        )
+    due = layout.tags.get(PART_OF.get(tag.casefold(), ""))
+    return f" Write {due!r}: an entry has one tag for a role." if due and due.casefold() != tag.casefold() else ""
 
 
 def source(first: list[Row]) -> str | None:
@@ -110,7 +127,7 @@ def entry(first: list[Row]) -> Row | None:
         parts["kto_tag"] = label
     column = named(*TURNS)
     if column is not None:
-        tags = tags_of([turn for row in first for turn in turns_in(row, column)]).read
+        tags = tags_of(first, column).read
         if tags is None:
             tags = OPENAI_TAGS if column == "messages" else DEFAULT_TAGS
         is_openai = (tags["role_tag"], tags["content_tag"]) == ("role", "content")

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from course_utils import hub
-from course_utils.data import formats, registry, sources
-from course_utils.data.reading import SUFFIXES, read
+from course_utils.data import formats, guessing, registry, sources, unread
+from course_utils.data.reading import SPEAKER_KEYS, SUFFIXES, read
 from course_utils.data.registry import AS_FILE, Entry
 from course_utils.data.rows import (
     MEDIA,
-    REPLIES,
+    NOT_UTF8,
     DataError,
     Fault,
     Problem,
@@ -28,7 +29,7 @@ from course_utils.data.rows import (
     all_usable,
     judged,
     plain,
-    plain_rows,
+    rows_or_faults,
     to_dataset,
 )
 
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 SAMPLE_SEED = 42
 FIRST_ROWS = 100  # by which the format of a file is told
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-OPENAI_TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
-OPENAI_TAGS |= {"observation_tag": "tool", "system_tag": "system"}
 
 
 def load(name: str, dataset_dir: str | Path = "data") -> Dataset:
@@ -101,16 +100,26 @@ def _usable(entry: Entry) -> Iterator[Row]:
         yield item.value
 
 
-def entry_rows(entry: Entry) -> Iterator[Record | Problem]:
+def entry_rows(
+    entry: Entry, more: Callable[[Row, Row], Iterable[Fault]] = lambda _, __: ()
+) -> Iterator[Record | Problem]:
     """All rows of an entry one after the other; in place of a row that cannot be used comes each of its problems.
 
-    Its `split` and `num_samples` are not looked at where the rows lie in files.
+    Its `split` and `num_samples` are not looked at where the rows lie in files. `more` is asked for the faults of a row
+    that can be read, by the row as it stands in the file and as it was read.
     """
     found: set[str] = set()
+    first: list[Row] = []
+
+    def hint(tag: str) -> str:
+        if not first and entry.files:
+            first.extend(_first(entry.files[0]))
+        return guessing.hint(tag, entry.layout, first)
 
     def convert(number: int, record: Record) -> tuple[Row, list[Fault]]:
         found.update(record.value)
-        row, faults = formats.convert(record.value, entry.layout, entry.folder)
+        row, faults = formats.convert(record.value, entry.layout, entry.folder, hint)
+        faults = faults or list(more(record.value, row))
         return {"id": f"{entry.name}:{number}", "source": entry.name} | row, faults
 
     yield from judged(chain.from_iterable(map(read, entry.files)) if entry.files else _downloaded(entry), convert)
@@ -133,7 +142,7 @@ def _downloaded(entry: Entry) -> Iterator[Record | Problem]:
         ) from error
     for number, row in enumerate(
         dataset, start=1
-    ):  # not plain_rows: mixed objects are kept as JSON, which only this reads
+    ):  # not rows_or_faults: mixed objects are kept as JSON, which only this reads
         yield Record(entry.address, number, None, {column: plain(value) for column, value in row.items()})
 
 
@@ -169,12 +178,14 @@ class Opened:
         read_as: how the rows are written.
         items: the rows; in place of one that cannot be read comes each of its problems.
         remarks: what is left unread, and how a file could be loaded by name.
+        kinds: of the rows (see `Layout`), as far as they are known before the rows are read.
     """
 
     name: str
     read_as: str
     items: Iterator[Record | Problem]
     remarks: list[str]
+    kinds: tuple[str, ...] = ()
 
 
 def open_rows(target: str | Path | Dataset) -> Opened:
@@ -199,7 +210,8 @@ def open_rows(target: str | Path | Dataset) -> Opened:
 def _joined(name: str, parts: list[Opened]) -> Opened:
     read_as = "; ".join(dict.fromkeys(f"{Path(part.name).name}: {part.read_as}" for part in parts))
     remarks = [remark for part in parts for remark in part.remarks]
-    return Opened(name, read_as, chain.from_iterable(part.items for part in parts), remarks)
+    kinds = tuple(kind for part in parts for kind in part.kinds)
+    return Opened(name, read_as, chain.from_iterable(part.items for part in parts), remarks, kinds)
 
 
 # ------------------------------------------------------------------------------------------------- rows of the schema
@@ -208,7 +220,10 @@ def _rows_of_dataset(dataset: Dataset, name: str) -> Opened:
         found = ", ".join(dataset.column_names)
         raise DataError(f"{name} has the columns {found}; rows of the course have messages or text (see data.load).")
     empty: Row = {"messages": [], "source": "", "tags": []}
-    rows = (Record(name, number, None, empty | row) for number, row in enumerate(plain_rows(dataset), start=1))
+    rows = (
+        Problem(name, number, None, row, NOT_UTF8) if isinstance(row, str) else Record(name, number, None, empty | row)
+        for number, row in enumerate(rows_or_faults(dataset), start=1)
+    )
     media = ", ".join(part for part in MEDIA if part in dataset.column_names)
     remarks = [f"{name}: whether the files of {media} are there was not looked at."] if media else []
     return Opened(name, "rows of the course's schema", rows, remarks)
@@ -243,19 +258,21 @@ def _of_entry(items: Iterable[Record | Problem], name: str) -> Iterator[Record |
     return (item._replace(file=f"{item.file} ({name})") for item in items)
 
 
-def _entry(entry: registry.Entry) -> Opened:
-    """The rows of an entry of a registry."""
+def _entry(entry: registry.Entry, *, is_guess: bool = False) -> Opened:
+    """The rows of an entry of a registry, or of one that was guessed."""
     if not entry.files:
         return Opened(entry.name, "not read", iter(()), [f"{entry.name} is on a hub, and was not fetched."])
     layout = entry.layout
     first = _first(entry.files[0])
-    turns = [turn for row in first for turn in _turns(row, layout.columns["messages"])]
-    unread = {"columns": _keys(first) - layout.read_columns, "keys of turns": _keys(turns) - layout.read_keys}
-    found = {what: ", ".join(sorted(keys)) for what, keys in unread.items() if keys}
+    turns = [turn for row in first for _, turn in guessing.turns_in(row, str(layout.columns["messages"]))]
+    keys_of = guessing.keys_of
+    left = {"columns": keys_of(first) - layout.read_columns, "keys of turns": keys_of(turns) - layout.read_keys}
+    found = {what: ", ".join(sorted(keys)) for what, keys in left.items() if keys}
     remarks = [f"{entry.files[0]}: not read are the {what} {keys}." for what, keys in found.items()]
-    rows = judged(entry_rows(entry), lambda _, record: (record.value, _lacking(record.value, entry.folder)))
+    lost = partial(unread.lost, layout=layout, columns=is_guess or not layout.explicit)
+    rows = judged(entry_rows(entry, lost), lambda _, record: (record.value, _lacking(record.value, entry.folder)))
     items = chain(chain.from_iterable(map(_byte_order_mark, entry.files)), rows)
-    return Opened(entry.name, f"{layout.formatting}, {layout.kind}", items, remarks)
+    return Opened(entry.name, f"{layout.formatting}, {layout.kind}", items, remarks, (layout.kind,))
 
 
 def _lacking(row: Row, folder: Path) -> Iterator[Fault]:
@@ -274,10 +291,13 @@ def _file(path: Path) -> Opened:
     if known is not None:
         return _entry(known)
     first = _first(path)
-    source, guess = _source(first), _guess(first)
+    guess = guessing.entry(first)
+    source = guessing.source(first) if guess is None or guess["columns"] == {"prompt": "text"} else None
     if source is None and guess is not None:
         entry = {"file_name": path.name} | guess
-        opened = _entry(registry.parse(path.stem, entry, path.parent))
+        opened = _entry(registry.parse(path.stem, entry, path.parent), is_guess=True)
+        tags = guessing.tags_of(first, guess["columns"].get("messages", "")).needed
+        entry |= {"tags": tags} if tags and tags != registry.DEFAULT_TAGS else {}
         remark = f"to load {path.name} by name, put this into {registry.REGISTRY}: {json.dumps({path.stem: entry})}"
         return replace(opened, name=str(path), remarks=[*opened.remarks, remark])
     if source is None:
@@ -292,6 +312,8 @@ def _unknown(_: int, record: Record) -> tuple[Row, list[Fault]]:
     found = ", ".join(map(str, record.value)) or "no fields"
     reason = f"expected instruction, conversations, messages or text, found {found}. Name the columns in "
     mend = f"{registry.REGISTRY}, or read the file with data.normalise(…, read=…)."
+    if record.value.keys() & SPEAKER_KEYS:
+        mend += ' If each row is one turn, put the turns of a conversation into one row: {"messages": [turn, turn]}.'
     return record.value, [Fault("", f"{reason}{mend}")]
 
 
@@ -305,51 +327,3 @@ def _byte_order_mark(path: Path) -> Iterator[Problem]:
 def _first(path: Path) -> list[Row]:
     """The first rows of a file that can be read."""
     return [item.value for item in islice(read(path), FIRST_ROWS) if isinstance(item, Record)]
-
-
-def _turns(row: Row, column: str | None) -> list[Row]:
-    """The turns of a raw row, as far as they are objects."""
-    turns = row.get(column)
-    return [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
-
-
-def _keys(rows: list[Row]) -> set[str]:
-    return {key for row in rows for key in row}
-
-
-def _source(first: list[Row]) -> str | None:
-    """Which of the sources that `normalise` knows these rows are in, if any (pitfall source-dialects)."""
-    keys = _keys(first)
-    if {"Question", "Numbers"} <= keys:
-        return "mawps"
-    if "golden" in keys:
-        return "cmath"
-    if {"answer_zh", "answer_en"} & keys:
-        return "emoji"
-    return "cluener" if "text" in keys and any(isinstance(row.get("label"), dict) for row in first) else None
-
-
-def _guess(first: list[Row]) -> Row | None:
-    """The entry of a registry that reads these rows, but for its file_name."""
-    keys = _keys(first)
-    parts = {part: part for part in ("system", "tools", *MEDIA) if part in keys}
-    entry: Row = {}
-    if set(REPLIES) <= keys:
-        parts |= {part: part for part in REPLIES}
-        entry["ranking"] = True
-    label = next((key for key in ("kto_tag", "label") if any(isinstance(row.get(key), bool) for row in first)), None)
-    if label is not None:
-        parts["kto_tag"] = label
-    turns = next((key for key in ("conversations", "messages") if key in keys), None)
-    if turns is not None:
-        said = [turn for row in first for turn in _turns(row, turns)]
-        is_openai = any("role" in turn for turn in said) if said else turns == "messages"
-        written = {"formatting": "openai" if is_openai else "sharegpt", "columns": {"messages": turns, **parts}}
-        return written | ({"tags": OPENAI_TAGS} if is_openai else {}) | entry
-    prompt = next((key for key in ("instruction", "prompt", "question") if key in keys), None)
-    reply = next((key for key in ("output", "response", "completion", "answer") if key in keys), None)
-    if prompt is not None and (reply is not None or entry):
-        more = {part: key for part, key in (("query", "input"), ("history", "history")) if key in keys}
-        answer = {"response": reply} if reply is not None and not entry else {}
-        return {"columns": {"prompt": prompt, **answer, **more, **parts}, **entry}
-    return {"columns": {"prompt": "text"}} if "text" in keys else None

@@ -18,6 +18,7 @@ from course_utils import hub
 from course_utils.core.paths import home
 from course_utils.data.reading import STRICT, SUFFIXES
 from course_utils.data.rows import MEDIA, REPLIES, DataError, Fault, short
+from course_utils.text.messages import LEARN_FLAGS
 
 REGISTRY = "dataset_info.json"
 HUB_OPTIONS = ("subset", "folder")
@@ -76,7 +77,7 @@ class Layout:
     def read_keys(self) -> frozenset[str]:
         """The keys of a turn that are read; all others are not."""
         tags = {self.tags["role_tag"] or "", self.tags["content_tag"] or ""}
-        return frozenset(tags | {*TURN_TEXTS, "tool_calls"})
+        return frozenset(tags | {*TURN_TEXTS, "tool_calls", *LEARN_FLAGS})
 
     def unread(self, found: set[str]) -> list[Fault]:
         """What the layout says that no row has, or what would be lost, by all columns that the rows have.

@@ -27,6 +27,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -164,16 +165,18 @@ def half_character(value: Any, where: str = "") -> str | None:
         except UnicodeEncodeError:
             return where
         return None
-    parts: Iterable[tuple[str, Any]] = ()
+    inside: Iterable[tuple[str, Any]] = ()
     if isinstance(value, dict):
-        parts = [pair for key, item in value.items() for pair in ((where or "a key", key), (_inside(where, key), item))]
+        if any(half_character(key) is not None for key in value):
+            return where or "a key"
+        inside = ((f"{where}.{key}" if where else str(key), item) for key, item in value.items())
     elif isinstance(value, list):
-        parts = [(f"{where}[{index}]", item) for index, item in enumerate(value)]
-    return next((place for path, item in parts if (place := half_character(item, path)) is not None), None)
-
-
-def _inside(where: str, key: Any) -> str:
-    return f"{where}.{key}" if where else str(key)
+        inside = ((f"{where}[{index}]", item) for index, item in enumerate(value))
+    for place, item in inside:
+        found = half_character(item, place)
+        if found is not None:
+            return found
+    return None
 
 
 def is_blank(text: str) -> bool:
@@ -255,17 +258,19 @@ def plain_rows(rows: Rows, columns: Sequence[str] = ()) -> Iterator[Row]:
         yield from rows
         return
     chosen = rows.select_columns([column for column in columns if column in rows.column_names]) if columns else rows
-    number = 0
-    for batch in chosen.with_format("arrow").iter(1000):
-        for row in batch_rows(batch):
-            if isinstance(row, str):
-                raise DataError(f"dataset[{number}], {row}: {NOT_UTF8}")
-            number += 1
-            yield row
+    for number, row in enumerate(rows_or_faults(chosen)):
+        if isinstance(row, str):
+            raise DataError(f"dataset[{number}], {row}: {NOT_UTF8}")
+        yield row
+
+
+def rows_or_faults(dataset: Dataset) -> Iterator[Row | str]:
+    """The rows of a data set, plain; in place of one that is not UTF-8 comes the name of the column."""
+    return chain.from_iterable(map(batch_rows, dataset.with_format("arrow").iter(1000)))
 
 
 def batch_rows(batch: Any) -> Iterator[Row | str]:
-    """The rows of an Arrow table or batch, plain; in place of one that is not UTF-8 comes the name of its column."""
+    """The same for a table or a batch of Arrow."""
     try:
         yield from map(plain, batch.to_pylist())
     except UnicodeDecodeError:  # before the first row was given

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -50,16 +51,22 @@ def own_rows(file: str | Path, profile: Profile, tokenizer: Any) -> tuple[Any, A
         The rows to train on and those held back, as datasets.
 
     Raises:
+        DataError: rows of another kind than chats, which another lesson trains on.
         LessonError: a row that cannot be used (the first is named, and the command that lists all), or too few.
     """
     limit = profile.train.max_length
     report = data.check(file, tokenizer, limit)
+    if report.not_chats:
+        raise data.DataError(report.not_chats)
     if report.problems:
         name = shlex.quote(str(file))
         every = f"`python -m course_utils check-data {name} --tokenizer {profile.model} --max-length {limit}`"
         raise LessonError(f"{report.problems[0]} {every} lists every problem ({len(report.problems)}).")
     if len(report.rows) < FEWEST_ROWS:
         raise LessonError(f"{file} holds {len(report.rows)} rows; {FEWEST_ROWS} are the least, and 200 a good start.")
+    for remark in report.remarks:
+        if "not read" in remark:
+            warnings.warn(remark, stacklevel=2)
     return data.split(report.rows, valid_ratio=0.1, min_valid=2, seed=profile.train.seed)
 
 

@@ -16,7 +16,7 @@ from course_utils.data.faults import out_of_order, uneven_media, validate
 from course_utils.data.formats import BETWEEN_RESULTS
 from course_utils.data.reading import STRICT
 from course_utils.data.registry import DEFAULT_COLUMNS, REGISTRY, path_inside, read_registry
-from course_utils.data.rows import MEDIA, REPLIES, DataError, Row, plain_rows, short
+from course_utils.data.rows import MEDIA, REPLIES, DataError, Row, kind_of, plain_rows, short
 from course_utils.text import chat
 from course_utils.text.chat import MessageError
 from course_utils.text.thinking import CLOSER, OPENER
@@ -98,9 +98,7 @@ def _file_rows(dataset: Dataset, folder: Path, name: str) -> tuple[str, list[Row
     kind, rows = "", []
     for index, row in enumerate(plain_rows(dataset)):
         where = f"export of {name!r}, dataset[{index}]"
-        found = (
-            "text" if "text" in row else "preference" if row.keys() & REPLIES else "kto" if "label" in row else "chat"
-        )
+        found = kind_of(row)
         kind = kind or found
         if found != kind:
             raise DataError(f"{where}: a row of {found} among rows of {kind}. Export each kind by itself.")
@@ -153,6 +151,10 @@ def _conversation(row: Row, where: str) -> Row:
 
 def _turn(message: Row, where: str) -> Row:
     """A message as a turn of ShareGPT."""
+    if message.get("weight") == 0:
+        raise DataError(
+            f"{where}: is not to be learned (weight 0), and LLaMA-Factory would learn it. Leave the row out."
+        )
     text, thinking = message.get("content", ""), message.get("reasoning_content")
     if message["role"] == "tool" and BETWEEN_RESULTS in text:
         raise DataError(f"{where}: holds what stands between the results of parallel calls. Make them turns.")

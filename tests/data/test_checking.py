@@ -104,11 +104,12 @@ def test_a_call_of_a_tool_is_checked_to_its_arguments(check):
         turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
         return {"messages": [*turns, {"role": "tool", "content": "1"}, {"role": "assistant", "content": "A"}]}
 
-    good = [called({"function": {"name": "f", "arguments": value}}) for value in ({}, "{}", '{"a": [null, 1.5]}')]
-    texts = ('{"a": NaN}', '{"a": 1, "a": 2}', "[1]", "5", "{", "")
-    bad = [called({"function": {"name": "f", "arguments": value}}) for value in (*texts, [1], None)]
+    none = ({}, "{}", "", " ", None)
+    good = [called({"function": {"name": "f", "arguments": value}}) for value in (*none, '{"a": [null, 1.5]}')]
+    texts = ('{"a": NaN}', '{"a": 1, "a": 2}', "[1]", "5", "{", '{"a": "\\ud83d"}', '{"\\ude00": 1}')
+    bad = [called({"function": {"name": "f", "arguments": value}}) for value in (*texts, [1])]
     report = check(good + bad)
-    assert (report.read, report.kept, report.reported) == (11, 3, 8)
+    assert (report.read, report.kept, report.reported) == (14, 6, 8)
     assert {field for _, field in places(report)} == {"messages[1].tool_calls[0].arguments"}
     assert any("NaN is no JSON" in problem.reason for problem in report.problems)
 
