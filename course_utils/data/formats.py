@@ -134,7 +134,7 @@ class _LayoutReader(RowReader):
             self.fault(f"{field}.{role_tag}", f"{short(found)} is no role here; expected one of {roles}.{hint}")
             return {"role": "", "content": ""}
         if role == "function":
-            message = self._called(turn.get(content_tag), f"{field}.{content_tag}")
+            message = self._called(turn, content_tag, field)
         else:
             message = self._turn(turn, role, content_tag, field)
         if not self._is_learned(turn, message["role"] == "assistant", f"{field}.") and message["role"] == "assistant":
@@ -143,21 +143,24 @@ class _LayoutReader(RowReader):
 
     def _turn(self, turn: Row, role: str, content_tag: str, field: str) -> Row:
         """A turn whose role is known."""
-        for key in sorted(turn.keys() & LOST_THINKING):
-            self.fault(f"{field}.{key}", "this thinking would be lost; name the key reasoning_content.")
-        content, calls = turn.get(content_tag), turn.get("tool_calls")
-        if content is None and calls:  # OpenAI writes null beside a call
-            content = ""
-        message = {"role": role, "content": self._text(content, f"{field}.{content_tag}")}
-        for key in TURN_TEXTS:
-            if turn.get(key) is not None:
-                message[key] = self._text(turn[key], f"{field}.{key}")
+        message, calls = self._texts(turn, role, content_tag, field), turn.get("tool_calls")
         if calls and (role != "assistant" or not isinstance(calls, list)):
             expected = "expected a list on an assistant turn"
             self.fault(f"{field}.tool_calls", f"{expected}, found {short(calls)} on {role}.")
         elif calls:
             message["tool_calls"] = [self._call(call, f"{field}.tool_calls[{i}]") for i, call in enumerate(calls)]
         return self._with_thinking(message, f"{field}.{content_tag}") if role == "assistant" else message
+
+    def _texts(self, turn: Row, role: str, content_tag: str, field: str) -> Row:
+        """What a turn says, and all else of it that is text."""
+        for key in sorted(turn.keys() & LOST_THINKING):
+            self.fault(f"{field}.{key}", "this thinking would be lost; name the key reasoning_content.")
+        content = turn.get(content_tag)
+        if content is None and turn.get("tool_calls"):  # OpenAI writes null beside a call
+            content = ""
+        message = {"role": role, "content": self._text(content, f"{field}.{content_tag}")}
+        named = [key for key in TURN_TEXTS if turn.get(key) is not None]
+        return message | {key: self._text(turn[key], f"{field}.{key}") for key in named}
 
     def _is_learned(self, part: Row, of_a_reply: bool, place: str) -> bool:
         """What the flags of a turn or of a row say (pitfall do-not-learn-ignored); True where there is none."""
@@ -237,14 +240,15 @@ class _LayoutReader(RowReader):
             self.fault(str(column), f"{error.reason}.")
         return json.dumps(wrapped, ensure_ascii=False) if wrapped else None
 
-    def _called(self, content: Any, field: str) -> Row:
-        """ShareGPT's function_call turn: JSON text of a {"name", "arguments"} or of a list of them, after thinking if any."""
-        before, message = len(self.faults), {"role": "assistant", "content": self._text(content, field)}
+    def _called(self, turn: Row, content_tag: str, field: str) -> Row:
+        """ShareGPT's function_call turn: JSON text of a call or of a list of calls; thinking may stand before it."""
+        before, message = len(self.faults), self._texts(turn, "assistant", content_tag, field)
+        field = f"{field}.{content_tag}"
         if not message["content"].lstrip().startswith(("{", "[")):
             message = self._with_thinking(message, field)
         found = self._parsed(message["content"], field) if len(self.faults) == before else None
         if len(self.faults) > before:
-            return message | {"content": "", "tool_calls": []}
+            return message
         calls = found if isinstance(found, list) and found else [found]
         return message | {"content": "", "tool_calls": [self._call({"function": call}, field) for call in calls]}
 

@@ -59,8 +59,8 @@ def turns_in(row: Row, *columns: str) -> Iterator[tuple[str, Row]]:
 
 
 def keys_of(rows: list[Row]) -> set[str]:
-    """All keys that these rows have."""
-    return {key for row in rows for key in row}
+    """The keys under which one of these rows has something."""
+    return {key for row in rows for key, value in row.items() if value not in (None, "", [])}
 
 
 def tags_of(first: list[Row], column: str) -> Tags:
@@ -97,7 +97,7 @@ def hint(tag: str, layout: Layout, first: list[Row]) -> str:
 
 def source(first: list[Row]) -> str | None:
     """Which of the sources that `normalise` knows these rows are in, if any (pitfall source-dialects)."""
-    keys = keys_of(first)
+    keys = set().union(*first)
     if {"Question", "Numbers"} <= keys:
         return "mawps"
     if "golden" in keys:
@@ -109,8 +109,7 @@ def source(first: list[Row]) -> str | None:
 
 def entry(first: list[Row]) -> Row | None:
     """The entry of a registry that reads these rows, but for its file_name."""
-    keys = keys_of(first)
-    said = keys_of([{key: value for key, value in row.items() if value not in (None, "", [])} for row in first])
+    keys, said = set().union(*first), keys_of(first)
 
     def named(*names: str) -> str | None:
         return next((name for rows in (said, keys) for name in names if name in rows), None)

@@ -41,7 +41,7 @@ DEFAULT_TAGS: dict[str, str | None] = {"role_tag": "from", "content_tag": "value
 DEFAULT_TAGS |= {"assistant_tag": "gpt", "observation_tag": "observation", "function_tag": "function_call"}
 DEFAULT_TAGS |= {"system_tag": "system"}
 NEEDED_TAGS = ("role_tag", "content_tag", "user_tag", "assistant_tag")  # where turns have tags
-TURN_TEXTS = ("reasoning_content", "tool_call_id")  # OpenAI's keys of a turn that hold text
+TURN_TEXTS = ("reasoning_content", "tool_call_id", "name")  # OpenAI's keys of a turn that hold text
 OWN_COLUMNS = ("id", "tags")  # of the course: kept where a row has them, unknown to LLaMA-Factory
 
 

@@ -1,6 +1,6 @@
 """The one row schema of the course, how rows pass every check, and how they become a `Dataset` or a JSONL file.
 
-    messages  list of turns: role, content; and where present reasoning_content, tool_calls, tool_call_id, and
+    messages  list of turns: role, content; and where present reasoning_content, tool_calls, tool_call_id, name, and
               weight, which is 0 on a turn of the assistant that is not to be learned
     source    the file or data set the row comes from
     tags      language ("en", "zh"), kind ("math", "chat", "json", ...) and what else is worth filtering by
@@ -200,7 +200,8 @@ def features_of(rows: Sequence[Row]) -> Features:
 
     text = Value("string")
     call = {"type": text, "id": text, "function": {"name": text, "arguments": text}}
-    optional = {"reasoning_content": text, "tool_calls": List(call), "tool_call_id": text, "weight": Value("int64")}
+    optional = {"reasoning_content": text, "tool_calls": List(call), "tool_call_id": text, "name": text}
+    optional |= {"weight": Value("int64")}
 
     def turns(column: str) -> Any:
         found = {

@@ -16,7 +16,7 @@ from course_utils.data import guessing
 from course_utils.data.registry import Layout
 from course_utils.data.rows import REPLIES, TEXTS, Fault, Row, short, turns_of
 
-LABELS = {"id", "name", "model", "lang", "language", "timestamp", "date", "time", "type", "source", "url"}  # of a turn
+LABELS = {"id", "model", "lang", "language", "timestamp", "date", "time", "type", "source", "url"}  # of a turn
 FLAGS = {"training", "trainable", "learn", "masked", "ignore", "skip", "loss_mask", "loss_weight"}  # not LEARN_FLAGS
 WORDS = 4  # of a text in a column
 LETTER = re.compile(r"[^\W\d_]")

@@ -18,7 +18,7 @@ from course_utils.data.reading import STRICT
 from course_utils.data.registry import DEFAULT_COLUMNS, REGISTRY, path_inside, read_registry
 from course_utils.data.rows import MEDIA, REPLIES, DataError, Row, kind_of, plain_rows, short
 from course_utils.text import chat
-from course_utils.text.chat import MessageError
+from course_utils.text.messages import MessageError, prepared
 from course_utils.text.thinking import CLOSER, OPENER
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def export_llamafactory(dataset: Dataset, folder: str | Path, name: str) -> Path
     again. Pretraining text is written as Alpaca, all else as ShareGPT. Images, videos and audios are named, not copied:
     copy the files to the same place in `folder`.
 
-    What ShareGPT cannot hold is lost: ids of tool calls (`tool_call_id`), and `source`, in whose place the name of the
+    What ShareGPT cannot hold is lost: ids of tool calls (`tool_call_id`, so results are put in the order of the calls),
+    names of who speaks, and `source`, in whose place the name of the
     entry comes when the file is loaded here. Control tokens in the texts stay as they are (pitfall
     forged-control-tokens).
 
@@ -130,7 +131,9 @@ def _conversation(row: Row, where: str) -> Row:
     if fault is not None:
         raise DataError(f"{where}, {fault.field}: {fault.reason}")
     turns: list[Row] = []
-    for index, message in enumerate(messages):
+    for index, (message, done) in enumerate(zip(messages, prepared(messages), strict=True)):
+        if message["role"] == "tool":
+            message = message | {"content": done["content"]}  # in the order of the calls: ShareGPT has no ids
         turn = _turn(message, f"{where}, messages[{index}]")
         if turns and turn["from"] == turns[-1]["from"] == "observation":  # results of parallel calls are one
             turns[-1]["value"] += BETWEEN_RESULTS + turn["value"]
