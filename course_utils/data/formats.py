@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from course_utils.core.strict_json import STRICT
 from course_utils.data.faults import out_of_order, uneven_media
-from course_utils.data.reading import STRICT
 from course_utils.data.registry import TURN_TEXTS, Layout, path_inside
 from course_utils.data.rows import MEDIA, NOT_UTF8, REPLIES, DataError, Fault, Row, RowReader, half_character, short
 from course_utils.text import chat, messages, thinking

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from course_utils.core.strict_json import STRICT
 from course_utils.data.rows import (
     NOT_UTF8,
     DataError,
@@ -85,41 +86,6 @@ def read(path: str | Path) -> Iterator[Record | Problem]:
 
 
 # ------------------------------------------------------------------------------------------------------------ JSON
-class _Unfit(ValueError):
-    """JSON that Python would read and that other readers refuse, or read in another way."""
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(reason)
-        self.field = field
-
-
-def _object(pairs: list[tuple[str, Any]]) -> Row:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
-        twice = twice.encode(errors="backslashreplace").decode()  # half of a character could not be printed
-        raise _Unfit(twice, f"the key {twice!r} stands twice in one object, and one value would be lost. Keep one.")
-    return found
-
-
-def _constant(name: str) -> None:
-    raise _Unfit("", f"{name} is no JSON. Write null, or leave the key out.")
-
-
-class _StrictDecoder(json.JSONDecoder):
-    """Reads what every reader of JSON reads alike; all else is a ValueError, a JSONDecodeError where it is misspelt."""
-
-    def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]:
-        try:
-            return super().raw_decode(s, idx)
-        except RecursionError:
-            raise _Unfit("", "objects stand too deep in one another. Keep such a value as text.") from None
-
-
-STRICT = _StrictDecoder(object_pairs_hook=_object, parse_constant=_constant)
-
-
 def _json(path: Path) -> Iterator[Record | Problem]:
     """Lines, or a document: a .json file is one, and so is a .jsonl file that opens with a list of rows or with {."""
     with path.open("rb") as file:

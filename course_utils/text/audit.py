@@ -11,7 +11,7 @@ from functools import partial
 from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Any
 
-from course_utils.text import chat
+from course_utils.text import chat, thinking
 from course_utils.text.messages import map_text
 from course_utils.text.turns import IGNORED, MaskError, cleaned, ids_of
 
@@ -30,6 +30,8 @@ class MaskAudit:
         without_stop: rows in which a learned stretch does not end with its first stop token.
         misplaced: rows in which a learned stretch does not begin where the model begins to write.
         shifted: rows with a label that is not the id at its place. (The model shifts labels by one itself.)
+        half_thoughts: rows in which a learned stretch opens a thought and does not close it, or closes one that neither
+            it nor the prompt opened (pitfall half-open-thought).
         forged: rows with control tokens that came out of their text; only found where the audit was given the texts.
         cut: rows whose end is not the end of a turn.
         duplicates: rows whose ids stand in an earlier row already.
@@ -42,6 +44,7 @@ class MaskAudit:
     without_stop: tuple[int, ...]
     misplaced: tuple[int, ...]
     shifted: tuple[int, ...]
+    half_thoughts: tuple[int, ...]
     forged: tuple[int, ...]
     cut: tuple[int, ...]
     duplicates: tuple[int, ...]
@@ -75,6 +78,7 @@ class MaskAudit:
             "a learned turn never stops": self.without_stop,
             "learning begins at the wrong place": self.misplaced,
             "labels are shifted": self.shifted,
+            "half a thought is learned": self.half_thoughts,
             "text forges control tokens": self.forged,
         }
 
@@ -152,6 +156,7 @@ def audit(
             ),
             "misplaced": any(not _begins_reply(ids, start, openings) for start, _ in stretches),
             "shifted": any(label not in (IGNORED, token) for token, label in zip(ids, labels, strict=True)),
+            "half_thoughts": any(_is_half_thought(ids, start, end, tokenizer) for start, end in stretches),
             "forged": allowed is not None and allowed.exceeded(ids, rows[example.get("row", number)]),
             "cut": stop not in ids[max(filled - 2, 0) : filled],
             "duplicates": _seen_before(ids, seen_rows),
@@ -167,8 +172,8 @@ def _openings(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """The ids with which an inference prompt can end, for each position of the thinking switch; the longest first."""
     ask = [{"role": "user", "content": "?"}]
     texts = []
-    for thinking in (None, True, False):
-        render = partial(chat.render_valid, tokenizer, ask, None, enable_thinking=thinking)
+    for switch in (None, True, False):
+        render = partial(chat.render_valid, tokenizer, ask, None, enable_thinking=switch)
         texts.append(render(add_generation_prompt=True).removeprefix(render()))
     return sorted(ids_of(texts, tokenizer).values(), key=len, reverse=True)
 
@@ -184,6 +189,16 @@ def _begins_reply(ids: Sequence[int], start: int, openings: Sequence[list[int]])
             if ids[begin : begin + len(opening)] == opening:
                 return begin + len(opening) == start
     return False
+
+
+def _is_half_thought(ids: Sequence[int], start: int, end: int, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """True where the ids learned from `start` to `end` hold one end of a thought, as a token or spelled out."""
+    before = tokenizer.decode(ids[max(start - 8, 0) : start])  # a prompt may end in <think>, or in an empty thought
+    reply = chat.restore(tokenizer.decode(ids[start:end], skip_special_tokens=True))
+    if before.rfind(thinking.OPENER) > before.rfind(thinking.CLOSER):
+        return thinking.CLOSER not in reply
+    opens = reply.lstrip().startswith(thinking.OPENER)
+    return thinking.half_open(reply) or (not opens and thinking.leading_block(reply) is not None)
 
 
 class _ControlTokens:

@@ -81,6 +81,8 @@ def render_valid(
     Raises:
         MessageError: the template refuses the messages, in its own words (pitfall template-raises).
     """
+    if not tokenizer.chat_template:
+        raise MessageError(None, None, NO_TEMPLATE)
     # Passed only when set: a template may ask whether the switch `is defined`.
     switch = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
 
@@ -93,8 +95,6 @@ def render_valid(
     try:
         return rendered(len(messages))
     except Exception as error:  # whatever a template does: jinja2's errors, a TypeError of what it computes
-        if not tokenizer.chat_template:
-            raise MessageError(None, None, NO_TEMPLATE) from None
         last, refusal = len(messages) - 1, str(error).rstrip(".")
         while last > 0 and _raises(
             rendered, last

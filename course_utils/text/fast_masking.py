@@ -7,12 +7,13 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache, partial
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any
 
 from course_utils.text import chat
-from course_utils.text.messages import Message
+from course_utils.text.messages import Message, MessageError
 from course_utils.text.turns import Stretched, Turn, ids_of
 
 if TYPE_CHECKING:
@@ -46,8 +47,9 @@ class Frames:
             return None
         key = (*(message["role"] for message in messages), *learned)
         if key not in self._known:
-            self._known[key] = self._learn(messages, learned)
-        frames = self._known[key]
+            with suppress(MessageError):  # the template refuses such an order: the plain way says so, and why
+                self._known[key] = self._learn(messages, learned)
+        frames = self._known.get(key)
         if frames is None:
             return None
         contents = [message["content"] for message in messages]

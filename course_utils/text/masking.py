@@ -178,14 +178,15 @@ def _render(
         if thinking is None:
             thinking = bool(messages[index].get("reasoning_content"))
         render = partial(chat.render_valid, options.tokenizer, schemas=schemas, enable_thinking=thinking)
-        full = render(messages[: index + 1])
-        chat.require_whole(options.tokenizer, full, messages[: index + 1], schemas, enable_thinking=thinking)
         try:
             prompt = render(messages[:index], add_generation_prompt=True)
+            full = render(messages[: index + 1])
         except MessageError as error:
-            if any(message["role"] == "user" for message in messages[:index]):
+            asked = any(message["role"] == "user" for message in messages[:index])
+            if asked or _refuses(partial(render, [*messages[:index], {"role": "user", "content": "?"}])):
                 raise
             raise MessageError(index, "role", f"{error.reason}; {NO_QUESTION}") from error
+        chat.require_whole(options.tokenizer, full, messages[: index + 1], schemas, enable_thinking=thinking)
         if not full.startswith(prompt):
             raise MaskError(
                 f"messages[{index}]: with enable_thinking={thinking} the template opens this turn in another way than "
@@ -194,6 +195,14 @@ def _render(
             )
         turns.append(Turn(prompt, full[len(prompt) :]))
     return turns
+
+
+def _refuses(render: Callable[[], str]) -> bool:
+    try:
+        render()
+    except MessageError:
+        return True
+    return False
 
 
 def _tokenise(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> list[Stretched]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from course_utils.core.errors import CourseError
+from course_utils.core.strict_json import STRICT
 from course_utils.text import thinking
 
 Message = dict[str, Any]
@@ -277,15 +278,9 @@ def _listed(found: Sequence[str | None]) -> str:
 def _parsed(index: int | None, field: str, text: str) -> Any:
     """The value of JSON text."""
     try:
-        return json.loads(text, parse_constant=_no_constant)
-    except RecursionError:
-        raise MessageError(index, field, f"nested deeper than {MAX_DEPTH}; keep such a value as text") from None
-    except ValueError as error:  # JSONDecodeError, and NaN
+        return STRICT.decode(text)
+    except ValueError as error:
         raise MessageError(index, field, f"not JSON: {error}") from None
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _check_json(index: int | None, field: str, value: Any) -> None:

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 from course_utils.core.files import write_json
 from course_utils.data.faults import out_of_order, uneven_media, validate
 from course_utils.data.formats import BETWEEN_RESULTS
-from course_utils.data.reading import STRICT
 from course_utils.data.registry import DEFAULT_COLUMNS, REGISTRY, path_inside, read_registry
 from course_utils.data.rows import MEDIA, REPLIES, DataError, Row, kind_of, plain_rows, short
 from course_utils.text import chat
-from course_utils.text.messages import MessageError, prepared
+from course_utils.text.messages import MessageError, is_learned, prepared
 from course_utils.text.thinking import CLOSER, OPENER
 
 if TYPE_CHECKING:
@@ -42,10 +41,9 @@ def export_llamafactory(dataset: Dataset, folder: str | Path, name: str) -> Path
     again. Pretraining text is written as Alpaca, all else as ShareGPT. Images, videos and audios are named, not copied:
     copy the files to the same place in `folder`.
 
-    What ShareGPT cannot hold is lost: ids of tool calls (`tool_call_id`, so results are put in the order of the calls),
-    names of who speaks, and `source`, in whose place the name of the
-    entry comes when the file is loaded here. Control tokens in the texts stay as they are (pitfall
-    forged-control-tokens).
+    What ShareGPT cannot hold is lost: ids of tool calls (`tool_call_id`; results are put in the order of the calls),
+    names of who speaks, and `source`, in whose place the name of the entry comes when the file is loaded here. Control
+    tokens in the texts stay as they are (pitfall forged-control-tokens).
 
     Args:
         dataset: rows of the course's schema, all of one kind: chats, preferences, KTO, or text.
@@ -127,13 +125,15 @@ def _conversation(row: Row, where: str) -> Row:
         validate(row)
     except MessageError as error:
         raise DataError(f"{where}, {error}.") from None
+    unlearned = next((index for index, message in enumerate(messages) if not is_learned(message)), None)
+    if unlearned is not None:
+        found = f"{where}, messages[{unlearned}]: is not to be learned (weight 0), and LLaMA-Factory would learn it"
+        raise DataError(f"{found}. Leave the row out.")
     fault = out_of_order(messages, "messages", is_prompt=bool(options))
     if fault is not None:
         raise DataError(f"{where}, {fault.field}: {fault.reason}")
     turns: list[Row] = []
-    for index, (message, done) in enumerate(zip(messages, prepared(messages), strict=True)):
-        if message["role"] == "tool":
-            message = message | {"content": done["content"]}  # in the order of the calls: ShareGPT has no ids
+    for index, message in enumerate(prepared(messages)):  # results in the order of the calls: ShareGPT has no ids
         turn = _turn(message, f"{where}, messages[{index}]")
         if turns and turn["from"] == turns[-1]["from"] == "observation":  # results of parallel calls are one
             turns[-1]["value"] += BETWEEN_RESULTS + turn["value"]
@@ -143,7 +143,8 @@ def _conversation(row: Row, where: str) -> Row:
     if system == "":
         found = f"{where}, messages[0]: an empty system turn, in whose place LLaMA-Factory puts the template's own"
         raise DataError(f"{found}. Write one, or leave the turn out.")
-    replies = {reply: _turn(said[0], f"{where}, {reply}[0]") for reply, said in options.items()}
+    made = {reply: prepared(messages + said)[-1] for reply, said in options.items()}
+    replies = {reply: _turn(message, f"{where}, {reply}[0]") for reply, message in made.items()}
     out: Row = ({"system": system} if system else {}) | {"conversations": turns} | replies
     if "label" not in row:
         return out
@@ -167,22 +168,17 @@ def _turn(message: Row, where: str) -> Row:
         if text or thinking is not None:
             found = f"{where}: has a call beside text or thinking, and function_call holds nothing but the call"
             raise DataError(f"{found}. Leave the text out, or the row.")
-        return {"from": "function_call", "value": _calls(message["tool_calls"], where)}
+        return {"from": "function_call", "value": _calls(message["tool_calls"])}
     for mark in (OPENER, CLOSER):
         if mark in text or mark in (thinking or ""):
             raise DataError(f"{where}: holds {mark}, which LLaMA-Factory takes for its mark of thinking. Reword it.")
     return {"from": "gpt", "value": text if thinking is None else f"{OPENER}\n{thinking}\n{CLOSER}\n\n{text}"}
 
 
-def _calls(calls: list[Row], where: str) -> str:
-    """The calls of a turn as JSON text: one by itself, several as a list; arguments as an object."""
-    functions = [call["function"] for call in calls]
-    try:
-        found = [{"name": one["name"], "arguments": STRICT.decode(one["arguments"])} for one in functions]
-        text = json.dumps(found if len(found) > 1 else found[0], ensure_ascii=False, allow_nan=False)
-        text.encode()
-    except ValueError as error:  # NaN, 1e999, a key twice, half of a character, too deep
-        raise DataError(f"{where}, tool_calls: arguments that cannot be written as JSON ({error}).") from None
+def _calls(calls: list[Row]) -> str:
+    """The calls of a turn as JSON text: one by itself, several as a list."""
+    found = [call["function"] for call in calls]
+    text = json.dumps(found if len(found) > 1 else found[0], ensure_ascii=False)
     return text.replace("<", "\\u003c")  # LLaMA-Factory would take <tool_call> or <think> in an argument for its mark
 
 

@@ -355,17 +355,17 @@ BAD_ROWS = {
         CHAT[0],
         said("assistant", "", tool_calls=[call("f", [])]),
     ],
-    r"dataset\[1\], messages\[1\], tool_calls: arguments .*NaN": [
+    r"dataset\[1\], messages\[1\].tool_calls\[0\].arguments: .*NaN": [
         CHAT[0],
         said("assistant", "", tool_calls=[call("f", {"a": float("nan")})]),
     ],
-    r"dataset\[1\], messages\[1\], tool_calls: arguments .* not JSON compliant": [
+    r"dataset\[1\], messages\[1\].tool_calls\[0\].arguments: .* not JSON compliant": [
         CHAT[0],
         said(
             "assistant", "", tool_calls=[{"type": "function", "function": {"name": "f", "arguments": '{"a": 1e999}'}}]
         ),
     ],
-    r"dataset\[1\], messages\[1\], tool_calls: arguments .* surrogates": [
+    r"dataset\[1\], messages\[1\].tool_calls\[0\].arguments: half of a character": [
         CHAT[0],
         said("assistant", "", tool_calls=[call("f", {"a": "\ud800"})]),
     ],
@@ -396,7 +396,7 @@ def test_a_chat_that_cannot_be_written_leaves_the_folder_as_it_was(message, tmp_
         ([{"messages": CHAT, "chosen": CHAT[1:], "rejected": CHAT[1:]}], r"must end with a user turn or a tool result"),
         ([{"messages": [CHAT[0], said("assistant", "")], "label": True}], "an empty reply"),
         ([{"messages": CHAT, "tools": '{"a": 1}'}], r"dataset\[0\], messages.tools: expected a list of schemas"),
-        ([{"messages": CHAT, "tools": "[NaN]"}], r"dataset\[0\], messages.tools: expected a list of schemas"),
+        ([{"messages": CHAT, "tools": "[NaN]"}], r"dataset\[0\], messages.tools: not JSON: NaN"),
         (
             [{"messages": CHAT, "images": ["a.png"]}],
             r"dataset\[0\], images: names 1, and the turns hold <image> 0 times",
