@@ -28,7 +28,7 @@ LOST_THINKING = {key for key, meant in messages.FIELD_HINTS.items() if meant == 
 
 
 def convert(
-    row: Row, layout: Layout, folder: Path, hint: Callable[[str], str] = lambda _: ""
+    row: Row, layout: Layout, folder: Path, hint: Callable[[Any], str] = lambda _: ""
 ) -> tuple[Row, list[Fault]]:
     """A row of a file as a row of the course's schema (without `source`), and its faults, with which it is of no use.
 
@@ -45,7 +45,7 @@ class _LayoutReader(RowReader):
 
     layout: Layout
     folder: Path
-    hint: Callable[[str], str]
+    hint: Callable[[Any], str]
 
     def read(self) -> Row:
         """The row, whatever its kind."""
@@ -56,7 +56,7 @@ class _LayoutReader(RowReader):
         is_alpaca = layout.formatting == "alpaca"
         out["messages"] = self._alpaca() if is_alpaca else self._conversation()
         if layout.kind == "preference":
-            out |= {part: [self._reply(part) if is_alpaca else self._turn_reply(part)] for part in REPLIES}
+            out |= {part: [self._turn_reply(part)] for part in REPLIES}
         if layout.kind == "kto":
             column = str(layout.columns["kto_tag"])
             out["label"] = label = self.row.get(column)
@@ -80,13 +80,15 @@ class _LayoutReader(RowReader):
                 self.fault(field, f"expected a pair [prompt, reply], found {short(pair)}.")
                 continue
             messages.append({"role": "user", "content": self._text(pair[0], f"{field}[0]")})
-            messages.append(self._answer(self._text(pair[1], f"{field}[1]"), f"{field}[1]"))
+            messages.append(self._reply(self._text(pair[1], f"{field}[1]"), f"{field}[1]"))
         asked = [self._required("prompt")]
         query = columns["query"]
         if query is not None and self.row.get(query) is not None:
             asked.append(self._text(self.row[query], query))
         messages.append({"role": "user", "content": "\n".join(part for part in asked if part)})
-        return messages if self.layout.kind == "preference" else [*messages, self._reply("response")]
+        if self.layout.kind == "preference":
+            return messages
+        return [*messages, self._reply(self._required("response"), columns["response"])]
 
     def _conversation(self) -> list[Row]:
         """A list of turns under the tags of the entry; OpenAI's own keys (tool_calls, reasoning_content) are kept."""
@@ -111,8 +113,10 @@ class _LayoutReader(RowReader):
         return messages
 
     def _turn_reply(self, part: str) -> Row:
-        """The reply that a column holds as a turn: an assistant's, or a call."""
+        """The reply that a column holds: in Alpaca a text, else a turn of the assistant, or a call."""
         column = str(self.layout.columns[part])
+        if self.layout.formatting == "alpaca":
+            return self._reply(self._required(part), column)
         message = self._message(self.row.get(column), column)
         if message["role"] not in ("assistant", ""):
             self.fault(column, f"expected an assistant turn, found a turn of {message['role']}.")
@@ -130,8 +134,8 @@ class _LayoutReader(RowReader):
         role = self.layout.roles.get(found, "") if isinstance(found, str) else ""
         if not role:
             roles = ", ".join(self.layout.roles)
-            hint = self.hint(found) if isinstance(found, str) else ""
-            self.fault(f"{field}.{role_tag}", f"{short(found)} is no role here; expected one of {roles}.{hint}")
+            reason = f"{short(found)} is no role here; expected one of {roles}.{self.hint(found)}"
+            self.fault(f"{field}.{role_tag}", reason)
             return {"role": "", "content": ""}
         if role == "function":
             message = self._called(turn, content_tag, field)
@@ -182,9 +186,11 @@ class _LayoutReader(RowReader):
             self.fault("tags", f"expected a list of strings, found {short(tags)}.")
         if isinstance(own, bool) or not isinstance(own, str | int | None):
             self.fault("id", f"expected text or a whole number, found {short(own)}.")
-        flags = {key: self.row[key] for key in LEARN_FLAGS if key not in self.layout.read_columns and key in self.row}
-        if not self._is_learned({key: flag for key, flag in flags.items() if not _is_measure(flag)}, True, ""):
-            self.fault(next(iter(flags)), "says that this row is not to be learned. Leave the row out.")
+        flags = {key: self.row.get(key) for key in LEARN_FLAGS if key not in self.layout.read_columns}
+        if not self._is_learned({key: flag for key, flag in flags.items() if not isinstance(flag, float)}, True, ""):
+            self.fault(
+                next(key for key in flags if flags[key] is not None), "the row is not to be learned. Leave it out."
+            )
         return {"tags": tags or []} | ({} if own in (None, "") else {"id": str(own)})
 
     def _system(self) -> list[Row]:
@@ -281,12 +287,8 @@ class _LayoutReader(RowReader):
             return ""
         return self._text(self.row[column], column)
 
-    def _reply(self, part: str) -> Row:
-        """The reply that a column holds as text."""
-        return self._answer(self._required(part), str(self.layout.columns[part]))
-
-    def _answer(self, text: str, field: str) -> Row:
-        return self._with_thinking({"role": "assistant", "content": text}, field)
+    def _reply(self, text: str, field: str | None) -> Row:
+        return self._with_thinking({"role": "assistant", "content": text}, str(field))
 
     def _with_thinking(self, message: Row, field: str) -> Row:
         """A reply with its leading <think> block, as LLaMA-Factory's files write it, in the key of its own."""
@@ -318,8 +320,3 @@ class _LayoutReader(RowReader):
         except ValueError as error:  # NaN, a key that stands twice, too many brackets
             self.fault(field, f"expected JSON text, found {short(text)}: {error}")
         return None
-
-
-def _is_measure(flag: Any) -> bool:
-    """Whether a column that is named as a flag is holds a figure of the row, such as its loss."""
-    return isinstance(flag, float) and flag not in (0, 1)

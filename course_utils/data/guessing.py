@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from course_utils.data.registry import DEFAULT_TAGS, NEEDED_TAGS, REGISTRY, Layout
@@ -35,19 +34,6 @@ NAMES = {  # of each role, in small letters
 PART_OF = {name: part for part, names in NAMES.items() for name in names}
 
 
-@dataclass(frozen=True)
-class Tags:
-    """Which tags the turns of a file have.
-
-    Attributes:
-        read: the `tags` of an entry, as far as they cannot be mistaken; None where the turns have no role at all.
-        needed: the same with roles of unknown names: who speaks first asks. {} where no entry could read all of them.
-    """
-
-    read: dict[str, str | None] | None = None
-    needed: dict[str, str | None] = field(default_factory=dict)
-
-
 def turns_in(row: Row, *columns: str) -> Iterator[tuple[str, Row]]:
     """The turns that columns of a raw row hold, as far as they are objects, each with its place."""
     for column in columns:
@@ -63,36 +49,39 @@ def keys_of(rows: list[Row]) -> set[str]:
     return {key for row in rows for key, value in row.items() if value not in (None, "", [])}
 
 
-def tags_of(first: list[Row], column: str) -> Tags:
-    """The tags by which an entry would read the turns of these rows, and those of their replies."""
+def tags_of(first: list[Row], column: str) -> tuple[Row | None, Row]:
+    """The `tags` by which an entry would read the turns of these rows, and those of their replies.
+
+    Returns:
+        Those that cannot be mistaken, None where no turn has a role; and the same with roles of unknown names, of which
+        the one that speaks first asks: {} where no entry could read all of them.
+    """
     turns = [turn for row in first for _, turn in turns_in(row, column, *REPLIES)]
     keys = keys_of(turns)
     role_tag = next((key for key in ("role", "from", "speaker") if key in keys), None)
     if role_tag is None:
-        return Tags()
+        return None, {}
     content_tag = next((key for key in ("content", "value", "text") if key in keys), "content")
-    default = DEFAULT_TAGS if role_tag == "from" else OPENAI_TAGS
     found = Counter(turn[role_tag] for turn in turns if isinstance(turn.get(role_tag), str))
-    known: dict[str, str | None] = {}
+    known: Row = {}
     for tag, _ in found.most_common():
         known.setdefault(PART_OF.get(tag.casefold(), ""), tag)
-    unknown = [tag for tag in found if tag.casefold() not in PART_OF]
     known.pop("", None)
+    default = DEFAULT_TAGS if role_tag == "from" else OPENAI_TAGS
     read = default | {"role_tag": role_tag, "content_tag": content_tag} | known
+    unknown = [tag for tag in found if tag.casefold() not in PART_OF]
     missing = [part for part in ("user_tag", "assistant_tag") if part not in known]
     fits = not unknown or len(unknown) == len(missing)
-    return Tags(read, read | dict(zip(missing, unknown, strict=False)) if fits else {})
+    return read, read | dict(zip(missing, unknown, strict=False)) if fits else {}
 
 
-def hint(tag: str, layout: Layout, first: list[Row]) -> str:
+def hint(tag: Any, layout: Layout, first: list[Row]) -> str:
     """What would help where a layout does not know the tag of a turn; "" where the expected ones say enough."""
-    tags = tags_of(first, str(layout.columns["messages"])).needed
-    if tag in tags.values() and any(tags[part] != layout.tags[part] for part in NEEDED_TAGS):
-        return (
-            f' Its entry in {REGISTRY} needs "tags": {json.dumps(tags, ensure_ascii=False)} (if user_tag is who asks).'
-        )
-    due = layout.tags.get(PART_OF.get(tag.casefold(), ""))
-    return f" Write {due!r}: an entry has one tag for a role." if due and due.casefold() != tag.casefold() else ""
+    tags = tags_of(first, str(layout.columns["messages"]))[1]
+    if tag in (None, *tags.values()) and any(tags.get(part) != layout.tags[part] for part in NEEDED_TAGS if tags):
+        return f' In {REGISTRY} its entry needs "tags": {json.dumps(tags, ensure_ascii=False)} (user_tag is who asks).'
+    due = layout.tags.get(PART_OF.get(str(tag).casefold(), ""))
+    return f" Write {due!r}: an entry has one tag for a role." if due and due.casefold() != str(tag).casefold() else ""
 
 
 def source(first: list[Row]) -> str | None:
@@ -126,7 +115,7 @@ def entry(first: list[Row]) -> Row | None:
         parts["kto_tag"] = label
     column = named(*TURNS)
     if column is not None:
-        tags = tags_of(first, column).read
+        tags = tags_of(first, column)[0]
         if tags is None:
             tags = OPENAI_TAGS if column == "messages" else DEFAULT_TAGS
         is_openai = (tags["role_tag"], tags["content_tag"]) == ("role", "content")

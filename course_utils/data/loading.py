@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from course_utils import hub
 from course_utils.data import formats, guessing, registry, sources, unread
@@ -111,7 +111,7 @@ def entry_rows(
     found: set[str] = set()
     first: list[Row] = []
 
-    def hint(tag: str) -> str:
+    def hint(tag: Any) -> str:
         if not first and entry.files:
             first.extend(_first(entry.files[0]))
         return guessing.hint(tag, entry.layout, first)
@@ -296,7 +296,7 @@ def _file(path: Path) -> Opened:
     if source is None and guess is not None:
         entry = {"file_name": path.name} | guess
         opened = _entry(registry.parse(path.stem, entry, path.parent), is_guess=True)
-        tags = guessing.tags_of(first, guess["columns"].get("messages", "")).needed
+        tags = guessing.tags_of(first, guess["columns"].get("messages", ""))[1]
         entry |= {"tags": tags} if tags and tags != registry.DEFAULT_TAGS else {}
         remark = f"to load {path.name} by name, put this into {registry.REGISTRY}: {json.dumps({path.stem: entry})}"
         return replace(opened, name=str(path), remarks=[*opened.remarks, remark])

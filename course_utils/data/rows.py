@@ -240,14 +240,9 @@ def to_dataset(rows: Sequence[Row], features: Features | None = None) -> Dataset
     try:
         return Dataset(InMemoryTable(pa.Table.from_pydict(columns, schema=features.arrow_schema)))
     except UnicodeEncodeError:
-        raise _not_utf8(rows) from None
-
-
-def _not_utf8(rows: Iterable[Row]) -> DataError:
-    """The first row that holds half of a character."""
-    places = ((index, half_character(row)) for index, row in enumerate(rows))
-    index, field = next((index, place) for index, place in places if place is not None)
-    return DataError(f"rows[{index}], {field}: {NOT_UTF8}")
+        places = ((index, half_character(row)) for index, row in enumerate(rows))
+        index, field = next((index, place) for index, place in places if place is not None)
+        raise DataError(f"rows[{index}], {field}: {NOT_UTF8}") from None
 
 
 def plain_rows(rows: Rows, columns: Sequence[str] = ()) -> Iterator[Row]:

@@ -64,9 +64,8 @@ def own_rows(file: str | Path, profile: Profile, tokenizer: Any) -> tuple[Any, A
         raise LessonError(f"{report.problems[0]} {every} lists every problem ({len(report.problems)}).")
     if len(report.rows) < FEWEST_ROWS:
         raise LessonError(f"{file} holds {len(report.rows)} rows; {FEWEST_ROWS} are the least, and 200 a good start.")
-    for remark in report.remarks:
-        if "not read" in remark:
-            warnings.warn(remark, stacklevel=2)
+    for remark in filter(lambda remark: "not read" in remark, report.remarks):
+        warnings.warn(remark, stacklevel=2)
     return data.split(report.rows, valid_ratio=0.1, min_valid=2, seed=profile.train.seed)
 
 
