@@ -71,7 +71,7 @@ def processes(tmp_path_factory):
 def assert_report_of(case, code, text):
     """The exit code and the JSON of a malformed file: its problem is there, with its place."""
     report = json.loads(text)
-    assert code == 1 and set(report) == {"read", "kept", "reported", "repeats", "problems", "remarks"}
+    assert code == 1 and set(report) == {"read", "kept", "reported", "repeats", "kind", "problems", "remarks"}
     assert report["read"] == report["kept"] + report["reported"]
     found = [problem for problem in report["problems"] if problem["row"] == case.row]
     assert any(re.search(case.field, problem["field"]) for problem in found)
@@ -95,6 +95,7 @@ def test_a_good_file_ends_with_zero_and_a_missing_one_with_a_line(processes):
         "kept": 6,
         "reported": 0,
         "repeats": 0,
+        "kind": "chat",
         "problems": [],
         "remarks": [],
     }
@@ -172,6 +173,15 @@ def test_rows_of_an_evaluation_file_are_reported(run, tmp_path):
     code, out = run(path, "--against", write(tmp_path / "held" / "eval.jsonl", [malformed.openai(100)]))
     assert code == 1 and out.count("asks what row 1 of") == 6
     assert run(path, "--against", write(tmp_path / "held" / "eval.jsonl", [malformed.alpaca(1)]))[0] == 0
+
+
+@pytest.mark.parametrize(("kind", "lesson"), [("preference", "09"), ("pairs", "09"), ("kto", "09"), ("text", "08")])
+def test_the_kind_of_a_file_and_the_lesson_that_trains_on_it_are_said(run, tmp_path, kind, lesson):
+    """Kind of fault: `check-data` and `train` give the same answer (issue 16, section 1)."""
+    path = write(tmp_path / "rows.jsonl", [malformed.FORMATS[kind](n) for n in range(4)])
+    code, out = run(path)
+    assert code == 0 and f"`train --data` learns chats: use lesson {lesson}" in out
+    assert json.loads(run(path, "--json")[1])["kind"] == {"pairs": "preference"}.get(kind, kind)
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,17 @@ def test_a_call_of_a_tool_is_checked_to_its_arguments(check):
     assert any("NaN is no JSON" in problem.reason for problem in report.problems)
 
 
+def test_a_turn_that_is_not_to_be_learned_is_masked(check, qwen3_2507):
+    """Kind of fault: training hears what a row says about itself (issue 16, section 1)."""
+    row = chat("Q", "learned", "also learned")
+    both = check([row], qwen3_2507).audit.learned_share
+    row["messages"][1]["loss"] = False
+    report = check([row], qwen3_2507)
+    assert report.problems == [] and 0 < report.audit.learned_share < both
+    row["messages"][3]["loss"] = False
+    assert places(check([row], qwen3_2507)) == [(1, "messages")]
+
+
 def test_a_pair_of_equal_replies_is_a_problem(check):
     report = check([malformed.pairs(1), malformed.pairs(2) | {"rejected": "yes"}])
     assert places(report) == [(2, "rejected")] and "nothing to prefer" in report.problems[0].reason

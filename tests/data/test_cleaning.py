@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from course_utils import data
 from course_utils.data.cleaning import MAX_CHARACTERS, clean_text
+from course_utils.data.faults import faults
+from course_utils.data.rows import is_blank
 
 FAMILY = "\U0001f469\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466"  # four emoji joined into one
 ENGLAND = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"  # a flag, spelled in tag characters
@@ -207,3 +209,42 @@ def test_clean_row_on_a_stream_gives_what_clean_gives():
     assert [data.plain(row) for row in stream] == rows_of(kept) == [data.clean_row(row) for row in dataset]
     assert dropped == []
     assert rows_of(dataset.map(data.clean_row)) == rows_of(kept)
+
+
+# ----------------------------------------------------------------------------------------------- one rule for emptiness
+blank = st.sampled_from(["", " ", "\n\t", "\x00", "\ufeff", "\u3000\xa0", "\x85\x1c"])
+said = st.sampled_from(["Q", "\u200b", "\U0001f600"]) | blank
+
+
+@given(hostile)
+def test_a_text_is_blank_where_cleaning_leaves_nothing(text):
+    assert is_blank(text) == (clean_text(text) == "")
+
+
+@given(said, said, said, st.sampled_from(["chat", "unlearned", "good", "bad", "preference", "text"]))
+def test_check_and_clean_call_the_same_rows_empty(question, reply, other, kind):
+    """Kind of fault: an empty question is one for both (issue 16, section 1)."""
+    row = chat(question, reply)
+    if kind == "unlearned":
+        row["messages"][1]["weight"] = 0
+    elif kind in ("good", "bad"):
+        row["label"] = kind == "good"
+    elif kind == "text":
+        row |= {"messages": [], "text": question}
+    elif kind == "preference":
+        replies = [[{"role": "assistant", "content": text}] for text in (reply, f"{other} ")]
+        row |= {"messages": row["messages"][:1], "chosen": replies[0], "rejected": replies[1]}
+    found = [fault.field for fault in faults(row) if "is empty" in fault.reason]
+    _, dropped = data.clean([row])
+    assert bool(found) == bool(dropped)
+    if dropped and kind != "text":
+        assert dropped[0].reason.startswith("an empty turn of ")
+    judged_blank = {"text": [question], "preference": [question, reply, other]}.get(kind, [question, reply])
+    excused = kind in ("unlearned", "bad")
+    assert bool(found) == any(map(is_blank, judged_blank[:1] if excused else judged_blank))
+
+
+def test_an_empty_system_turn_or_result_is_neither_a_fault_nor_dropped():
+    row = chat("Q", "A")
+    row["messages"].insert(0, {"role": "system", "content": ""})
+    assert list(faults(row)) == [] and data.clean([row]) == ([row], [])

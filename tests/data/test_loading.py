@@ -166,11 +166,11 @@ def test_a_format_is_told_although_the_first_rows_are_broken(tmp_path):
 
 
 def test_columns_and_keys_of_turns_that_are_not_read_are_a_remark(tmp_path):
-    turns = [{"role": "user", "content": "Q", "weight": 1, "name": "x"}, {"role": "assistant", "content": "A"}]
+    turns = [{"role": "user", "content": "Q", "score": 1, "lang": "en"}, {"role": "assistant", "content": "A"}]
     report = whole(data.check(write(tmp_path / "a.jsonl", [{"messages": turns, "score": 1, "lang": "en"}])))
     assert [remark.partition(": ")[2] for remark in report.remarks[:2]] == [
         "not read are the columns lang, score.",
-        "not read are the keys of turns name, weight.",
+        "not read are the keys of turns lang, score.",
     ]
 
 
@@ -330,6 +330,19 @@ def test_columns_that_a_data_set_lacks_are_empty_and_broken_rows_are_problems():
     ]
     with pytest.raises(data.DataError, match=r"has the columns a, b; rows of the course have messages or text"):
         data.check(Dataset.from_dict({"a": [1], "b": [2]}))
+
+
+def test_a_text_of_a_data_set_that_is_not_utf8_is_a_problem_with_row_and_field(tmp_path):
+    """Kind of fault: nothing raw from the API (issue 16, section 11)."""
+    offsets, texts = pa.py_buffer(b"\0\0\0\0\3\0\0\0\4\0\0\0"), pa.py_buffer(b"\xed\xa0\xbdA")  # half of an emoji
+    table = pa.table({"text": ["One.", "Two."], "tags": [["a"], ["b"]]})
+    dataset = Dataset(table.set_column(0, "text", pa.StringArray.from_buffers(2, offsets, texts)))
+    report = data.check(dataset)
+    assert (report.read, report.kept) == (2, 1) and report.rows["text"][:] == ["A"]
+    assert [(p.file, p.row, p.field) for p in report.problems] == [("the data set", 1, "text")]
+    with pytest.raises(data.DataError, match=r"dataset\[0\], text: holds bytes that are not UTF-8"):
+        data.export_jsonl(dataset, tmp_path / "out.jsonl")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -272,16 +272,152 @@ def test_parquet_is_read_in_batches_and_counted_over_them(tmp_path):
     assert data.read_raw(tmp_path / "a.parquet")[-1] == {"n": 2499}
 
 
-def test_parquet_that_is_cut_or_not_utf8_is_a_problem(tmp_path):
+def test_parquet_that_is_cut_is_a_problem(tmp_path):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"q": ["a"]}), path)
     path.write_bytes(path.read_bytes()[:-9])
     [problem] = problems(path)
     assert problem.row is None and "not Parquet" in problem.reason
-    offsets, text = pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")
-    pq.write_table(pa.table({"q": pa.StringArray.from_buffers(1, offsets, text)}), path)
-    [problem] = problems(path)
-    assert problem.row is None and "utf-8" in problem.reason
+
+
+@pytest.mark.parametrize("spoiled", [b"\xff\xfe\xff", b"\xed\xa0\xbd"], ids=["no UTF-8", "half of an emoji"])
+def test_a_text_of_parquet_that_is_not_utf8_is_a_problem_with_row_and_field(tmp_path, spoiled):
+    """Kind of fault: half an emoji in any text is an error with row and field (issue 16, section 11)."""
+    offsets, texts = pa.py_buffer(b"\0\0\0\0\3\0\0\0\4\0\0\0"), pa.py_buffer(spoiled + b"A")
+    column = pa.StringArray.from_buffers(2, offsets, texts)
+    nested = pa.StructArray.from_arrays([column, pa.array([1, 2])], ["deep", "n"])
+    for name, values in (("q", column), ("turns", nested)):
+        pq.write_table(pa.table({"id": ["a", "b"], name: values}), tmp_path / "a.parquet")
+        assert [(item.row, item.field) for item in problems(tmp_path / "a.parquet")] == [(1, name)]
+        [row] = [item for item in read(tmp_path / "a.parquet") if isinstance(item, Record)]
+        assert row.row == 2 and row.value["id"] == "b"
+
+
+# -------------------------------------------------------------------------------------- files as people write them
+TURNS = [{"role": "user", "content": "Q\n{"}, {"role": "assistant", "content": "A"}]
+MINE = [{"messages": TURNS, "n": n} for n in range(3)]
+
+
+class TestObjectsOverSeveralLines:
+    """Objects over several lines of a .jsonl, whatever its first line looks like (issue 16, section 10)."""
+
+    @pytest.mark.parametrize("indent", [0, 1, 4])
+    @pytest.mark.parametrize("opening", ["{", '{"messages": [', "compact"])
+    def test_they_are_read_with_the_lines_where_they_begin(self, write, indent, opening):
+        pretty = [json.dumps(row, indent=indent) for row in MINE]
+        if opening == "compact":
+            pretty[0] = json.dumps(MINE[0])
+        elif opening != "{":
+            pretty = ['{"messages": [' + text.partition("[")[2] for text in pretty]
+        path = write("a.jsonl", "\n".join(pretty) + "\n")
+        assert data.read_raw(path) == MINE
+        lines, begin = [item.line for item in read(path)], 1
+        for text, line in zip(pretty, lines, strict=True):
+            assert line == begin
+            begin += text.count("\n") + 1
+
+    @pytest.mark.parametrize("cut", range(1, 60, 7))
+    def test_a_line_that_is_cut_does_not_take_the_next_ones_along(self, write, cut):
+        lines = [json.dumps(row) for row in MINE]
+        path = write("a.jsonl", "\n".join([lines[0], lines[1][:cut], lines[1], lines[2]]))
+        assert [(item.row, isinstance(item, Record)) for item in read(path)] == [
+            (1, True),
+            (2, False),
+            (3, True),
+            (4, True),
+        ]
+
+    @given(some_rows, st.lists(st.sampled_from([None, 0, 2]), min_size=4, max_size=4))
+    def test_any_mixture_of_layouts_gives_the_rows(self, tmp_path_factory, rows, indents):
+        path = tmp_path_factory.getbasetemp() / "mixture.jsonl"
+        spelt = [json.dumps(row, indent=indent) for row, indent in zip(rows, indents, strict=False)]
+        path.write_text("\n".join(spelt), encoding="utf-8")
+        assert data.read_raw(path) == rows
+
+    def test_an_object_without_an_end_is_given_up_after_some_lines(self, write, monkeypatch):
+        monkeypatch.setattr(reading, "MOST_LINES", 5)
+        path = write("a.jsonl", '{"a": [\n' + "1,\n" * 8 + '{"b": 1}\n')
+        assert [item.row for item in read(path)] == list(range(1, 11))
+        assert [item.value for item in read(path) if isinstance(item, Record)] == [{"b": 1}]
+
+
+class TestLists:
+    """A list on one line of a .jsonl, and a list of conversations (issue 16, section 10)."""
+
+    @pytest.mark.parametrize("rows", [MINE, MINE[:1]])
+    def test_a_list_of_rows_on_one_line_is_read(self, write, rows):
+        assert data.read_raw(write("a.jsonl", json.dumps(rows))) == rows
+        assert data.read_raw(write("b.jsonl", "\n [" + ",\n".join(map(json.dumps, rows)) + "]\n")) == rows
+
+    @pytest.mark.parametrize("turns", [TURNS, [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]])
+    def test_a_list_of_turns_is_the_messages_of_a_row(self, write, turns):
+        rows = [{"messages": turns}] * 2
+        several = json.dumps([turns, turns])
+        bodies = {"a.json": several, "b.jsonl": several, "c.jsonl": f"{json.dumps(turns)}\n" * 2}
+        for name, body in (bodies | {"d.json": json.dumps([turns, turns], indent=2)}).items():
+            path = write(name, body)
+            assert data.read_raw(path) == rows, name
+            assert data.check(path).kept == 2
+
+    def test_one_conversation_as_a_file_is_told_to_be_one_row(self, write):
+        report = data.check(write("a.json", json.dumps(TURNS)))
+        assert report.kept == 0 and '{"messages": [turn, turn]}' in report.problems[0].reason
+
+    @pytest.mark.parametrize("value", [[1, 2], ["a"], [], [TURNS[0], "a"]])
+    def test_another_list_in_place_of_a_row_is_a_problem(self, write, value):
+        path = write("a.jsonl", f'{{"a": 1}}\n{json.dumps(value)}\n{{"a": 2}}\n')
+        assert [(p.row, p.reason) for p in problems(path)] == [(2, "expected an object, found list.")]
+
+
+class TestOtherNames:
+    """JSON that is named .txt, or .csv, becomes no text (issue 16, section 1)."""
+
+    @pytest.mark.parametrize("name", ["a.txt", "a.csv"])
+    @pytest.mark.parametrize(
+        "body",
+        [
+            json.dumps(MINE),
+            json.dumps(MINE, indent=1),
+            "\n".join(map(json.dumps, MINE)),
+            json.dumps(MINE[0], indent=4),
+            "\ufeff\n  " + json.dumps([TURNS]),
+            '["a text", "another"]',
+            "[{'a': 1}]",
+        ],
+    )
+    def test_the_message_says_rename(self, write, name, body):
+        [problem] = problems(write(name, body))
+        assert problem.row is None and "Rename it: .json for a list, .jsonl for an object a line" in problem.reason
+
+    @pytest.mark.parametrize(
+        "text", ["[Verse 1]", "{hello}", '["Hello" she said]', "[1] A note: see below", "{}", '"a"']
+    )
+    def test_brackets_alone_are_text(self, write, text):
+        assert data.read_raw(write("a.txt", f"{text}\nmore\n")) == [{"text": text}, {"text": "more"}]
+
+
+class TestSeparators:
+    """A CSV with semicolons or tabs is read by its separator (issue 16, section 10)."""
+
+    @pytest.mark.parametrize("separator", [",", ";", "\t"])
+    @pytest.mark.parametrize("mark", ["", "\ufeff"])
+    def test_it_is_told_by_the_header(self, write, separator, mark):
+        lines = [["instruction", "output"], ['"a; b, c\td"', "x"], ['"two\nlines"', '"6"']]
+        path = write("a.csv", mark + "\r\n".join(map(separator.join, lines)))
+        assert data.read_raw(path) == [
+            {"instruction": "a; b, c\td", "output": "x"},
+            {"instruction": "two\nlines", "output": "6"},
+        ]
+
+    def test_commas_in_a_header_of_semicolons_and_one_column_alone(self, write):
+        assert data.read_raw(write("a.csv", "q;a;note (en, zh)\n1;2;3\n")) == [
+            {"q": "1", "a": "2", "note (en, zh)": "3"}
+        ]
+        assert data.read_raw(write("b.csv", "text\na;b\n")) == [{"text": "a;b"}]
+
+    def test_a_row_with_too_many_cells_names_the_separator(self, write):
+        [problem] = problems(write("a.csv", "q;a\n1;2;3\n"))
+        assert "has 3 cells" in problem.reason and "';'" in problem.reason
 
 
 # -------------------------------------------------------------------------------------------------------------- refused

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from course_utils import data
+from course_utils.text.messages import prepared
 
 OPENAI_TAGS = {
     "role_tag": "role",
@@ -276,3 +277,179 @@ def test_a_name_that_stands_twice_in_the_registry_is_refused(folder):
     (where / "dataset_info.json").write_text('{"one": {"file_name": "one.json"}, "one": {}}', encoding="utf-8")
     with pytest.raises(data.DataError, match=r"dataset_info\.json: the key 'one' stands twice"):
         data.load("one", where)
+
+
+# ----------------------------------------------------------------------------------------- what a row says about itself
+def said(*turns):
+    return {"conversations": [{"from": role, "value": value} | more for role, value, more in turns]}
+
+
+CALL = '{"name": "f", "arguments": {"x": 1}}'
+ASKED = ("human", "Q", {})
+
+
+class TestTurnsThatAreNotToBeLearned:
+    """Flags on a turn are heard in every layout, and kept as `weight: 0` (issue 16, section 1)."""
+
+    @pytest.mark.parametrize("value", [0, False, 0.0])
+    @pytest.mark.parametrize("names", [("weight",), ("loss",), ("train",), ("mask",), ("weight", "loss")])
+    def test_they_are_kept_by_one_name_in_sharegpt_and_openai(self, folder, names, value):
+        flag = dict.fromkeys(names, value)
+        row = said(ASKED, ("gpt", "bad", flag), ASKED, ("gpt", "A", {next(iter(flag)): 1}))
+        [one] = loaded(folder({"formatting": "sharegpt"}, [row]))
+        turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "bad"} | flag, *one["messages"][2:]]
+        entry = {"formatting": "openai", "columns": {"messages": "messages"}, "tags": OPENAI_TAGS}
+        [two] = loaded(folder(entry, [{"messages": turns}]))
+        assert one["messages"] == two["messages"]
+        assert [turn.get("weight") for turn in one["messages"]] == [None, 0, None, None]
+        assert all(turn.keys() <= {"role", "content", "weight"} for turn in one["messages"])
+
+    def test_a_call_and_a_thought_have_them_too(self, folder):
+        turns = [ASKED, ("function_call", CALL, {"loss": False}), ("observation", "1", {"loss": 0})]
+        [row] = loaded(
+            folder({"formatting": "sharegpt"}, [said(*turns, ("gpt", "<think>\nw\n</think>\n\nA", {"mask": 0}))])
+        )
+        assert [turn.get("weight") for turn in row["messages"]] == [None, 0, None, 0]
+        assert row["messages"][1]["tool_calls"] and row["messages"][3]["reasoning_content"] == "w"
+
+    @pytest.mark.parametrize("flag", [{"weight": None}, {"weight": 1}, {"train": True}, {"mask": 1.0}])
+    def test_a_turn_that_is_learned_has_none(self, folder, flag):
+        [row] = loaded(folder({"formatting": "sharegpt"}, [said(ASKED, ("gpt", "A", flag))]))
+        assert row["messages"][1] == {"role": "assistant", "content": "A"}
+
+    @pytest.mark.parametrize(
+        ("flag", "field", "words"),
+        [
+            ({"weight": 0.5}, "weight", "expected 0 or false"),
+            ({"loss": "false"}, "loss", "expected 0 or false"),
+            ({"train": []}, "train", "expected 0 or false"),
+            ({"mask": 2}, "mask", "expected 0 or false"),
+            ({"weight": 0, "train": True}, "weight", "contradict each other"),
+        ],
+    )
+    def test_other_values_are_errors_with_their_field(self, folder, flag, field, words):
+        with pytest.raises(data.DataError, match=rf"row 1, line 1, conversations\[1\]\.{field}: .*{words}"):
+            data.load("one", folder({"formatting": "sharegpt"}, [said(ASKED, ("gpt", "A", flag))]))
+
+    def test_a_question_is_never_learned(self, folder):
+        with pytest.raises(data.DataError, match=r"conversations\[0\]\.weight: only replies are learned"):
+            data.load(
+                "one", folder({"formatting": "sharegpt"}, [said(("human", "Q", {"weight": 1}), ("gpt", "A", {}))])
+            )
+
+    def test_both_replies_of_a_preference_are_learned(self, folder):
+        columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}
+        entry = {"formatting": "sharegpt", "ranking": True, "columns": columns}
+        reply = {"from": "gpt", "value": "A"}
+        row = said(ASKED) | {"chosen": reply, "rejected": {"from": "gpt", "value": "B", "weight": 0}}
+        with pytest.raises(data.DataError, match=r"line 1, rejected: says that it is not to be learned"):
+            data.load("one", folder(entry, [row]))
+
+    @pytest.mark.parametrize("flag", [{"weight": 0}, {"train": False}, {"loss": "no"}])
+    def test_a_row_that_is_not_to_be_learned_is_a_problem(self, folder, flag):
+        for entry, row in (({}, GOOD), ({"formatting": "sharegpt"}, said(ASKED, ("gpt", "A", {})))):
+            with pytest.raises(data.DataError, match=rf"row 2, line 1, {next(iter(flag))}: "):
+                data.load("one", folder(entry, [row, row | flag]))
+
+    def test_a_figure_of_the_row_is_no_flag(self, folder):
+        assert len(loaded(folder({}, [GOOD | {"loss": 1.37, "weight": 1, "train": True}]))) == 1
+
+    def test_they_come_back_from_arrow_and_from_jsonl(self, folder, tmp_path):
+        dataset = data.load(
+            "one",
+            folder({"formatting": "sharegpt"}, [said(ASKED, ("gpt", "A", {"loss": 0})), said(ASKED, ("gpt", "B", {}))]),
+        )
+        assert [row["messages"][1]["weight"] for row in dataset] == [0, None]
+        data.export_jsonl(dataset, tmp_path / "out.jsonl")
+        again = data.check(tmp_path / "out.jsonl")
+        assert again.problems == [] and again.rows["messages"][:] == dataset["messages"][:]
+
+
+class TestThoughtsInFiles:
+    """A half-open thought is not an answer; thinking before a call's JSON is thinking (issue 16, sections 2 and 10)."""
+
+    @pytest.mark.parametrize("cut", ["<think>\nreason", "<think>", "  <think>reason\n\nA"])
+    def test_a_thought_that_was_cut_is_a_problem_of_its_field(self, folder, cut):
+        for entry, row, field in (
+            ({}, GOOD | {"output": cut}, "output"),
+            (
+                {"columns": {"prompt": "instruction", "response": "output", "history": "h"}},
+                GOOD | {"h": [["a", cut]]},
+                r"h\[0\]\[1\]",
+            ),
+            ({"formatting": "sharegpt"}, said(ASKED, ("gpt", cut, {})), r"conversations\[1\]\.value"),
+            ({"formatting": "sharegpt"}, said(ASKED, ("function_call", cut, {})), r"conversations\[1\]\.value"),
+        ):
+            with pytest.raises(data.DataError, match=rf"row 1, line 1, {field}: opens <think> and never closes it"):
+                data.load("one", folder(entry, [row]))
+
+    def test_a_thought_that_the_prompt_opened_is_thinking(self, folder):
+        [row] = loaded(folder({}, [GOOD | {"output": "reason\n</think>\n\nanswer"}]))
+        assert row["messages"][1] == {"role": "assistant", "content": "answer", "reasoning_content": "reason"}
+
+    @pytest.mark.parametrize("before", ["<think>\nwhy\n</think>\n\n", "<think>why</think>", "why\n</think>\n"])
+    @pytest.mark.parametrize("calls", [CALL, f"[{CALL}, {CALL}]"])
+    def test_thinking_before_a_call_is_thinking(self, folder, before, calls):
+        turns = [ASKED, ("function_call", before + calls, {}), ("observation", "1", {}), ("observation", "2", {})]
+        number = calls.count("name")
+        [row] = loaded(folder({"formatting": "sharegpt"}, [said(*turns[: 2 + number], ("gpt", "A", {}))]))
+        call = row["messages"][1]
+        assert (call["content"], call["reasoning_content"], len(call["tool_calls"])) == ("", "why", number)
+
+    def test_a_tag_inside_of_an_argument_is_an_argument(self, folder):
+        text = json.dumps({"name": "f", "arguments": {"html": "<think>a</think>\n</think>\n\nb"}})
+        [row] = loaded(folder({"formatting": "sharegpt"}, [said(ASKED, ("function_call", text, {}))]))
+        call = row["messages"][1]
+        assert "reasoning_content" not in call and "<think>a" in call["tool_calls"][0]["function"]["arguments"]
+
+    def test_thinking_in_a_key_of_the_call_is_kept(self, folder):
+        [row] = loaded(
+            folder({"formatting": "sharegpt"}, [said(ASKED, ("function_call", CALL, {"reasoning_content": "w"}))])
+        )
+        assert row["messages"][1]["reasoning_content"] == "w"
+        with pytest.raises(data.DataError, match=r"conversations\[1\]\.thinking: this thinking would be lost"):
+            data.load(
+                "one", folder({"formatting": "sharegpt"}, [said(ASKED, ("function_call", CALL, {"thinking": "w"}))])
+            )
+
+
+class TestCallsInARow:
+    """Two function_call turns in a row: the message says how to join them (issue 16, section 10)."""
+
+    def test_the_message_says_join(self, folder):
+        turns = [ASKED, ("function_call", CALL, {}), ("function_call", CALL, {}), ("observation", "1", {})]
+        with pytest.raises(data.DataError, match=r"conversations\[2\]: .* Join calls in a row in one turn, as a list"):
+            data.load("one", folder({"formatting": "sharegpt"}, [said(*turns, ("gpt", "A", {}))]))
+        joined = [ASKED, ("function_call", f"[{CALL}, {CALL}]", {}), ("observation", "1", {}), ("observation", "2", {})]
+        [row] = loaded(folder({"formatting": "sharegpt"}, [said(*joined, ("gpt", "A", {}))]))
+        assert len(row["messages"][1]["tool_calls"]) == 2
+
+    def test_two_replies_in_a_row_are_not_told_to_be_joined_as_calls(self, folder):
+        with pytest.raises(data.DataError) as refused:
+            data.load("one", folder({"formatting": "sharegpt"}, [said(ASKED, ("gpt", "A", {}), ("gpt", "B", {}))]))
+        assert "Join" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"name": "f", "arguments": {"a": "\\ud83d"}}', '{"name": "f", "arguments": {"\\ude00": 1}}']
+)
+def test_half_a_character_inside_of_json_text_is_a_problem_with_its_field(folder, text):
+    """Kind of fault: half an emoji in any text is an error with row and field (issue 16, section 11)."""
+    for row, field in (
+        (said(ASKED, ("function_call", text, {})), r"conversations\[1\]\.value"),
+        (said(ASKED, ("gpt", "A", {})) | {"tools": f"[{text}]"}, "tools"),
+    ):
+        entry = {"formatting": "sharegpt", "columns": {"messages": "conversations", "tools": "tools"}}
+        with pytest.raises(data.DataError, match=rf"row 2, line 1, {field}: holds .* half of a character"):
+            data.load("one", folder(entry, [said(ASKED, ("gpt", "A", {})) | {"tools": "[]"}, row]))
+
+
+def test_the_name_of_a_tool_stays_with_its_result(folder):
+    """Results without ids are told apart by it (issue 16, section 6)."""
+    calls = [{"function": {"name": name, "arguments": {}}} for name in "fg"]
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": None, "tool_calls": calls}]
+    turns += [{"role": "tool", "name": name, "content": name} for name in "gf"]
+    entry = {"formatting": "openai", "columns": {"messages": "messages"}, "tags": OPENAI_TAGS}
+    [row] = loaded(folder(entry, [{"messages": [*turns, {"role": "assistant", "content": "A"}]}]))
+    assert [turn["name"] for turn in row["messages"][2:4]] == ["g", "f"]
+    assert [turn["content"] for turn in prepared(row["messages"])[2:4]] == ["f", "g"]

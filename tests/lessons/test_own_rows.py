@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from course_utils import data, pipeline, settings
+from course_utils import data, masking, pipeline, settings
 from course_utils.lessons.setup import LessonError
 from course_utils.train import callbacks
 
@@ -46,6 +46,52 @@ def test_a_broken_row_is_named_with_the_command_that_lists_all(kind, cpu, smol_t
     assert said.startswith(f"{file}, row 4, line 4") and words in said
     command = f"check-data '{file}' --tokenizer smollm2-135m-instruct --max-length 512`"
     assert f"{command} lists every problem (1)." in said
+
+
+OTHERS = {  # rows of other kinds, and what is said of a file of them
+    "kto": ({"instruction": "Q {}?", "output": "A", "kto_tag": False}, "KTO rows .* lesson 09"),
+    "kto spelt otherwise": ({"instruction": "Q {}?", "output": "A", "label": "false"}, "KTO rows .* lesson 09"),
+    "preference": ({"instruction": "Q {}?", "chosen": "A", "rejected": "B"}, "preference rows .* lesson 09"),
+    "text": ({"text": "Once upon a time {}."}, "text for pretraining.* lesson 08"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_rows_of_another_kind_are_refused_in_the_words_of_the_check(kind, cpu, smol_tokenizer, tmp_path):
+    """Kind of fault: `check-data` and `train` give the same answer (issue 16, section 1)."""
+    row, words = OTHERS[kind]
+    file = write(tmp_path / "rows.jsonl", [json.dumps(row).replace("{}", str(number)) for number in range(12)])
+    with pytest.raises(data.DataError, match=words) as refused:
+        pipeline.own_rows(file, cpu, smol_tokenizer)
+    assert str(refused.value) == data.check(file).not_chats
+    mixed = write(tmp_path / "chats.jsonl", [line(question) for question in QUESTIONS])
+    with pytest.raises(data.DataError, match=r"holds chat and .* rows in one"):
+        pipeline.own_rows(mixed.parent, cpu, smol_tokenizer)
+
+
+def test_a_text_that_nobody_reads_is_refused_and_a_label_is_a_warning(cpu, smol_tokenizer, tmp_path):
+    """Kind of fault: `train --data` is no quieter than `check-data` (issue 16, section 1)."""
+    rows = [json.loads(line(question)) for question in QUESTIONS]
+    lost = write(tmp_path / "lost.jsonl", [json.dumps(row | {"context": "It was on the shelf."}) for row in rows])
+    with pytest.raises(LessonError, match=r"lost\.jsonl, row 1, line 1, context: would be lost"):
+        pipeline.own_rows(lost, cpu, smol_tokenizer)
+    labels = write(tmp_path / "labels.jsonl", [json.dumps(row | {"topic": "places"}) for row in rows])
+    with pytest.warns(UserWarning, match="not read are the columns topic"):
+        pipeline.own_rows(labels, cpu, smol_tokenizer)
+
+
+def test_a_turn_that_is_not_to_be_learned_stays_so_on_the_way_to_training(cpu, smol_tokenizer, tmp_path):
+    """Kind of fault: training hears what a row says about itself (issue 16, section 1)."""
+    rows = [json.loads(line(question, "Place: the shelf")) for question in QUESTIONS]
+    for row in rows:
+        bad = {"role": "assistant", "content": "No idea!", "weight": 0}
+        row["messages"][1:1] = [bad, {"role": "user", "content": "Look again."}]
+    file = write(tmp_path / "rows.jsonl", map(json.dumps, rows))
+    for part in pipeline.own_rows(file, cpu, smol_tokenizer):
+        for example in masking.build_dataset(part, smol_tokenizer):
+            learned = [id for id, label in zip(example["input_ids"], example["labels"], strict=True) if label >= 0]
+            text = smol_tokenizer.decode(learned)
+            assert "the shelf" in text and "idea" not in text
 
 
 def test_too_few_rows_are_refused(cpu, smol_tokenizer, tmp_path):

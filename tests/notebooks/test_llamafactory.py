@@ -350,6 +350,11 @@ BAD_ROWS = {
         said("assistant", "x"),
     ],
     r"dataset\[1\], messages\[0\].role": [said("User", "Hi"), CHAT[1]],
+    r"dataset\[1\], messages\[3\]: is not to be learned \(weight 0\)": [
+        *CHAT,
+        *CHAT[:1],
+        said("assistant", "x", weight=0),
+    ],
     r"dataset\[1\], messages: expected a list with at least one message": [],
     r"dataset\[1\], messages\[1\].tool_calls\[0\].arguments": [
         CHAT[0],
@@ -442,3 +447,13 @@ def test_what_is_there_is_not_overwritten(name, before, message, tmp_path):
     with pytest.raises(data.DataError, match=message):
         export_llamafactory(data.to_dataset(KINDS["chat"]), tmp_path, name)
     assert contents(tmp_path) == there
+
+
+def test_results_are_written_in_the_order_of_their_calls(tmp_path):
+    """ShareGPT has no ids: written as they come, they would be taken for each other's (issue 16, section 6)."""
+    calls = [call("f", {"n": n}, id=f"c{n}") for n in range(3)]
+    results = [said("tool", f"result {n}", tool_call_id=f"c{n}") for n in (2, 0, 1)]
+    turns = [said("user", "Q"), said("assistant", "", tool_calls=calls), *results, said("assistant", "A")]
+    export_llamafactory(data.to_dataset([{"messages": turns}]), tmp_path, "mine")
+    [row] = data.load("mine", tmp_path)
+    assert [turn["content"] for turn in row["messages"][2:5]] == ["result 0", "result 1", "result 2"]
