@@ -34,16 +34,16 @@ def lost(raw: Row, row: Row, layout: Layout, *, columns: bool) -> Iterator[Fault
         columns: False where somebody has named the columns that are wanted; then the others are not looked at.
     """
     held = [turn.get(key, "").strip() for turn in turns_of(row) for key in TEXTS] + [row.get("text", "").strip()]
-    for column in sorted(raw.keys() - layout.read_columns) if columns else ():
-        of_a_part = column in guessing.TEXTS_OF_ROWS
+    system = raw.keys() & {layout.columns["system"]}  # which a system turn of the row wins over
+    for column in sorted(raw.keys() - layout.read_columns | system if columns else system):
+        of_a_part = column in guessing.TEXTS_OF_ROWS or column in system
         if of_a_part or layout.kind != "text":  # beside a text stand its title, its author and the like
             text = _text(raw[column], 1 if of_a_part else WORDS, held)
             if text is not None:
                 reason = f"would be lost: nobody reads {short(text)}. Join it to the question or to the reply, or name "
                 yield Fault(column, f"{reason}in dataset_info.json all columns that you want; the others are left out.")
     for column in ("messages", *REPLIES) if layout.formatting != "alpaca" else ():
-        named = str(layout.columns[column])
-        for place, turn in guessing.turns_in(raw, named):
+        for place, turn in guessing.turns_in(raw, str(layout.columns[column])):
             for key in sorted(turn.keys() - layout.read_keys - LABELS):
                 text = _text(turn[key], 1, held)
                 if text is not None:

@@ -96,6 +96,13 @@ def turn(**more):
     return {"messages": [CHAT["messages"][0], CHAT["messages"][1] | more]}
 
 
+def test_a_system_prompt_in_a_column_is_not_lost_beside_a_system_turn(check):
+    turns = [{"role": "system", "content": "Be kind."}, *CHAT["messages"]]
+    [problem] = check([{"messages": turns, "system": "Be brief."}]).problems
+    assert problem.field == "system" and "would be lost" in problem.reason
+    assert check([{"messages": turns, "system": "Be kind."}, CHAT | {"system": "Be brief."}]).problems == []
+
+
 class TestKeysOfTurns:
     """A key of a turn that holds text is a problem, also by an entry, which cannot name it."""
 
