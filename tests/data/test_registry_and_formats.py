@@ -396,11 +396,13 @@ class TestThoughtsInFiles:
         call = row["messages"][1]
         assert (call["content"], call["reasoning_content"], len(call["tool_calls"])) == ("", "why", number)
 
-    def test_a_tag_inside_of_an_argument_is_an_argument(self, folder):
-        text = json.dumps({"name": "f", "arguments": {"html": "<think>a</think>\n</think>\n\nb"}})
+    @pytest.mark.parametrize("argument", ["<think>a</think>\n</think>\n\nb", "x</think>y", "<think>\nopen"])
+    def test_a_tag_inside_of_an_argument_is_an_argument(self, folder, argument):
+        text = json.dumps({"name": "f", "arguments": {"html": argument}})
         [row] = loaded(folder({"formatting": "sharegpt"}, [said(ASKED, ("function_call", text, {}))]))
         call = row["messages"][1]
-        assert "reasoning_content" not in call and "<think>a" in call["tool_calls"][0]["function"]["arguments"]
+        assert "reasoning_content" not in call
+        assert json.loads(call["tool_calls"][0]["function"]["arguments"]) == {"html": argument}
 
     def test_thinking_in_a_key_of_the_call_is_kept(self, folder):
         [row] = loaded(
