@@ -120,11 +120,11 @@ def test_links_to_pitfalls_lead_to_an_entry(page):
 
 @cache
 def defined_in(path: str) -> set[str]:
-    """The tests in a file, those of classes as `Class::test`."""
+    """The tests in a file, those of classes as `Class::test`, and the classes that hold one kind of fault."""
     body = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
     classes = {node.name: node.body for node in body if isinstance(node, ast.ClassDef)}
     inside = {f"{name}::{node.name}" for name, nodes in classes.items() for node in nodes if hasattr(node, "name")}
-    return inside | {node.name for node in body if isinstance(node, ast.FunctionDef)}
+    return inside | set(classes) | {node.name for node in body if isinstance(node, ast.FunctionDef)}
 
 
 @cache
@@ -144,6 +144,6 @@ def test_a_pitfall_names_a_lesson_and_a_test_or_says_that_there_is_none(name):
         assert set(ids.split(", ")) <= cells_of(notebook)
     tests = re.findall(r"`(tests/[\w/]+\.py)::([\w:]+)`", parts["Test"])
     assert tests or "no test yet" in parts["Test"]
-    assert parts["Test"].count("::test_") == len(tests)
+    assert parts["Test"].count(".py::") == len(tests)
     for path, test in tests:
         assert test in defined_in(path), test

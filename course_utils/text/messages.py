@@ -107,6 +107,8 @@ def is_learned(message: Mapping[str, Any]) -> bool:
     Raises:
         ValueError: a value is not 0, 1, false or true, or two flags contradict each other.
     """
+    if message.keys().isdisjoint(LEARN_FLAGS):
+        return True
     found = {flag: message[flag] for flag in LEARN_FLAGS if message.get(flag) is not None}
     for flag, value in found.items():
         if not isinstance(value, int | float) or value not in (0, 1):
@@ -153,12 +155,12 @@ def map_text(value: Any, change: Callable[[str], Any]) -> Any:
 
 # ---------------------------------------------------------------------------------------------------------- one message
 def _checked(index: int, message: Message) -> Message:
-    """One message by itself, prepared."""
+    """One message by itself, prepared; `message` is a copy, without keys that are None."""
     for key, value in message.items():
         if key not in FIELDS:
             hint = f"; write {FIELD_HINTS[key]!r}" if key in FIELD_HINTS else f"; known keys: {', '.join(FIELDS)}"
             raise MessageError(index, str(key), f"the template would drop this key{hint}")
-        if isinstance(value, str):
+        if isinstance(value, str) and not value.isascii():
             _check_whole(index, key, value)
     role = message.get("role")
     if role not in ROLES:
@@ -176,14 +178,19 @@ def _checked(index: int, message: Message) -> Message:
         raise MessageError(index, "reasoning_content", "only an assistant has it, as text")
     if calls is not None and role != "assistant":
         raise MessageError(index, "tool_calls", "only an assistant calls tools")
-    for key in {"tool_call_id", "name"} & message.keys():
-        if not isinstance(message[key], str):
+    for key in ("tool_call_id", "name"):
+        if not isinstance(message.get(key, ""), str):
             raise MessageError(index, key, f"expected text, got {type(message[key]).__name__}")
-    _check_flags(index, message)
-    clean = {"content": ""} | {key: value for key, value in message.items() if key not in LEARN_FLAGS}
+    if not message.keys().isdisjoint(LEARN_FLAGS):
+        _check_flags(index, message)
+        message = {key: value for key, value in message.items() if key not in LEARN_FLAGS}
+    if "content" not in message:
+        message["content"] = ""
     if role == "assistant":
-        _check_thoughts(index, clean)
-    return clean | ({"tool_calls": _calls(index, calls)} if calls is not None else {})
+        _check_thoughts(index, message)
+    if calls is not None:
+        message["tool_calls"] = _calls(index, calls)
+    return message
 
 
 def _check_flags(index: int, message: Message) -> None:
@@ -200,6 +207,8 @@ def _check_flags(index: int, message: Message) -> None:
 def _check_thoughts(index: int, message: Message) -> None:
     """At most one thought, whole, before the answer (pitfall half-open-thought)."""
     content = message["content"]
+    if "think>" not in content:
+        return
     block = thinking.leading_block(content)
     if block and message.get("reasoning_content", "").strip() and block[0].strip():
         reason = "it holds a thought beside the one in reasoning_content; keep one of the two"

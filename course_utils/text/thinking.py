@@ -122,6 +122,8 @@ def leading_block(text: str) -> tuple[str, str] | None:
         (thinking, answer) where the reply opens with a whole `<think>` block, or with a thought that the prompt opened
         and the reply closes, with line breaks at their edges removed; else None (pitfall half-open-thought).
     """
+    if CLOSER not in text:
+        return None
     pieces = _cut(text, _Tags(), False)
     return (pieces.head.strip("\n"), pieces.tail.strip("\n")) if pieces.closed else None
 

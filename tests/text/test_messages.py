@@ -83,7 +83,7 @@ def learned_text(said, tokenizer, **options):
 
 
 class TestWhatATurnSaysAboutItself:
-    """Kind: a turn that says it is not to be learned was learned."""
+    """Kind (pitfall flags-unheard): a turn that says it is not to be learned was learned."""
 
     @pytest.mark.parametrize("flag", messages.LEARN_FLAGS)
     @pytest.mark.parametrize("no", [0, False, 0.0])
