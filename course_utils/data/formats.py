@@ -168,6 +168,8 @@ class _LayoutReader(RowReader):
 
     def _is_learned(self, part: Row, of_a_reply: bool, place: str) -> bool:
         """What the flags of a turn or of a row say (pitfall do-not-learn-ignored); True where there is none."""
+        if part.keys().isdisjoint(LEARN_FLAGS):
+            return True
         flags = {key: part[key] for key in LEARN_FLAGS if part.get(key) is not None}
         try:
             learned = is_learned(flags)
@@ -292,6 +294,8 @@ class _LayoutReader(RowReader):
 
     def _with_thinking(self, message: Row, field: str) -> Row:
         """A reply with its leading <think> block, as LLaMA-Factory's files write it, in the key of its own."""
+        if thinking.OPENER not in message["content"] and thinking.CLOSER not in message["content"]:
+            return message
         if thinking.half_open(message["content"]):
             self.fault(field, "opens <think> and never closes it: the thought was cut off. Leave the row out.")
         block = None if "reasoning_content" in message else thinking.leading_block(message["content"])

@@ -33,25 +33,28 @@ def lost(raw: Row, row: Row, layout: Layout, *, columns: bool) -> Iterator[Fault
         layout: how it was read.
         columns: False where somebody has named the columns that are wanted; then the others are not looked at.
     """
-    held = [turn.get(key, "").strip() for turn in turns_of(row) for key in TEXTS] + [row.get("text", "").strip()]
     system = raw.keys() & {layout.columns["system"]}  # which a system turn of the row wins over
-    for column in sorted(raw.keys() - layout.read_columns | system if columns else system):
+    left = sorted(raw.keys() - layout.read_columns | system if columns else system)
+    named = [str(layout.columns[part]) for part in ("messages", *REPLIES) if layout.formatting != "alpaca"]
+    turns = [found for found in guessing.turns_in(raw, *named) if not found[1].keys() <= layout.read_keys]
+    held = [turn.get(key, "").strip() for turn in turns_of(row) for key in TEXTS] if left or turns else []
+    held.append(row.get("text", "").strip())
+    for column in left:
         of_a_part = column in guessing.TEXTS_OF_ROWS or column in system
         if of_a_part or layout.kind != "text":  # beside a text stand its title, its author and the like
             text = _text(raw[column], 1 if of_a_part else WORDS, held)
             if text is not None:
                 reason = f"would be lost: nobody reads {short(text)}. Join it to the question or to the reply, or name "
                 yield Fault(column, f"{reason}in dataset_info.json all columns that you want; the others are left out.")
-    for column in ("messages", *REPLIES) if layout.formatting != "alpaca" else ():
-        for place, turn in guessing.turns_in(raw, str(layout.columns[column])):
-            for key in sorted(turn.keys() - layout.read_keys - LABELS):
-                text = _text(turn[key], 1, held)
-                if text is not None:
-                    reason = f"would be lost: nobody reads {short(text)}."
-                    yield Fault(f"{place}.{key}", f"{reason} Put it into the content or into reasoning_content.")
-                elif key in FLAGS and turn[key] is not None:
-                    reason = "is not read. If the turn is not to be learned, write weight: 0; else leave the key out."
-                    yield Fault(f"{place}.{key}", reason)
+    for place, turn in turns:
+        for key in sorted(turn.keys() - layout.read_keys - LABELS):
+            text = _text(turn[key], 1, held)
+            if text is not None:
+                reason = f"would be lost: nobody reads {short(text)}."
+                yield Fault(f"{place}.{key}", f"{reason} Put it into the content or into reasoning_content.")
+            elif key in FLAGS and turn[key] is not None:
+                reason = "is not read. If the turn is not to be learned, write weight: 0; else leave the key out."
+                yield Fault(f"{place}.{key}", reason)
 
 
 def _text(value: Any, least: int, held: list[str]) -> str | None:
