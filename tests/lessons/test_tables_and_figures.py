@@ -225,7 +225,7 @@ def test_calls_thinking_and_empty_turns_are_shown():
     thought = {"role": "assistant", "content": "A", "reasoning_content": "because"}
     rows = [row() | {"messages": [*called, thought]}, row("", "B"), row("Q", "")]
     report, shown = shown_of(rows)
-    assert report.kept == 2 and "would teach silence" in shown.html
+    assert report.kept == 1 and "would teach silence" in shown.html and "would ask nothing" in shown.html
     assert "get_weather" in shown.html and "Oslo" in shown.html and "[because] A" in shown.html
     assert "None" not in shown.html.partition("Rows as they were read")[2]
     nothing = [
