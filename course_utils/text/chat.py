@@ -100,12 +100,12 @@ def render_valid(
         if any(message.get("tool_calls") for message in messages):
             with suppress(Exception):
                 return rendered(len(messages), _with_arguments_as_text)
-        last, refusal = len(messages) - 1, str(error).rstrip(".")
-        while last > 0 and _raises(
-            rendered, last
-        ):  # the message at fault is the one behind the most that can be rendered
-            last -= 1
-        raise MessageError(last, None, f"this tokenizer's template refuses it: {refusal}") from error
+        for at_fault in range(len(messages) - 1, -1, -1):  # the message behind the most that can be rendered
+            with suppress(Exception):
+                rendered(at_fault)
+                break
+        reason = f"this tokenizer's template refuses it: {str(error).rstrip('.')}"
+        raise MessageError(at_fault, None, reason) from error
 
 
 def _with_arguments_as_text(message: Message) -> Message:
@@ -116,14 +116,6 @@ def _with_arguments_as_text(message: Message) -> Message:
     texts = [json.dumps(function["arguments"], ensure_ascii=False) for function in functions]
     written = [function | {"arguments": text} for function, text in zip(functions, texts, strict=True)]
     return message | {"tool_calls": [{"type": "function", "function": function} for function in written]}
-
-
-def _raises(function: Callable[[int], str], value: int) -> bool:
-    try:
-        function(value)
-    except Exception:
-        return True
-    return False
 
 
 def require_whole(
@@ -167,7 +159,10 @@ def require_whole(
         named = function | {"name": function["name"] + (mark := next(marks))}
         schemas.append(tool | {"function": named} if "function" in tool else named)
         due.append((MessageError(None, "tools", NO_PLACE.format("tools")), (mark,)))
-    found = render_valid(tokenizer, marked, schemas or None, enable_thinking=enable_thinking)
+    try:
+        found = render_valid(tokenizer, marked, schemas or None, enable_thinking=enable_thinking)
+    except MessageError:  # a template that takes these messages only as they are: no more can be told
+        return
     for error, pieces in due:
         place = 0
         for piece in pieces:
