@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NO_PLACE = "this tokenizer's template has no place for {}; leave such rows out, or take a model that knows them"
-DROPPED = "the template dropped part of it; thinking belongs into reasoning_content"
+DROPPED = "the template dropped part of it; thinking belongs into reasoning_content; else leave such rows out"
 NO_TEMPLATE = "this tokenizer has no chat template; take an instruct model's, or set tokenizer.chat_template"
 ZERO_WIDTH = "\u200b"
 
@@ -86,29 +87,35 @@ def render_valid(
     # Passed only when set: a template may ask whether the switch `is defined`.
     switch = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
 
-    def rendered(end: int) -> str:
+    def rendered(end: int, written: Callable[[Message], Message] = dict) -> str:
+        turns = [written(message) for message in messages[:end]]
         text: str = tokenizer.apply_chat_template(
-            list(messages[:end]), tools=schemas, tokenize=False, add_generation_prompt=add_generation_prompt, **switch
+            turns, tools=schemas, tokenize=False, add_generation_prompt=add_generation_prompt, **switch
         )
         return text
 
     try:
         return rendered(len(messages))
     except Exception as error:  # whatever a template does: jinja2's errors, a TypeError of what it computes
-        last, refusal = len(messages) - 1, str(error).rstrip(".")
-        while last > 0 and _raises(
-            rendered, last
-        ):  # the message at fault is the one behind the most that can be rendered
-            last -= 1
-        raise MessageError(last, None, f"this tokenizer's template refuses it: {refusal}") from error
+        if any(message.get("tool_calls") for message in messages):
+            with suppress(Exception):
+                return rendered(len(messages), _with_arguments_as_text)
+        for at_fault in range(len(messages) - 1, -1, -1):  # the message behind the most that can be rendered
+            with suppress(Exception):
+                rendered(at_fault)
+                break
+        reason = f"this tokenizer's template refuses it: {str(error).rstrip('.')}"
+        raise MessageError(at_fault, None, reason) from error
 
 
-def _raises(function: Callable[[int], str], value: int) -> bool:
-    try:
-        function(value)
-    except Exception:
-        return True
-    return False
+def _with_arguments_as_text(message: Message) -> Message:
+    """DeepSeek-V3's template joins the arguments of a call to its text."""
+    if "tool_calls" not in message:
+        return message
+    functions = [call["function"] for call in message["tool_calls"]]
+    texts = [json.dumps(function["arguments"], ensure_ascii=False) for function in functions]
+    written = [function | {"arguments": text} for function, text in zip(functions, texts, strict=True)]
+    return message | {"tool_calls": [{"type": "function", "function": function} for function in written]}
 
 
 def require_whole(
@@ -152,7 +159,10 @@ def require_whole(
         named = function | {"name": function["name"] + (mark := next(marks))}
         schemas.append(tool | {"function": named} if "function" in tool else named)
         due.append((MessageError(None, "tools", NO_PLACE.format("tools")), (mark,)))
-    found = render_valid(tokenizer, marked, schemas or None, enable_thinking=enable_thinking)
+    try:
+        found = render_valid(tokenizer, marked, schemas or None, enable_thinking=enable_thinking)
+    except MessageError:  # a template that takes these messages only as they are: no more can be told
+        return
     for error, pieces in due:
         place = 0
         for piece in pieces:

@@ -236,6 +236,13 @@ class TestArgumentsAreObjects:
                     said(value), tokenizer, **options
                 )
 
+    def test_a_template_that_joins_them_to_its_text_gets_text(self, templated):
+        tokenizer = templated("deepseekv3")
+        tokenizer.bos_token = "<|endoftext|>"
+        said = [ASK, called((None, "add", '{"a": "乐"}')), result("4"), REPLY]
+        assert '{"a": "乐"}' in chat.render(tokenizer, said)
+        tokenizer.bos_token = None
+
     @given(arguments=ARGUMENTS)
     def test_any_object_comes_back_from_its_text(self, arguments):
         (_, turn, _) = prepared([ASK, called((None, "f", json.dumps(arguments))), result("1")])
