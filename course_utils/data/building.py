@@ -103,7 +103,8 @@ def _fingerprint(source: str, folder: Path) -> str:
         found = find(source, folder)
         entry, files = repr(found), found.files
     digest = hashlib.sha256(entry.encode())
-    for file in (*sorted(Path(__file__).parent.glob("*.py")), *files):
+    code = (path for folder in ("data", "text") for path in sorted((Path(__file__).parents[1] / folder).glob("*.py")))
+    for file in (*code, *files):
         digest.update(hashlib.sha256(file.read_bytes() if file.is_file() else b"").digest())
     return digest.hexdigest()
 
