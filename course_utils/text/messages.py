@@ -273,7 +273,7 @@ def _in_order_of_calls(done: Sequence[Message], results: Sequence[tuple[int, Mes
         answered[number] = result
     for number, call in enumerate(calls):
         if number not in answered:
-            reason = f"the call of {call['function']['name']} before it has no result; put a 'tool' message between"
+            reason = f"the call of {call['function']['name']} has no result; put a 'tool' message behind the call"
             raise MessageError(results[-1][0] if results else len(done), "role", reason)
     return [answered[number] for number in range(len(calls))]
 
