@@ -22,6 +22,7 @@ from course_utils.deploy.adapters import TIED, Adapter, ExportError, load_base, 
 from course_utils.evals import generation
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 FULL = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -48,7 +49,8 @@ def merge_adapter(base: str | Path, adapter: str | Path, out_dir: str | Path) ->
 
     The base is loaded anew in 16 bits even if training held it in 4: merging into the 4-bit weights would round
     most of the adapter away (pitfall merge-into-4-bit). Tokenizer and template are the base's own, for inference: a
-    trainer may have left a template for masks beside the adapter (pitfall folder-without-template).
+    trainer may have left a template for masks beside the adapter (pitfall folder-without-template). Only where tokens
+    were added for the training is the tokenizer the adapter's.
 
     Args:
         base, adapter: the folders of the base model and of the adapter.
@@ -61,21 +63,21 @@ def merge_adapter(base: str | Path, adapter: str | Path, out_dir: str | Path) ->
     """
     _check_place(base, adapter, out_dir)
     config = Path(base) / "config.json"
-    if config.is_file() and "quantization_config" in json.loads(config.read_text(encoding="utf-8")):
+    if config.is_file() and '"quantization_config"' in config.read_text(encoding="utf-8"):
         raise ExportError(
             f"{base} holds quantised weights, and a merge into them would round most of the adapter away. Download the "
             "16-bit model that they were made of and merge into that."
         )
     found = read_adapter(adapter)
     model, tokenizer = load_with_adapter(base, adapter)
-    tied = sorted(set(TIED) & set(found.modules))
+    tied = sorted(set(TIED) & (set(found.modules) - set(found.whole)))
     if tied and model.config.tie_word_embeddings:
         raise ExportError(
             f"{adapter} changes {', '.join(tied)}, and in {Path(base).name} the table that reads tokens and the one "
             "that scores them are the same weights: a merge would change both. Serve it mounted, or train without "
             f"{' and '.join(TIED)} in target_modules."
         )
-    merged = model.merge_and_unload()
+    merged = _merged(model)
     try:
         with atomic_dir(out_dir) as folder:
             merged.save_pretrained(folder)
@@ -91,6 +93,15 @@ def merge_adapter(base: str | Path, adapter: str | Path, out_dir: str | Path) ->
         ) from error
     files = {path.name: path.stat().st_size for path in sorted(Path(out_dir).iterdir())}
     return MergeReport(Path(out_dir), files, found)
+
+
+def _merged(model: PeftModel) -> PreTrainedModel:
+    """The model with the adapter in its weights; tables that were one are two where the adapter brought one of them."""
+    merged = model.merge_and_unload()
+    tables = merged.get_input_embeddings().weight, merged.get_output_embeddings().weight
+    if merged.config.tie_word_embeddings and not torch.equal(*tables):
+        merged.config.tie_word_embeddings = False  # or saving would drop one of them
+    return merged
 
 
 def _check_place(base: str | Path, adapter: str | Path, out_dir: str | Path) -> None:
@@ -144,7 +155,7 @@ def check_merge(
     model, tokenizer = load_with_adapter(base, adapter)
     mounted = generation.generate(model, tokenizer, prompts, **how)
     mounted_logits = generation.reply_logits(model, tokenizer, prompts, mounted)
-    in_memory = model.merge_and_unload()
+    in_memory = _merged(model)
     remembered = generation.generate(in_memory, tokenizer, prompts, **how)
     merged_logits = generation.reply_logits(in_memory, tokenizer, prompts, mounted)
     reloaded, digest = _in_new_process(merged, {"prompts": list(prompts), **how})

@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from course_utils.hub import fetch
+from course_utils.hub import fetch, network
 from course_utils.hub.fetch import MODEL_MARKS, PART, RECORD, DownloadError, HubFile, SourceError, TransientError
 from course_utils.hub.wheels import WHEELS, WheelSource
 
@@ -133,17 +133,19 @@ def ask(hubs: Mapping[str, str], seconds: float = REACH_SECONDS) -> Callable[[st
     """Ask all hubs at once; what is returned waits for the named one, and gives the reason why it does not answer."""
     import httpx
 
+    def head(address: str) -> None:  # where it redirects to does not matter
+        httpx.head(address, timeout=seconds, verify=fetch.certificates())
+
     deadline = time.monotonic() + seconds
-    head = partial(httpx.head, timeout=seconds, verify=fetch.certificates())  # where it redirects to does not matter
     asked = {kind: fetch.start(head, address) for kind, address in hubs.items()}
 
     def no_answer(kind: str) -> str | None:
         try:
             asked[kind].result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:
-            return "no answer in time"
+            return f"no answer in time{network.culprit(hubs[kind])}"
         except Exception as error:
-            return fetch.words(error)
+            return fetch.words(error, address=hubs[kind])
         return None
 
     return no_answer
@@ -306,11 +308,19 @@ def list_files(repo_type: RepoType, name: str, kind: str, address: str, send_tok
             raise SourceError(f"no list of files within {LISTING_SECONDS:g} s") from None
         except Exception as error:
             response = getattr(error, "response", None)
+            page = response is not None and response.headers.get("Content-Type", "").startswith("text/html")
+            no_list = type(error).__name__ in {
+                "JSONDecodeError",
+                "KeyError",
+                "TypeError",
+            }  # the first of several libraries
+            if no_list or (page and response.status_code < 429):
+                raise SourceError(network.NO_HUB) from None
             if response is not None:
                 fetch.check_status(response.status_code, response.headers)
             if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError):
-                raise TransientError(fetch.words(error, token)) from None
-            raise SourceError(fetch.words(error, token)) from None
+                raise TransientError(fetch.words(error, token, address)) from None
+            raise SourceError(fetch.words(error, token, address)) from None
 
     return fetch.retrying(once, tries=1 if kind == "modelscope" else fetch.TRIES)  # ModelScope's client retries
 
