@@ -82,8 +82,8 @@ def adapter_config(folder: Path) -> dict[str, Any]:
             raise ValueError(
                 f"holds no adapter; lesson 04 or `python -m course_utils train` makes one. {name} is not there.{inside}"
             )
-        if problem := file_fault(folder / name, readable=True):
-            raise ValueError(f"cannot be read: {problem}")
+    if problem := fault(folder, model=True):
+        raise ValueError(f"cannot be read: {problem}")
     try:
         config = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
     except ValueError as error:

@@ -103,7 +103,7 @@ def read_adapter(folder: str | Path) -> Adapter:
     try:
         return Adapter(
             folder=folder,
-            base=config.get("base_model_name_or_path") or "",
+            base=str(config.get("base_model_name_or_path") or ""),
             rank=max(config["r"], *patterns[0].values(), 1),
             alpha=config["lora_alpha"],
             modules=_kinds(mounted | rest),
@@ -155,7 +155,10 @@ def new_tokens(base: str | Path, adapter: str | Path) -> list[str]:
     files = [Path(folder) / "tokenizer.json" for folder in (base, adapter)]
     if not all(file.is_file() for file in files):
         return []
-    known, own = (Tokenizer.from_file(str(file)).get_vocab() for file in files)
+    try:
+        known, own = (Tokenizer.from_file(str(file)).get_vocab() for file in files)
+    except Exception as error:  # tokenizers has no class of its own
+        raise ExportError(f"The tokenizer in {base} or in {adapter} cannot be read ({error}); copy it again.") from None
     return sorted(own.keys() - known.keys(), key=own.__getitem__)
 
 

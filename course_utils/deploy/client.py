@@ -10,7 +10,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from course_utils.deploy.serving import ServingError, template_of
-from course_utils.text import chat
 from course_utils.text.thinking import OPENER, ParsedOutput, parse_text
 
 if TYPE_CHECKING:
@@ -77,13 +76,14 @@ def ask(
 @cache
 def _opens_thinking(model: str, thinking: bool | None) -> bool:
     """Whether the template in the model's folder, if that is one on this machine, ends prompts in an open thought."""
-    if OPENER not in template_of(model):
+    template = template_of(model)
+    if OPENER not in template:
         return False
-    from transformers import AutoTokenizer
+    from transformers.utils.chat_template_utils import render_jinja_template
 
-    tokenizer, asked = AutoTokenizer.from_pretrained(model, local_files_only=True), [{"role": "user", "content": "Hi"}]
-    prompt = chat.render(tokenizer, asked, enable_thinking=thinking, add_generation_prompt=True)
-    return prompt.rstrip().endswith(OPENER)
+    asked, switch = [[{"role": "user", "content": "Hi"}]], {} if thinking is None else {"enable_thinking": thinking}
+    prompts, _ = render_jinja_template(asked, chat_template=template, add_generation_prompt=True, **switch)
+    return prompts[0].rstrip().endswith(OPENER)
 
 
 def parse_message(

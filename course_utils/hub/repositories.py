@@ -32,6 +32,7 @@ ORDER_VARIABLE = "COURSE_SOURCES"
 ADDRESS = r"https?://([\w.-]+|\[[\da-f:.]+\])(:\d+)?(/[^@?\s]*)?"  # no user's name and no query
 REACH_SECONDS = 4.0  # a hub that does not answer by then counts as out of reach
 LISTING_SECONDS = 10.0  # a hub that has not listed its files by then is left for the next one
+NO_LIST = ("JSONDecodeError", "KeyError", "TypeError")  # what the clients raise of an answer that is no list of files
 MANY_FILES = 1000  # above it HuggingFace's info may leave files out, its tree does not (huggingface_hub, PR 3565)
 
 
@@ -309,12 +310,7 @@ def list_files(repo_type: RepoType, name: str, kind: str, address: str, send_tok
         except Exception as error:
             response = getattr(error, "response", None)
             page = response is not None and response.headers.get("Content-Type", "").startswith("text/html")
-            no_list = type(error).__name__ in {
-                "JSONDecodeError",
-                "KeyError",
-                "TypeError",
-            }  # the first of several libraries
-            if no_list or (page and response.status_code < 429):
+            if type(error).__name__ in NO_LIST or (page and response.status_code in {401, 403, 404, 405}):
                 raise SourceError(network.NO_HUB) from None
             if response is not None:
                 fetch.check_status(response.status_code, response.headers)

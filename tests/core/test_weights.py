@@ -123,6 +123,10 @@ class TestAdapters:
         (adapter(tmp_path) / "adapter_config.json").write_bytes(POINTER)
         assert "Git LFS pointer" in self.refused(tmp_path)
 
+    def test_so_is_the_tokenizer_beside_it(self, tmp_path):
+        (adapter(tmp_path) / "tokenizer.json").write_bytes(POINTER)
+        assert "tokenizer.json is a Git LFS pointer" in self.refused(tmp_path)
+
     def test_it_lies_one_folder_below(self, tmp_path):
         (tmp_path / "checkpoint-3").mkdir()
         adapter(tmp_path / "checkpoint-3")

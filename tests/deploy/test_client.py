@@ -172,10 +172,9 @@ class TestAsked:
         ],
     )
     def test_a_folder_here_tells_whether_its_prompt_opens_the_thought(
-        self, replies, qwen3, tmp_path, template, thinking, answer
+        self, replies, tmp_path, template, thinking, answer
     ):
         """Kind: a prompt that opened the thought and a reply cut by length have no answer."""
-        qwen3.save_pretrained(tmp_path)
         (tmp_path / "chat_template.jinja").write_text((TEMPLATES / f"{template}.jinja").read_text(encoding="utf-8"))
         replies += [reply("length", content="It is")]
         asked = client.ask(replies.url, str(tmp_path), CAPITAL, thinking=thinking)

@@ -142,6 +142,9 @@ class TestCommand:
         (folder / "tokenizer.json").write_text(json.dumps(grown), encoding="utf-8")
         with pytest.raises(ServingError, match=r"tokens of its own.*serve it merged"):
             serving.command(GPU, tmp_path / "base", adapter=folder)
+        (folder / "tokenizer.json").write_text("{")
+        with pytest.raises(ExportError, match=r"tokenizer.*cannot be read"):
+            serving.command(GPU, tmp_path / "base", adapter=folder)
 
     def test_the_base_must_be_the_one_that_the_adapter_names(self, tmp_path):
         """Kind: adapters from elsewhere; vLLM would mount it on any model of the same shapes."""
