@@ -100,7 +100,7 @@ def _merged(model: PeftModel) -> PreTrainedModel:
     merged = model.merge_and_unload()
     tables = merged.get_input_embeddings().weight, merged.get_output_embeddings().weight
     if merged.config.tie_word_embeddings and not torch.equal(*tables):
-        merged.config.tie_word_embeddings = False  # or saving would drop one of them
+        merged.config.tie_word_embeddings = False  # vLLM and llama.cpp would drop one of them
     return merged
 
 
