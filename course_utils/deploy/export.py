@@ -22,7 +22,6 @@ from course_utils.deploy.adapters import TIED, Adapter, ExportError, load_base, 
 from course_utils.evals import generation
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from transformers import PreTrainedModel
 
 FULL = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -77,7 +76,7 @@ def merge_adapter(base: str | Path, adapter: str | Path, out_dir: str | Path) ->
             "that scores them are the same weights: a merge would change both. Serve it mounted, or train without "
             f"{' and '.join(TIED)} in target_modules."
         )
-    merged = _merged(model)
+    merged = model.merge_and_unload()
     try:
         with atomic_dir(out_dir) as folder:
             merged.save_pretrained(folder)
@@ -93,15 +92,6 @@ def merge_adapter(base: str | Path, adapter: str | Path, out_dir: str | Path) ->
         ) from error
     files = {path.name: path.stat().st_size for path in sorted(Path(out_dir).iterdir())}
     return MergeReport(Path(out_dir), files, found)
-
-
-def _merged(model: PeftModel) -> PreTrainedModel:
-    """The model with the adapter in its weights; tables that were one are two where the adapter brought one of them."""
-    merged = model.merge_and_unload()
-    tables = merged.get_input_embeddings().weight, merged.get_output_embeddings().weight
-    if merged.config.tie_word_embeddings and not torch.equal(*tables):
-        merged.config.tie_word_embeddings = False  # vLLM and llama.cpp would drop one of them
-    return merged
 
 
 def _check_place(base: str | Path, adapter: str | Path, out_dir: str | Path) -> None:
@@ -155,7 +145,7 @@ def check_merge(
     model, tokenizer = load_with_adapter(base, adapter)
     mounted = generation.generate(model, tokenizer, prompts, **how)
     mounted_logits = generation.reply_logits(model, tokenizer, prompts, mounted)
-    in_memory = _merged(model)
+    in_memory = model.merge_and_unload()
     remembered = generation.generate(in_memory, tokenizer, prompts, **how)
     merged_logits = generation.reply_logits(in_memory, tokenizer, prompts, mounted)
     reloaded, digest = _in_new_process(merged, {"prompts": list(prompts), **how})
