@@ -27,6 +27,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 REPO = "Qwen/Qwen3-Tiny"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 LFS = (".safetensors", ".parquet")  # what lies in LFS at HuggingFace; all else lies in git
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 1073741824\n"  # what git holds of LFS
 INFO, TREE, LISTING, ROOT = "info", "tree", "listing", "/"  # the names of requests that are not for a file
 
 
@@ -36,7 +37,9 @@ class Fault:
 
     status: int | None = None  # this status instead of an answer
     headers: Mapping[str, str] = field(default_factory=dict)  # beside or instead of the right ones
-    body: bytes | None = None  # sent as if it were the file: of the same length a wrong hash, else a wrong size
+    body: bytes | None = (
+        None  # sent in place of the answer; as a file of the same length a wrong hash, else a wrong size
+    )
     redirect: str | None = None  # 302 to this address
     ignore_range: bool = False  # 200 and the whole file, whatever was asked
     cut: int | None = None  # the connection ends after so many bytes of this answer
@@ -317,7 +320,8 @@ class _Handler(BaseHTTPRequestHandler):
         return self._answer(206, body[start : end + 1], headers | dict(fault.headers), fault)
 
     def _json(self, value: Any, fault: Fault) -> None:
-        self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json", **fault.headers}, fault)
+        body = json.dumps(value).encode() if fault.body is None else fault.body
+        self._answer(200, body, {"Content-Type": "application/json", **fault.headers}, fault)
 
     def _answer(self, status: int, body: bytes, headers: Mapping[str, str], fault: Fault) -> None:
         """Send an answer, cut, stalled or slowed as the fault says."""

@@ -5,13 +5,14 @@ Plain transformers and PEFT, without Unsloth: what is checked here is what any s
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
+from course_utils.core import weights
 from course_utils.core.errors import CourseError
 
 if TYPE_CHECKING:
@@ -28,6 +29,14 @@ class ExportError(CourseError):
     """An adapter that cannot be read or merged, or a merged folder that is not what it should be."""
 
 
+TABLE = re.compile(r"(embed_tokens|lm_head)\.(base_layer\.weight|weight|lora_embedding_A|lora_B\.weight)$")
+"""The names of tensors that have a row, or a column, for each token."""
+COPY = re.compile(r"\.(modules_to_save|original_module)\.")
+"""In the names of tensors that PEFT writes twice, where the vocabulary has grown and its tables were trained."""
+TAKEN = ("pissa", "olora", "corda", "loftq", "lora-ga", "lora_ga", "residual")
+"""Words in the names of bases of which a part was taken out for an adapter."""
+
+
 @dataclass(frozen=True)
 class Adapter:
     """An adapter's folder, read without loading it.
@@ -38,6 +47,9 @@ class Adapter:
         rank, alpha: the largest rank of its layers, and its scale; the delta is multiplied by alpha / rank.
         modules: the kinds of layers that it changes, such as "q_proj".
         layers: how many layers it changes.
+        whole: those of `modules` that it brings whole and not as a LoRA: trained in full, or tables that have grown.
+        rows: how many tokens its tables have, where it brings one; else 0.
+        merge_only: what of it vLLM does not mount (its lora/peft_helper.py and lora/lora_model.py), in words.
     """
 
     folder: Path
@@ -46,6 +58,9 @@ class Adapter:
     alpha: int
     modules: tuple[str, ...]
     layers: int
+    whole: tuple[str, ...] = ()
+    rows: int = 0
+    merge_only: tuple[str, ...] = ()
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -54,7 +69,8 @@ class Adapter:
             f"Its rank is {self.rank}: to serve it mounted, vLLM needs a --max-lora-rank of {self.rank} or more, as "
             f"serving.command gives it (it takes {SERVED_RANK} otherwise). Merged, it needs nothing."
         )
-        return (high,) if self.rank > SERVED_RANK else ()
+        special = f"It has {' and '.join(self.merge_only)}, which vLLM does not mount: serve it merged."
+        return (high,) * (self.rank > SERVED_RANK) + (special,) * bool(self.merge_only)
 
 
 def read_adapter(folder: str | Path) -> Adapter:
@@ -64,25 +80,86 @@ def read_adapter(folder: str | Path) -> Adapter:
         folder: what training wrote: `adapter_config.json` and `adapter_model.safetensors`.
 
     Raises:
-        ExportError: the folder holds no adapter, or one of its two files cannot be read.
+        ExportError: the folder holds no LoRA that can be added to its base (pitfall adapter-changes-base), or one of
+            its two files cannot be read.
     """
     folder = Path(folder)
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        ranks = [config["r"], *(config.get("rank_pattern") or {}).values()]
-        base, alpha = config.get("base_model_name_or_path") or "", config["lora_alpha"]
-        with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
-            names = list(weights.keys())
-    except FileNotFoundError:
-        raise ExportError(
-            f"{folder} holds no adapter; lesson 04 or `python -m course_utils train` makes one."
-        ) from None
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise ExportError(f"The adapter in {folder} cannot be read ({error}); train or copy it again.") from None
+        config = weights.adapter_config(folder)
+    except ValueError as error:
+        raise ExportError(f"{folder} {error}") from None
+    patterns = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
+    shapes = _shapes(folder)
     # "….mlp.down_proj.lora_A.weight" is a layer with LoRA, "….lm_head.weight" one that was trained whole
-    changed = {name.split(".lora_")[0] if ".lora_" in name else name.rpartition(".")[0] for name in names}
-    modules = tuple(sorted({name.rpartition(".")[2] for name in changed}))
-    return Adapter(folder, base, max(ranks), alpha, modules, len(changed))
+    mounted = {name.split(".lora_")[0] for name in shapes if ".lora_" in name}
+    rest = {re.sub(r"(\.base_layer|\.token_adapter)?\.\w+$", "", name) for name in shapes if ".lora_" not in name}
+    whole = _kinds(rest - mounted)
+    special = {
+        "DoRA": config.get("use_dora"),
+        f"layers trained whole ({', '.join(whole)})": whole,
+        "rank_pattern or alpha_pattern": any(patterns),
+        "biases": config.get("bias", "none") != "none" or config.get("lora_bias"),
+    }
+    try:
+        return Adapter(
+            folder=folder,
+            base=str(config.get("base_model_name_or_path") or ""),
+            rank=max(config["r"], *patterns[0].values(), 1),
+            alpha=config["lora_alpha"],
+            modules=_kinds(mounted | rest),
+            layers=len(mounted | rest),
+            whole=whole,
+            rows=max((max(shape) for name, shape in shapes.items() if TABLE.search(name)), default=0),
+            merge_only=tuple(words for words, there in special.items() if there),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ExportError(f"The adapter in {folder} cannot be read ({error!r}); train or copy it again.") from None
+
+
+def _shapes(folder: Path) -> dict[str, list[int]]:
+    """The names and shapes of an adapter's tensors."""
+    with safe_open(folder / weights.ADAPTER_FILES[1], framework="np") as opened:
+        names = [name for name in opened.keys() if not COPY.search(name)]  # noqa: SIM118
+        return {name: opened.get_slice(name).get_shape() for name in names}
+
+
+def _kinds(layers: set[str]) -> tuple[str, ...]:
+    return tuple(sorted({name.rpartition(".")[2] for name in layers}))
+
+
+def check_base(adapter: Adapter, base: str | Path) -> None:
+    """Refuse an adapter that names another base: of Qwen3-4B and its Instruct-2507, only the names differ.
+
+    Raises:
+        ExportError: the folder `base` has another name.
+    """
+    name = adapter.base.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
+    if not name or name in {Path(base).name.lower(), Path(base).resolve().name.lower()}:
+        return
+    advice = (
+        "If they are the same weights under two names, put this name into base_model_name_or_path of its "
+        "adapter_config.json."
+    )
+    if any(word in adapter.base.lower() for word in TAKEN):
+        advice = (
+            "By its name a part was taken out of that base for the training, so on another one the adapter is wrong: "
+            "download that base and use it in place of this one (pitfall adapter-changes-base)."
+        )
+    raise ExportError(f"{adapter.folder} was trained on {adapter.base}, and this is {Path(base).name}. {advice}")
+
+
+def new_tokens(base: str | Path, adapter: str | Path) -> list[str]:
+    """The tokens that the tokenizer beside an adapter has and its base's does not, by their ids; often none."""
+    from tokenizers import Tokenizer
+
+    files = [Path(folder) / "tokenizer.json" for folder in (base, adapter)]
+    if not all(file.is_file() for file in files):
+        return []
+    try:
+        known, own = (Tokenizer.from_file(str(file)).get_vocab() for file in files)
+    except Exception as error:  # tokenizers has no class of its own
+        raise ExportError(f"The tokenizer in {base} or in {adapter} cannot be read ({error}); copy it again.") from None
+    return sorted(own.keys() - known.keys(), key=own.__getitem__)
 
 
 def load_base(base: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -98,6 +175,8 @@ def load_base(base: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
 
     if not (Path(base) / "config.json").is_file():
         raise ExportError(f"{base} holds no model; `python -m course_utils download NAME` brings one.")
+    if problem := weights.fault(base, model=True):
+        raise ExportError(f"{base} cannot be loaded: {problem}")
     # On the CPU, so that a merge needs no GPU: it is one addition per weight.
     model = AutoModelForCausalLM.from_pretrained(str(base), dtype="auto", local_files_only=True, use_safetensors=True)
     return model.eval(), AutoTokenizer.from_pretrained(str(base), local_files_only=True)
@@ -106,29 +185,78 @@ def load_base(base: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
 def load_with_adapter(base: str | Path, adapter: str | Path) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """The 16-bit base with the adapter mounted, unmerged.
 
+    Where tokens were added for the training, the model has their rows and the tokenizer is the adapter's own.
+
     Args:
         base, adapter: the folders of the base model and of the adapter.
 
     Raises:
-        ExportError: a folder is not what it should be, or the adapter belongs to another model: by the base that it
-            names, by the shapes of its weights, or because some of its layers find no place.
+        ExportError: a folder is not what it should be, the adapter belongs to another model (by the base that it names,
+            by the shapes of its weights, or because some of its layers find no place), its tokens and its tables do not
+            fit together, or its start was taken out of the base (pitfall adapter-changes-base).
     """
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
 
     found = read_adapter(adapter)
-    known_as = {Path(base).name.lower(), Path(base).resolve().name.lower()}
-    # Qwen3-4B and its Instruct-2507 have the same shapes, so only the name tells them apart.
-    if found.base and Path(found.base).name.lower() not in known_as:
-        raise ExportError(
-            f"{adapter} was trained on {found.base}, and this is {Path(base).name}. If they are the same weights under "
-            "two names, put this name into base_model_name_or_path of its adapter_config.json."
-        )
+    check_base(found, base)
     model, tokenizer = load_base(base)
+    tokenizer = _with_new_tokens(model, tokenizer, base, found)
     try:
         mounted = PeftModel.from_pretrained(model, str(adapter)).eval()
-    except (RuntimeError, ValueError) as error:  # PEFT lists every tensor whose shape differs, every layer not found
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:  # PEFT lists every tensor whose shape differs
         raise ExportError(f"{adapter} was not trained on {base}: {str(error).splitlines()[0]}") from error
-    there = sum(name.endswith("lora_A") for name, _ in mounted.named_modules())
-    if there != found.layers and not set(TIED) & set(found.modules):
-        raise ExportError(f"{adapter} was not trained on {base}: it changes {found.layers} layers of {there}.")
+    placed = get_peft_model_state_dict(mounted, save_embedding_layers=False).keys()
+    brought = _shapes(found.folder).keys()
+    if lost := sorted(placed - brought) or sorted(brought - placed - mounted.state_dict().keys()):
+        there = len({name.split(".lora_")[0] for name in placed})
+        raise ExportError(
+            f"{adapter} was not trained on {base}: it changes {found.layers} layers of {there} (first: {lost[0]})."
+        )
+    if _repeats_base(mounted):
+        raise ExportError(
+            f"{adapter} repeats what stands in the weights of {base}: its start was taken out of them, although its "
+            f"configuration does not say so. {weights.CONVERT}"
+        )
     return mounted, tokenizer
+
+
+def _with_new_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base: str | Path, adapter: Adapter
+) -> PreTrainedTokenizerBase:
+    """Give the model as many rows as the adapter's tables have; returns the tokenizer that goes with them."""
+    from transformers import AutoTokenizer
+
+    new, before = new_tokens(base, adapter.folder), model.get_input_embeddings().weight.shape[0]
+    if new:
+        template = tokenizer.chat_template
+        tokenizer = AutoTokenizer.from_pretrained(str(adapter.folder), local_files_only=True)
+        if template and "{% generation %}" in str(tokenizer.chat_template):  # a trainer's, for masks
+            tokenizer.chat_template = template
+    rows = adapter.rows or before
+    if len(tokenizer) > rows or (rows > before and not (adapter.folder / "tokenizer.json").is_file()):
+        raise ExportError(
+            f"{adapter.folder} was trained with {max(rows, len(tokenizer))} tokens, and {base} has {before}. Save it "
+            "again where it was trained, with the new tokens and their rows: tokenizer.save_pretrained(folder), "
+            "model.save_pretrained(folder, save_embedding_layers=True)."
+        )
+    if rows != before:
+        model.resize_token_embeddings(rows, mean_resizing=False)  # the adapter brings what stands in them
+    return tokenizer
+
+
+def _repeats_base(mounted: PeftModel) -> bool:
+    """Whether the adapter's start was taken out of the base, as PiSSA and OLoRA do, and this base still has it.
+
+    Such a start points where the weights point: of all that B can reach, Bᵀ·B·A has then the direction of Bᵀ·W. That
+    of another adapter has nothing to do with it.
+    """
+    import torch
+
+    alike = []
+    for layer in mounted.modules():
+        base = getattr(layer, "base_layer", None)
+        if isinstance(base, torch.nn.Linear) and "default" in getattr(layer, "lora_A", ()):
+            down, up = (getattr(layer, name)["default"].weight.detach().float() for name in ("lora_A", "lora_B"))
+            pair = up.T @ base.weight.detach().float(), up.T @ up @ down
+            alike.append(torch.cosine_similarity(*(each.flatten() for each in pair), dim=0))
+    return bool(alike) and bool(torch.stack(alike).median() > 0.5)

@@ -6,10 +6,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from course_utils.deploy.serving import ServingError
-from course_utils.text.thinking import ParsedOutput, parse_text
+from course_utils.deploy.serving import ServingError, template_of
+from course_utils.text.thinking import OPENER, ParsedOutput, parse_text
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -54,7 +55,8 @@ def ask(
         Thinking, answer and status as `thinking.parse_output` gives them; why the reply ended, its tokens, the seconds.
 
     Raises:
-        ServingError: no server answers, it ended in the middle, it took too long, or it refused the request.
+        ServingError: no server answers, it ended in the middle, it took too long, it refused the request, or it sent
+            no text.
     """
     # The switch is no field of OpenAI's own interface, so it goes through `extra_body`.
     switch = {} if thinking is None else {"extra_body": {"chat_template_kwargs": {"enable_thinking": thinking}}}
@@ -62,29 +64,73 @@ def ask(
     started = time.monotonic()
     with connected(url, timeout) as client, plain_errors(url, timeout):
         reply = client.chat.completions.create(**request, **switch)
+    if not reply.choices or reply.choices[0].message is None:
+        raise ServingError(f"{url} sent no reply, but {str(reply.model_dump(exclude_none=True))[:300]}. See its log.")
     choice = reply.choices[0]
-    parsed = parse_message(choice.message.model_dump(), choice.finish_reason)
+    opened = _opens_thinking(model, thinking)
+    parsed = parse_message(choice.message.model_dump(), choice.finish_reason, prompt_opens_thinking=opened)
     tokens = reply.usage.completion_tokens if reply.usage else 0
     return Reply(**vars(parsed), finish_reason=choice.finish_reason, tokens=tokens, seconds=time.monotonic() - started)
 
 
-def parse_message(message: Mapping[str, Any], finish_reason: str = "stop") -> ParsedOutput:
+@cache
+def _opens_thinking(model: str, thinking: bool | None) -> bool:
+    """Whether the template in the model's folder, if that is one on this machine, ends prompts in an open thought."""
+    template = template_of(model)
+    if OPENER not in template:
+        return False
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    asked, switch = [[{"role": "user", "content": "Hi"}]], {} if thinking is None else {"enable_thinking": thinking}
+    prompts, _ = render_jinja_template(asked, chat_template=template, add_generation_prompt=True, **switch)
+    return prompts[0].rstrip().endswith(OPENER)
+
+
+def parse_message(
+    message: Mapping[str, Any] | None, finish_reason: str | None = "stop", *, prompt_opens_thinking: bool = False
+) -> ParsedOutput:
     """Split a served message, whichever way its server hands the thinking over (pitfall reasoning-field-renamed).
 
     vLLM puts it into `reasoning` since 0.20, earlier versions and other servers into `reasoning_content`; where no
-    parser is switched on, all of it is in `content`, tags included.
+    parser is switched on, all of it is in `content`, tags included. A parser that waits for the end of a thought takes
+    the whole of a reply without one: where such a reply ended by itself, what it took is the answer.
 
     Args:
         message: a message of a reply, as a mapping.
         finish_reason: "length" where the reply was cut off.
+        prompt_opens_thinking: as for `thinking.parse_output`.
+
+    Raises:
+        ServingError: the message is none, or holds something else than text.
     """
-    content = message.get("content") or ""
-    apart = message.get("reasoning") or message.get("reasoning_content")
+    if not isinstance(message, Mapping):
+        raise ServingError(f"The server sent no message, but {message!r}. See its log.")
+    content, calls = _text(message, "content"), message.get("tool_calls") or message.get("function_call")
+    apart = (_text(message, "reasoning") or _text(message, "reasoning_content")).strip()
     if not apart:
-        return parse_text(content)
-    if not content and (message.get("content") is None or finish_reason == "length"):
-        return ParsedOutput(apart.strip(), None, "truncated")
-    return ParsedOutput(apart.strip(), content.strip(), "answered")
+        # An empty thought, and not none, comes from a parser that has taken it out.
+        taken_out = "" in (message.get("reasoning"), message.get("reasoning_content"))
+        parsed = parse_text(content, prompt_opens_thinking=prompt_opens_thinking and not taken_out)
+    elif not content and finish_reason == "length":
+        parsed = ParsedOutput(apart, None, "truncated")
+    elif message.get("content") is None and not calls:
+        parsed = ParsedOutput("", apart, "no_thinking")
+    else:
+        parsed = ParsedOutput(apart, content.strip(), "answered")
+    if parsed.answer is None and calls and finish_reason != "length":  # the call ended the thought
+        return ParsedOutput(parsed.thinking, "", "answered")
+    return parsed
+
+
+def _text(message: Mapping[str, Any], field: str) -> str:
+    """A field of a message: text, none, or a list of parts that are text."""
+    value = message.get(field) or ""
+    if isinstance(value, str):
+        return value
+    for part in value if isinstance(value, list) else [value]:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise ServingError(f"The server sent {str(part)[:100]} in {field}, and only text is read here.")
+    return "".join(part["text"] for part in value)
 
 
 def connected(url: str, timeout: float) -> OpenAI:

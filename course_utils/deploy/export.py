@@ -48,7 +48,8 @@ def merge_adapter(base: str | Path, adapter: str | Path, out_dir: str | Path) ->
 
     The base is loaded anew in 16 bits even if training held it in 4: merging into the 4-bit weights would round
     most of the adapter away (pitfall merge-into-4-bit). Tokenizer and template are the base's own, for inference: a
-    trainer may have left a template for masks beside the adapter (pitfall folder-without-template).
+    trainer may have left a template for masks beside the adapter (pitfall folder-without-template). Only where tokens
+    were added for the training is the tokenizer the adapter's.
 
     Args:
         base, adapter: the folders of the base model and of the adapter.
@@ -61,14 +62,14 @@ def merge_adapter(base: str | Path, adapter: str | Path, out_dir: str | Path) ->
     """
     _check_place(base, adapter, out_dir)
     config = Path(base) / "config.json"
-    if config.is_file() and "quantization_config" in json.loads(config.read_text(encoding="utf-8")):
+    if config.is_file() and '"quantization_config"' in config.read_text(encoding="utf-8"):
         raise ExportError(
             f"{base} holds quantised weights, and a merge into them would round most of the adapter away. Download the "
             "16-bit model that they were made of and merge into that."
         )
     found = read_adapter(adapter)
     model, tokenizer = load_with_adapter(base, adapter)
-    tied = sorted(set(TIED) & set(found.modules))
+    tied = sorted(set(TIED) & (set(found.modules) - set(found.whole)))
     if tied and model.config.tie_word_embeddings:
         raise ExportError(
             f"{adapter} changes {', '.join(tied)}, and in {Path(base).name} the table that reads tokens and the one "

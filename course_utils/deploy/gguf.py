@@ -11,6 +11,7 @@ from pathlib import Path
 from subprocess import PIPE, STDOUT
 from typing import Literal
 
+from course_utils.core import weights
 from course_utils.core.files import atomic_file
 from course_utils.core.programs import TEXT
 from course_utils.deploy.adapters import ExportError, load_base
@@ -32,11 +33,13 @@ def to_gguf(merged: str | Path, out_file: str | Path, *, outtype: Literal["bf16"
         The path of the file.
 
     Raises:
-        ExportError: the converter is not here or failed, or the file cannot be written.
+        ExportError: the folder is not whole, the converter is not here or failed, or the file cannot be written.
     """
     from tqdm.auto import tqdm
 
     converter = find_converter()
+    if problem := weights.fault(merged):
+        raise ExportError(f"{merged} cannot be converted: {problem}")
     command = [sys.executable, str(converter), str(merged), "--outtype", outtype, "--outfile"]
     waiting = tqdm(desc=f"Converting {merged}: up to some minutes", bar_format="{desc}", leave=False)
     try:

@@ -142,7 +142,7 @@ def push_adapter(
         try:
             return _upload(hub, repo, folder, private, token, address)
         except Exception as error:
-            raise PublishError(_reason(error, hub, repo, token)) from None  # the cause may hold the token
+            raise PublishError(_reason(error, hub, repo, token, address)) from None  # the cause may hold the token
 
 
 def _upload(hub: str, repo: str, folder: Path, private: bool, token: str, address: str) -> str:
@@ -167,7 +167,7 @@ def _upload(hub: str, repo: str, folder: Path, private: bool, token: str, addres
     return f"{address}/models/{repo}"
 
 
-def _reason(error: Exception, hub: str, repo: str, token: str) -> str:
+def _reason(error: Exception, hub: str, repo: str, token: str, address: str) -> str:
     """Why an upload failed, without the token, and what to do."""
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None) or getattr(error, "status_code", None)
@@ -176,7 +176,7 @@ def _reason(error: Exception, hub: str, repo: str, token: str) -> str:
             f"{hub} refused the token for {repo} (HTTP {status}). It must be allowed to write, and "
             f"{repo.split('/')[0]} must be you or an organisation of yours. Make one at {TOKEN_PAGES[hub]}."
         )
+    why = words(error, token, address if response is None else "")
     return (
-        f"{repo} did not get to {hub}: {words(error, token)}. Check the network, then call again: what has arrived is "
-        "not sent twice."
+        f"{repo} did not get to {hub}: {why}. Check the network, then call again: what has arrived is not sent twice."
     )

@@ -6,6 +6,7 @@ vLLM's wheels are made for CUDA, so its command has not been run here: the flags
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -24,7 +25,7 @@ import httpx
 from course_utils.core.errors import CourseError
 from course_utils.core.profiles import Profile
 from course_utils.core.programs import TEXT
-from course_utils.deploy.adapters import read_adapter
+from course_utils.deploy.adapters import check_base, new_tokens, read_adapter
 from course_utils.text.thinking import OPENER
 
 HOST = "127.0.0.1"
@@ -61,8 +62,8 @@ def command(
         The command as a list, for `serve`, `subprocess` or `shlex.join`. Lesson 06 says what each flag is for.
 
     Raises:
-        ServingError: the adapter's rank is too high, or `transformers serve` lacks the option.
-        ExportError: the adapter's folder is not one.
+        ServingError: vLLM does not mount the adapter, or `transformers serve` lacks the option.
+        ExportError: the adapter's folder is not one, or it names another base.
     """
     folder = Path(model).absolute()
     where = (str(folder), "--host", HOST, f"--port={port}")  # both servers use the folder as the model's name, too
@@ -79,22 +80,34 @@ def command(
         *("--max-model-len", "16384", "--gpu-memory-utilization", "0.82"),
         *("--max-num-seqs", "4", "--max-num-batched-tokens", "2048", "--enforce-eager", "--dtype", profile.dtype),
     ]
-    template = folder / "chat_template.jinja"
     # Where the template knows no thinking, the parser would hold back the answer.
-    if template.is_file() and OPENER in template.read_text(encoding="utf-8"):
+    if OPENER in template_of(folder):
         line += ["--reasoning-parser", "qwen3"]
     if fp8_cache:
         line += ["--kv-cache-dtype", "fp8"]
     if adapter is not None:
         mounted = read_adapter(Path(adapter).absolute())
+        check_base(mounted, folder)
         ranks = [rank for rank in LORA_RANKS if rank >= mounted.rank]
-        if not ranks:
-            raise ServingError(
-                f"{mounted.folder} has rank {mounted.rank}, and vLLM serves {LORA_RANKS[-1]} at most; serve it merged."
-            )
+        special = [*mounted.merge_only, *["tokens of its own"] * bool(new_tokens(folder, mounted.folder))]
+        if special or not ranks:
+            what = f"{' and '.join(special)}, which vLLM does not mount" if special else f"rank {mounted.rank}"
+            limit = "" if special else f", and vLLM serves {LORA_RANKS[-1]} at most"
+            raise ServingError(f"{mounted.folder} has {what}{limit}; serve it merged (export.merge_adapter).")
         line += ["--enable-lora", "--lora-modules", f"{mounted.folder.name}={mounted.folder}"]
         line += ["--max-lora-rank", str(ranks[0])]
     return line
+
+
+def template_of(folder: str | Path) -> str:
+    """The chat template of a model's folder as text, in whichever of its files it lies; "" where there is none."""
+    with suppress(OSError):
+        return (Path(folder) / "chat_template.jinja").read_text(encoding="utf-8")
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads((Path(folder) / "tokenizer_config.json").read_text(encoding="utf-8"))["chat_template"]
+        named = {each["name"]: each["template"] for each in found} if isinstance(found, list) else {"default": found}
+        return named.get("default") or "\n".join(named.values())
+    return ""
 
 
 class Server:

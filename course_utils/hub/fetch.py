@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 
 from course_utils.core.errors import CourseError
 from course_utils.core.paths import nearest
+from course_utils.hub import network
 
 if TYPE_CHECKING:
     import httpx
@@ -140,10 +141,11 @@ def start(call: Callable[..., Any], *arguments: Any) -> "Future[Any]":
     return future
 
 
-def words(error: BaseException, token: str = "") -> str:
-    """An error as one line without the token."""
+def words(error: BaseException, token: str = "", address: str = "") -> str:
+    """An error as one line without the token; of a connection to `address`, with the variable that may be why."""
     text = str(error).strip().splitlines()
     line = ": ".join(text[:1] if isinstance(error, SourceError) else [type(error).__name__, *text[:1]])
+    line += network.culprit(address, error) if address else ""
     return line.replace(token, "***") if token else line
 
 
@@ -294,15 +296,18 @@ class Transfer:
         except httpx.TooManyRedirects:
             raise SourceError(f"redirected more than {REDIRECTS} times") from None
         except httpx.TimeoutException:
-            raise TransientError(f"no byte for {STALL_SECONDS:.0f} s") from None
+            raise TransientError(f"no byte for {STALL_SECONDS:.0f} s{network.culprit(self.url)}") from None
         except httpx.RequestError as error:  # not its words: they may hold a header
-            raise TransientError(f"the connection broke ({type(error).__name__})") from None
+            why = network.culprit(self.url, error)
+            raise TransientError(f"the connection broke ({type(error).__name__}){why}") from None
         if have < size:
             raise TransientError("the connection ended too early")
 
 
 def _check_extent(answer: "httpx.Response", start: int, size: int) -> None:
     """Refuse an answer that is not the rest of a file of `size` bytes from `start` on."""
+    if answer.headers.get("Content-Type", "").startswith("text/html"):
+        raise SourceError(network.NO_HUB)
     if answer.status_code == 206:
         stated, expected = answer.headers.get("Content-Range", ""), f"bytes {start}-{size - 1}/{size}"
     else:

@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from course_utils.hub import fetch
+from course_utils.hub import fetch, network
 from course_utils.hub.fetch import MODEL_MARKS, PART, RECORD, DownloadError, HubFile, SourceError, TransientError
 from course_utils.hub.wheels import WHEELS, WheelSource
 
@@ -32,6 +32,7 @@ ORDER_VARIABLE = "COURSE_SOURCES"
 ADDRESS = r"https?://([\w.-]+|\[[\da-f:.]+\])(:\d+)?(/[^@?\s]*)?"  # no user's name and no query
 REACH_SECONDS = 4.0  # a hub that does not answer by then counts as out of reach
 LISTING_SECONDS = 10.0  # a hub that has not listed its files by then is left for the next one
+NO_LIST = ("JSONDecodeError", "KeyError", "TypeError")  # what the clients raise of an answer that is no list of files
 MANY_FILES = 1000  # above it HuggingFace's info may leave files out, its tree does not (huggingface_hub, PR 3565)
 
 
@@ -133,17 +134,19 @@ def ask(hubs: Mapping[str, str], seconds: float = REACH_SECONDS) -> Callable[[st
     """Ask all hubs at once; what is returned waits for the named one, and gives the reason why it does not answer."""
     import httpx
 
+    def head(address: str) -> None:  # where it redirects to does not matter
+        httpx.head(address, timeout=seconds, verify=fetch.certificates())
+
     deadline = time.monotonic() + seconds
-    head = partial(httpx.head, timeout=seconds, verify=fetch.certificates())  # where it redirects to does not matter
     asked = {kind: fetch.start(head, address) for kind, address in hubs.items()}
 
     def no_answer(kind: str) -> str | None:
         try:
             asked[kind].result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:
-            return "no answer in time"
+            return f"no answer in time{network.culprit(hubs[kind])}"
         except Exception as error:
-            return fetch.words(error)
+            return fetch.words(error, address=hubs[kind])
         return None
 
     return no_answer
@@ -306,11 +309,14 @@ def list_files(repo_type: RepoType, name: str, kind: str, address: str, send_tok
             raise SourceError(f"no list of files within {LISTING_SECONDS:g} s") from None
         except Exception as error:
             response = getattr(error, "response", None)
+            page = response is not None and response.headers.get("Content-Type", "").startswith("text/html")
+            if type(error).__name__ in NO_LIST or (page and response.status_code in {401, 403, 404, 405}):
+                raise SourceError(network.NO_HUB) from None
             if response is not None:
                 fetch.check_status(response.status_code, response.headers)
             if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError):
-                raise TransientError(fetch.words(error, token)) from None
-            raise SourceError(fetch.words(error, token)) from None
+                raise TransientError(fetch.words(error, token, address)) from None
+            raise SourceError(fetch.words(error, token, address)) from None
 
     return fetch.retrying(once, tries=1 if kind == "modelscope" else fetch.TRIES)  # ModelScope's client retries
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from course_utils.core import weights
 from course_utils.core.files import write_json
 from course_utils.core.paths import home
 from course_utils.hub import fetch
@@ -94,6 +95,8 @@ def _bring(
     _check_request(repo_type, name, source, endpoint)
     target = Path(os.path.abspath(home() / folder / name))
     if fetch.holds(target, repo_type.marks):
+        if problem := weights.fault(target):
+            raise DownloadError(f"{target} is there, but not whole: {problem}")
         return target
     if target.exists() and (target.is_file() or any(target.iterdir())):
         raise DownloadError(
@@ -171,6 +174,10 @@ def _take(name: str, listing: Listing, target: Path, attempts: list[dict[str, st
         if draft.exists() and not any(draft.iterdir()):
             draft.rmdir()
         raise
+    for path in listing.files:
+        if (draft / path).is_file() and weights.file_fault(draft / path):
+            (draft / path).unlink()
+            raise SourceError(f"{path}: the hub holds a Git LFS pointer or a cut file in its place")
     origin = {"kind": kind, "endpoint": endpoint, "revision": listing.revision}
     hashes = {path: file.sha256 for path, file in listing.files.items() if file.sha256 and (draft / path).exists()}
     told = {"name": name, "source": origin, "sha256": hashes, "licence": listing.licence, "attempts": attempts}

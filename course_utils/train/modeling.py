@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from course_utils.core import weights
 from course_utils.core.errors import CourseError
 
 if TYPE_CHECKING:
@@ -62,11 +63,14 @@ def load_model(
         The model and its tokenizer.
 
     Raises:
-        ModelError: the folder holds no model, or the tokenizer's padding token is its stop token (pitfall pad-is-eos).
+        ModelError: the folder holds no model or one that is not whole (pitfall pointer-for-weights), or the tokenizer's
+            padding token is its stop token (pitfall pad-is-eos).
     """
     path = Path(path)
     if not (path / "config.json").is_file():
         raise ModelError(f"{path} holds no config.json; hub.download({str(path.name)!r}) makes a model's folder.")
+    if problem := weights.fault(path, model=True):
+        raise ModelError(f"{path} cannot be loaded: {problem}")
     model, tokenizer = import_unsloth().FastLanguageModel.from_pretrained(
         model_name=str(path),
         max_seq_length=profile.train.max_length,
@@ -114,19 +118,21 @@ def load_adapter(model: PreTrainedModel, adapter_dir: str | Path) -> PeftModel:
         adapter_dir: `TrainResult.adapter_dir`.
 
     Raises:
-        ModelError: the folder holds no adapter, or one for a model of other shapes.
+        ModelError: the folder holds no LoRA that leaves the base as it is, or one for a model of other shapes.
     """
     from peft import PeftModel
 
     adapter_dir = Path(adapter_dir)
-    if not (adapter_dir / "adapter_model.safetensors").is_file():
-        raise ModelError(f"{adapter_dir} holds no adapter; lesson 04 or `python -m course_utils train` makes one.")
+    try:
+        weights.adapter_config(adapter_dir)
+    except ValueError as error:
+        raise ModelError(f"{adapter_dir} {error}") from None
     try:
         return PeftModel.from_pretrained(model, str(adapter_dir), is_trainable=False)
-    except RuntimeError as error:  # PEFT lists every tensor whose shape differs
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:  # PEFT lists every tensor whose shape differs
         raise ModelError(
             f"{adapter_dir} does not fit {model.config.name_or_path}: it was trained on another base model. "
-            f"First difference: {str(error).splitlines()[1].strip()}"
+            f"First difference: {'; '.join(line.strip() for line in str(error).splitlines()[:2])}"
         ) from error
 
 

@@ -189,6 +189,14 @@ def test_a_broken_adapter_file(changed_adapter):
 # ---- GGUF
 
 
+def test_a_folder_that_is_not_whole_is_not_converted(tmp_path, converter):
+    """Kind: a model folder that holds Git LFS pointers or cut weights is said."""
+    converter("")
+    (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(export.ExportError, match="Git LFS pointer"):
+        gguf.to_gguf(tmp_path, tmp_path / "model.gguf")
+
+
 def test_without_the_converter_it_is_told_how_to_get_it(merged, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     for folder in ("", str(tmp_path / "llama.cpp")):

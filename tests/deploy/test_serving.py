@@ -90,7 +90,70 @@ class TestCommand:
         assert "--reasoning-parser" in serving.command(GPU, folders["qwen3-tokenizer"])
         assert "--reasoning-parser" not in serving.command(GPU, folders["qwen3-instruct-2507-tokenizer"])
 
-    @pytest.mark.parametrize(("settings", "served"), [({"r": 16}, 16), ({"r": 12, "rank_pattern": {"q_proj": 40}}, 64)])
+    @pytest.mark.parametrize("where", ["tokenizer_config", "named", "named, with a default"])
+    def test_the_template_is_found_in_the_configuration_of_the_tokenizer_too(self, tmp_path, where):
+        """Kind: the reasoning parser is found wherever the template lies."""
+        thinks = (ROOT / "models" / "qwen3-tokenizer" / "chat_template.jinja").read_text(encoding="utf-8")
+        for template, parser in ((thinks, True), ("{{ messages }}", False)):
+            held = {"tokenizer_config": template, "named": [{"name": "tools", "template": template}]}.get(where)
+            held = held or [{"name": "rag", "template": thinks}, {"name": "default", "template": template}]
+            (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": held}))
+            assert ("--reasoning-parser" in serving.command(GPU, tmp_path)) is parser
+            assert serving.template_of(tmp_path) == template
+
+    @pytest.mark.parametrize("config", ["{", "[]", "{}", '{"chat_template": null}', '{"chat_template": [1]}'])
+    def test_a_folder_without_a_template_gets_no_parser(self, tmp_path, config):
+        (tmp_path / "tokenizer_config.json").write_text(config)
+        assert "--reasoning-parser" not in serving.command(GPU, tmp_path)
+
+    @pytest.mark.parametrize(
+        ("settings", "words"),
+        [
+            ({"use_dora": True}, "DoRA"),
+            ({"modules_to_save": ["norm"]}, "layers trained whole"),
+            ({"rank_pattern": {"q_proj": 40}}, "rank_pattern"),
+            ({"alpha_pattern": {"q_proj": 40}}, "alpha_pattern"),
+            ({"bias": "all"}, "biases"),
+            ({"lora_bias": True}, "biases"),
+        ],
+        ids=str,
+    )
+    def test_what_vllm_refuses_or_mounts_wrongly_is_served_merged(self, tmp_path, settings, words):
+        """Kind: `serve` says "serve it merged" in place of a command that vLLM refuses. (A rank or an alpha of a
+        layer's own it does not refuse: it multiplies all layers by the same alpha / rank.)"""
+        from safetensors.torch import save_file
+        from torch import zeros
+
+        folder = adapter(tmp_path, r=8, **settings)
+        if "modules_to_save" in settings:
+            save_file({"base_model.model.model.norm.weight": zeros(4)}, folder / "adapter_model.safetensors")
+        with pytest.raises(ServingError, match=rf"{words}.*serve it merged \(export\.merge_adapter\)"):
+            serving.command(GPU, "models/x", adapter=folder)
+
+    def test_so_is_one_with_tokens_of_its_own(self, tmp_path, qwen3):
+        """Kind: a grown tokenizer is never lost in silence."""
+        qwen3.save_pretrained(tmp_path / "base")
+        (tmp_path / "adapter").mkdir()
+        folder = adapter(tmp_path / "adapter", r=8)
+        qwen3.save_pretrained(folder)
+        assert "--enable-lora" in serving.command(GPU, tmp_path / "base", adapter=folder)
+        grown = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        grown["added_tokens"].append(grown["added_tokens"][-1] | {"id": len(qwen3), "content": "<mine>"})
+        (folder / "tokenizer.json").write_text(json.dumps(grown), encoding="utf-8")
+        with pytest.raises(ServingError, match=r"tokens of its own.*serve it merged"):
+            serving.command(GPU, tmp_path / "base", adapter=folder)
+        (folder / "tokenizer.json").write_text("{")
+        with pytest.raises(ExportError, match=r"tokenizer.*cannot be read"):
+            serving.command(GPU, tmp_path / "base", adapter=folder)
+
+    def test_the_base_must_be_the_one_that_the_adapter_names(self, tmp_path):
+        """Kind: adapters from elsewhere; vLLM would mount it on any model of the same shapes."""
+        folder = adapter(tmp_path, r=8, base_model_name_or_path="Qwen/Qwen3-4B")
+        assert "--enable-lora" in serving.command(GPU, "models/Qwen/Qwen3-4B", adapter=folder)
+        with pytest.raises(ExportError, match="was trained on Qwen/Qwen3-4B"):
+            serving.command(GPU, "models/Qwen/Qwen3-4B-Instruct-2507", adapter=folder)
+
+    @pytest.mark.parametrize(("settings", "served"), [({"r": 16}, 16), ({"r": 12}, 16), ({"r": 40}, 64)])
     def test_an_adapter_is_mounted_with_a_rank_that_vllm_takes(self, tmp_path, settings, served):
         line = serving.command(GPU, "models/x", adapter=adapter(tmp_path, **settings))
         assert "--enable-lora" in line and f"{tmp_path.name}={tmp_path}" in line
@@ -260,6 +323,7 @@ class TestErrorsOfTheClient:
         ({"content": "", "reasoning": "Norway."}, "stop", ParsedOutput("Norway.", "", "answered")),
         ({"content": "Oslo.", "reasoning": None}, "stop", ParsedOutput("", "Oslo.", "no_thinking")),
         ({"content": None}, "stop", ParsedOutput("", "", "no_thinking")),
+        ({"content": None, "reasoning": "Oslo."}, "stop", ParsedOutput("", "Oslo.", "no_thinking")),
     ],
 )
 def test_each_way_in_which_servers_hand_thinking_over(message, finish_reason, expected):

@@ -43,6 +43,29 @@ def test_a_folder_without_a_model_is_refused(tmp_path, cpu):
         modeling.load_model(tmp_path, cpu)
 
 
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1", b"", b"<html>" * 99, None])
+def test_weights_that_are_not_whole_are_said(cpu, tmp_path, content):
+    """Kind: a model folder that holds Git LFS pointers or cut weights is said at load, not a SafetensorError."""
+    (tmp_path / "config.json").write_text("{}")
+    if content is not None:
+        (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(modeling.ModelError, match=r"cannot be loaded: .*(pointer|cut|holds no safetensors)"):
+        modeling.load_model(tmp_path, cpu)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [({"peft_type": "IA3"}, "no LoRA but IA3"), ({"init_lora_weights": "pissa"}, "taken out of its base")],
+)
+def test_an_adapter_of_another_kind_is_refused(smol, cpu, trained, tmp_path, config, words):
+    """Kind: adapters from elsewhere; with PiSSA's, the base beside it would lack a part."""
+    folder = shutil.copytree(trained[0].adapter_dir, tmp_path / "adapter")
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | config), encoding="utf-8")
+    with pytest.raises(modeling.ModelError, match=words):
+        modeling.load_adapter(torch.nn.Linear(2, 2), folder)
+
+
 def test_padding_with_the_stop_token_is_refused(smol, cpu, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(smol, folder)

@@ -1,0 +1,241 @@
+"""course_utils.deploy.adapters: adapters from elsewhere are merged as they were trained, or refused with words.
+
+Kind of all of them: adapters from elsewhere (a merge that is wrong in silence).
+"""
+
+import json
+import shutil
+
+import pytest
+import torch
+from hub_server import POINTER
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+from course_utils import adapters, export, modeling
+from course_utils.deploy.adapters import ExportError
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["two tables", "tied"])
+def base(request, smol, tmp_path_factory):
+    """A Qwen2 of two layers with SmolLM2's tokenizer, in 32 bits: what differs then differs by more than rounding."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tokenizer = AutoTokenizer.from_pretrained(smol)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=request.param,
+        eos_token_id=2,
+    )
+    Qwen2ForCausalLM(config).float().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def logits(model):
+    ids = torch.randint(20, 4000, (2, 24), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return model.eval()(ids).logits
+
+
+def trained_adapter(base, folder, *, new=0, rows=None, tokenizer=True, saving=None, noise=0.02, **config):
+    """An adapter as another program saves it, far from its start; returns the logits of the base with it."""
+    model, words = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    words.add_tokens([f"<new{number}>" for number in range(new)])
+    if new or rows:
+        model.resize_token_embeddings(rows or len(words), mean_resizing=False)
+    settings = {"r": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"} | config
+    model = get_peft_model(model, LoraConfig(**settings))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in (weight for weight in model.parameters() if weight.requires_grad):
+            weight += noise * torch.randn_like(weight)
+    model.save_pretrained(folder, **saving or {})
+    if tokenizer:
+        words.save_pretrained(folder)
+    return logits(model)
+
+
+WHOLE = [
+    {"use_dora": True, "target_modules": ["q_proj", "up_proj"]},
+    {"modules_to_save": ["norm"]},
+    {"modules_to_save": ["input_layernorm", "post_attention_layernorm", "norm"]},
+    {"modules_to_save": ["lm_head"]},
+    {"modules_to_save": ["embed_tokens"]},
+    {"modules_to_save": ["embed_tokens", "lm_head"]},
+    {"modules_to_save": ["embed_tokens", "lm_head"], "ensure_weight_tying": True},
+    {"trainable_token_indices": [5, 21, 22]},
+    {"bias": "all"},
+    {"bias": "lora_only"},
+    {"lora_bias": True},
+    {"rank_pattern": {"layers.0.self_attn.q_proj": 8}, "use_rslora": True},
+    {"alpha_pattern": {"layers.1.self_attn.q_proj": 64}},
+]
+
+
+@pytest.mark.parametrize("config", WHOLE, ids=str)
+def test_what_is_more_than_a_plain_lora_is_merged_as_it_was_trained_and_not_mounted(base, config, tmp_path):
+    expected = trained_adapter(base, tmp_path / "adapter", **config)
+    merged = export.merge_adapter(base, tmp_path / "adapter", tmp_path / "merged").path
+    model = adapters.load_base(merged)[0]
+    torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=0)
+    assert (logits(adapters.load_base(base)[0]) - expected).abs().max() > 1e-3
+    # PEFT's merge sets it; vLLM and llama.cpp drop a table where it is wrong
+    one = torch.equal(model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+    assert json.loads((merged / "config.json").read_text())["tie_word_embeddings"] is one
+    read = adapters.read_adapter(tmp_path / "adapter")
+    assert read.merge_only and "serve it merged" in read.remarks[-1]
+
+
+def test_a_plain_one_has_nothing_to_remark(base, tmp_path):
+    trained_adapter(base, tmp_path / "adapter")
+    read = adapters.read_adapter(tmp_path / "adapter")
+    assert (read.modules, read.layers, read.whole, read.rows, read.remarks) == (("q_proj",), 2, (), 0, ())
+
+
+class TestTokensThatWereAdded:
+    """Kind: a grown tokenizer beside the adapter is kept with its rows, or refused; never lost in silence."""
+
+    @pytest.mark.parametrize(
+        "how",
+        [
+            {"new": 3},
+            {"new": 3, "saving": {"save_embedding_layers": True}},
+            {"new": 3, "modules_to_save": ["embed_tokens", "lm_head"]},
+            {"new": 3, "rows": 49_216},  # padded to a multiple of 64
+            {"rows": 49_216},
+        ],
+        ids=str,
+    )
+    def test_they_are_kept_with_their_rows(self, base, how, tmp_path):
+        expected = trained_adapter(base, tmp_path / "adapter", **how)
+        merged = export.merge_adapter(base, tmp_path / "adapter", tmp_path / "merged").path
+        model, tokenizer = adapters.load_base(merged)
+        torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=0)
+        assert len(tokenizer) == 49_152 + how.get("new", 0)
+        assert model.get_input_embeddings().weight.shape[0] == how.get("rows", 49_155)
+        assert tokenizer.chat_template == AutoTokenizer.from_pretrained(base).chat_template
+
+    def test_in_rows_that_the_base_has_to_spare_they_are_kept_too(self, base, tmp_path):
+        spare = tmp_path / "tiny"
+        model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+        model.resize_token_embeddings(49_216, mean_resizing=False)
+        model.save_pretrained(spare)
+        tokenizer.save_pretrained(spare)
+        trained_adapter(spare, tmp_path / "adapter", rows=49_216, new=2)
+        merged = export.merge_adapter(spare, tmp_path / "adapter", tmp_path / "merged").path
+        assert adapters.load_base(merged)[1].tokenize("<new1>") == ["<new1>"]
+
+    def test_a_template_of_its_own_is_kept_and_one_for_masks_is_not(self, base, tmp_path):
+        trained_adapter(base, tmp_path / "adapter", new=3)
+        for template, kept in (("<new0>{{ messages }}", True), ("{% generation %}<new0>{% endgeneration %}", False)):
+            (tmp_path / "adapter" / "chat_template.jinja").write_text(template)
+            tokenizer = adapters.load_with_adapter(base, tmp_path / "adapter")[1]
+            assert (tokenizer.chat_template == template) is kept
+
+    @pytest.mark.parametrize(
+        "how", [{"saving": {"save_embedding_layers": False}}, {"tokenizer": False}], ids=["no rows", "no tokenizer"]
+    )
+    def test_without_their_rows_or_without_the_tokenizer_both_sizes_are_named(self, base, how, tmp_path):
+        trained_adapter(base, tmp_path / "adapter", new=3, **how)
+        with pytest.raises(ExportError, match=r"49155 tokens.*49152.*save_embedding_layers"):
+            export.merge_adapter(base, tmp_path / "adapter", tmp_path / "merged")
+        assert not (tmp_path / "merged").exists()
+
+
+one_base = pytest.mark.parametrize("base", [False], indirect=True, ids=["two tables"])
+
+
+@one_base
+class TestStartsThatChangeTheBase:
+    """Kind: PiSSA and what is like it, not converted, is refused; converted, it is merged."""
+
+    @pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora"])
+    def test_not_converted(self, base, start, tmp_path):
+        trained_adapter(base, tmp_path / "adapter", init_lora_weights=start)
+        with pytest.raises(ExportError, match=rf"'{start}'.*path_initial_model_for_weight_conversion"):
+            export.merge_adapter(base, tmp_path / "adapter", tmp_path / "merged")
+        model = AutoModelForCausalLM.from_pretrained(base)
+        with pytest.raises(modeling.ModelError, match="taken out of its base"):
+            modeling.load_adapter(model, tmp_path / "adapter")
+
+    @pytest.mark.parametrize("start", ["pissa", "olora"])
+    def test_not_converted_although_its_configuration_says_nothing(self, base, start, tmp_path):
+        """As PEFT's own example of PiSSA saves it. On the base that lacks the part it is right."""
+        trained_adapter(base, tmp_path / "adapter", init_lora_weights=start, noise=0.002)
+        path = tmp_path / "adapter" / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"init_lora_weights": True}))
+        with pytest.raises(ExportError, match="repeats what stands in the weights"):
+            export.merge_adapter(base, tmp_path / "adapter", tmp_path / "merged")
+        rest = get_peft_model(
+            AutoModelForCausalLM.from_pretrained(base),
+            LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=start),
+        ).unload()
+        rest.save_pretrained(tmp_path / "tiny")
+        AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "tiny")
+        assert export.merge_adapter(tmp_path / "tiny", tmp_path / "adapter", tmp_path / "merged").adapter.layers == 2
+
+    @pytest.mark.parametrize("start", ["pissa", "olora"])
+    def test_converted(self, base, start, tmp_path):
+        model = AutoModelForCausalLM.from_pretrained(base)
+        config = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=start)
+        model = get_peft_model(model, config)
+        model.peft_config["default"].init_lora_weights = True
+        model.save_pretrained(tmp_path / "start")
+        model.peft_config["default"].init_lora_weights = start
+        with torch.no_grad():
+            for weight in (weight for weight in model.parameters() if weight.requires_grad):
+                weight += 0.02 * torch.randn_like(weight)
+        model.save_pretrained(tmp_path / "adapter", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+        expected = logits(model)
+        merged = export.merge_adapter(base, tmp_path / "adapter", tmp_path / "merged")
+        assert merged.adapter.rank == 8
+        torch.testing.assert_close(logits(adapters.load_base(merged.path)[0]), expected, atol=1e-4, rtol=0)
+
+    @pytest.mark.parametrize("start", [True, False, "gaussian", "orthogonal", "eva", "mica"])
+    def test_starts_that_leave_the_base_alone(self, base, start, tmp_path):
+        expected = trained_adapter(base, tmp_path / "adapter", init_lora_weights=start)
+        merged = export.merge_adapter(base, tmp_path / "adapter", tmp_path / "merged").path
+        torch.testing.assert_close(logits(adapters.load_base(merged)[0]), expected, atol=1e-5, rtol=0)
+
+    @pytest.mark.parametrize("name", ["me/tiny-pissa-r16", "LoftQ/tiny-4bit", "out/residual_model"])
+    def test_only_the_name_of_its_base_tells(self, base, name, tmp_path):
+        trained_adapter(base, tmp_path / "adapter")
+        path = tmp_path / "adapter" / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": name}))
+        with pytest.raises(ExportError, match=rf"{name}.*taken out of that base") as caught:
+            export.merge_adapter(base, tmp_path / "adapter", tmp_path / "merged")
+        assert "put this name" not in str(caught.value)
+
+
+@one_base
+class TestWhatCannotBeRead:
+    @pytest.mark.parametrize(
+        "config",
+        [{"r": "16"}, {"r": None}, {"lora_alpha": "much"}, {"rank_pattern": [8]}, {"modules_to_save": ["norm"]}],
+        ids=str,
+    )
+    def test_a_config_that_does_not_go_with_the_weights(self, base, config, tmp_path):
+        """Kind: an error of ours for whatever the configuration says, and nothing on disk."""
+        trained_adapter(base, tmp_path / "adapter")
+        path = tmp_path / "adapter" / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | config))
+        with pytest.raises(ExportError):
+            export.merge_adapter(base, tmp_path / "adapter", tmp_path / "merged")
+        assert not (tmp_path / "merged").exists()
+
+    @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
+    def test_a_base_of_pointers(self, base, file, tmp_path):
+        """Kind: a model folder that holds Git LFS pointers is said, not a SafetensorError."""
+        trained_adapter(base, tmp_path / "adapter")
+        copy = shutil.copytree(base, tmp_path / "tiny")
+        (copy / file).write_bytes(POINTER)
+        with pytest.raises(ExportError, match=f"{file} is a Git LFS pointer"):
+            export.merge_adapter(copy, tmp_path / "adapter", tmp_path / "merged")
+        with pytest.raises(modeling.ModelError, match=f"{file} is a Git LFS pointer"):
+            modeling.load_model(copy, profile=None)
