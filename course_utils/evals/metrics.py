@@ -23,11 +23,11 @@ MAX_DEPTH = 100
 EMOJI = re.compile("[\U0001f300-\U0001faff\u2600-\u27bf\u2b50\u2b55\u231a\u231b\u23e9-\u23f3]")
 # What repeats itself without a letter is a line, a table or a number, and the cells of a table's row may be alike.
 LOOP = re.compile(
-    r"""(?=\S)(?=([\W\d_]{0,76}))         # up to the first letter
-    (?:(\1[^|]{4,80}?)\2{3,}           # a piece four times in a row
-    |((?:\1[^\n]{1,160}\n)(?:[^\n]{1,160}\n){0,2}?)\3{3,}  # rows of a table, one to three lines together
-    |(.{1,80}?)\4{149,})               # anything at all, very often""",
-    re.DOTALL | re.VERBOSE,
+    r"""(?=\S)(?=((?:(?!\|)[\W\d_]){0,76}))  # up to the first letter
+    (?:(\1[^|]{4,80}?)\2{3,}  # a piece four times in a row
+    |((?=.*[^\W\d_])(?:.{1,160}\n){1,3}?)\3{3,}  # one to three rows of a table
+    |((?s:.){1,80}?)(?:\4{149,}|(?<=\n)\4{19,}))  # anything, very often""",
+    re.VERBOSE,
 )
 INVISIBLE = re.compile("[\u115f\u1160\u2800\u3164\uffa0]")  # letters and signs that show nothing
 FENCE = re.compile(r"```(?:json)?\s*\n(.*?)\n?```", re.DOTALL)
@@ -46,7 +46,7 @@ def faults(
         was cut off.
     does not end: the model did not write its stop token.
     loop: a piece with a letter in it, of 4 to 80 characters from that letter on, stands four times in a row (of a
-        table: its rows), or any piece 150 times; and the reference has no such place.
+        table: its rows), or anything at all 150 times, a line 20 times; and the reference has no such place.
     template token: the model wrote a token of the template, other than one pair of thinking tags.
     other language: `language` gives another answer than for the reference.
 
@@ -77,8 +77,8 @@ def _shows(text: str) -> bool:
 def language(text: str) -> Literal["Chinese", "Latin", "other"] | None:
     """The script that a text is written in, or None for code, JSON, numbers and signs.
 
-    Code, addresses and paths are left out. Each Chinese character counts as a word, and so does each run of letters of another
-    script; the most frequent script names the text. It tells Chinese from English, and not English from French.
+    Code, addresses and paths are left out. Each Chinese character counts as a word, and so does each run of letters of
+    another script; the most frequent script names the text. It tells Chinese from English, not English from French.
     """
     if isinstance(parse_json(text), (dict, list)):
         return None

@@ -17,6 +17,7 @@ SAME = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F) if code != or
 SAME |= dict.fromkeys(map(ord, "−–‒‐‑﹣"), "-") | dict.fromkeys(map(ord, "\t\u00a0\u2007\u2009\u202f\u3000"), " ")
 SAME |= dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"))  # of no width
 SAME |= str.maketrans({"⁄": "/", "∕": "/", "∙": "·", "⋅": "·", "￥": "¥", "٫": ".", "٬": ","})
+SYMBOLS = {"times": "×", "cdot": "×", "div": "÷", "pm": "±", "pi": "π"}  # of LaTeX
 FRACTIONS, RAISED = "[¼-¾⅐-⅞]", "[⁰¹²³⁴-⁹⁻]+"
 PLAIN = [(re.compile(pattern), plain) for pattern, plain in (
     (r"\\(?:tag|label|[hv]space)\*? ?\{[^{}]*\}", ""),
@@ -26,10 +27,7 @@ PLAIN = [(re.compile(pattern), plain) for pattern, plain in (
     (r"\\[,;:> ()\[\]]|~(?!\d)|&|\\(?:q?quad|left|right|displaystyle)(?![a-z])", " "),
     (r"\\([%$#_{}])", r"\1"),
     (r"\^ ?\{? ?\\circ ?\}?|\\degree(?![a-z])", "°"),
-    (r"\\(?:times|cdot|ast)(?![a-z])", "×"),
-    (r"\\(?:div)(?![a-z])", "÷"),
-    (r"\\pm(?![a-z])", "±"),
-    (r"\\pi(?![a-z])", "π"),
+    *((rf"\\{name}(?![a-z])", sign) for name, sign in SYMBOLS.items()),
     (r"(?:\\sqrt|√) ?(?:\[[^\]]*\])? ?", "√"),
     (r"\\(?:text[a-z]*|mbox|mathrm|rm) ?\{([^{}\d]*)\}", r"⟨\1⟩"),  # a unit, or words
     (r"(?<=\d)(?=\\[dtc]?frac)|(?<=[A-Za-z])(?=\\boxed|\\text|\\math|(?:\*\*|`)\S)", " "),
@@ -57,50 +55,51 @@ def _plain(text: str) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- the grammar
-# Only groups of three digits are thousands: 1,2,3 is no 123.
-WHOLE = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)(?!\d)"
+WHOLE = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)(?!\d)"  # only groups of three digits are thousands
 DECIMAL = rf"(?:{WHOLE}(?:\.\d+(?!\d|\.\.|…))?|\.\d+(?!\d))"
 UNIT = r"[cdkm]?m|[km]?g|[cdm]?[lL]|[th]|m?s|min|km/h|m/s|°[CF]?"
-# What joins digits to something that is read as a whole or not at all.
+# What joins digits to something that is read as a whole or not at all: 12:30, 9 - 2, 3元5角.
 LINK = "|".join([
-    r"[.,:'’_ ]", r"\.?\(", r"\^\{?-?", r" ?(?:[-+/×÷·—~xX]|\*{1,2}) ?-?", " : ", "[eE]-?", " ?(?:plus|times|divided by|over|[加减乘除]以?) ?",
+    r"[.,:'’_ ]|\.?\(|\^\{?-?| : |[eE]-?",
+    r" ?(?:[-+/×÷·—~xX]|\*{1,2}|plus|times|divided by|over|[加减乘除]以?) ?-?",
     rf" ?(?:{UNIT}|hours?|minutes?|feet|foot|ft|pounds?|lbs?|dollars?|days?|weeks?|years?)(?: and)? ",
     r"(?:[年月元角分时点吨斤天米]|小时|分钟|[千分厘毫]米|千?克|公斤)零?",
 ])  # fmt: skip
-# What makes another number of the one before it.
+# What makes another number of the one before it: 3 million, 3万, 3x, 3D.
 SCALE = r"(?i:(?:ten|hundred|thousand|million|billion|trillion)(?:th)?s?|dozens?|(?:third|fourth|fifth|eighth)s|halves)"
 SPOILT = "|".join([
-    rf" ?⟨? ?(?:{SCALE}|mn|bn|mil|[kKMB])(?![A-Za-z])", r" ?(?:%|⟨? ?(?i:per ?cent)|‰|π|√)", r"[\u0300-\u036f_^]",
-    r" ?(?:[十百万亿兆]|千(?![克米瓦卡])|(?:个|小时|年|天)?半|分之)", " and (?:a|one|two|three) (?:half|third|quarter)",
-    r"[A-Za-z](?<![gmslLth])(?![A-Za-z])|[A-Za-z]+[\d_^]",  # 3x, 3D, 2x^2
+    rf" ?⟨? ?(?:{SCALE}|mn|bn|mil|[kKMB])(?![A-Za-z])| and (?:a|one|two|three) (?:half|third|quarter)",
+    r" ?(?:%|⟨? ?(?i:per ?cent)|‰|π|√|[十百万亿兆]|千(?![克米瓦卡])|(?:个|小时|年|天)?半|分之)",
+    r"[\u0300-\u036f_^]|[A-Za-z](?<![gmslLth])(?![A-Za-z])|[A-Za-z]+[\d_^]",
 ])  # fmt: skip
 NUMBER = "".join([
     r"(?:(?<![A-Za-z0-9_)\]}%°.^√/±+-])(?P<sign>[-+])|(?<![A-Za-z_^√/.±+-]))",
     r"(?:(?P<whole>\d+)(?: | and |又)(?=\d+ ?/ ?\d))?",
-    rf"(?P<top>{DECIMAL})(?:(?:[eE]| ?[×x*] ?10\^\{{?)(?P<power>[-+]?\d{{1,4}})(?!\d)\}}?)?(?: ?/ ?(?P<bottom>{WHOLE}))?",
-    r"(?P<percent> ?(?:%|⟨? ?(?i:per ?cent)(?![A-Za-z])⟩?))?",
+    rf"(?P<top>{DECIMAL})(?:(?:[eE]| ?[×x*] ?10\^\{{?)(?P<power>[-+]?\d{{1,4}})(?!\d)\}}?)?",
+    rf"(?: ?/ ?(?P<bottom>{WHOLE}))?(?P<percent> ?(?:%|⟨? ?(?i:per ?cent)(?![A-Za-z])⟩?))?",
     rf"(?: ?(?P<unit>(?:⟨(?! ?{SCALE}\b)[^⟩]*⟩|(?:{UNIT})(?![A-Za-z/]))(?:\^?\{{?-?[23]\}}?)?))?",
     rf"(?!(?:{LINK})\.?\d)(?!{SPOILT})",
 ])  # fmt: skip
-HAN_DIGIT = "零〇一二两三四五六七八九十百千万亿壹贰叁肆伍陆柒捌玖拾佰仟"
+HAN = "[零〇一二两三四五六七八九十百千万亿壹贰叁肆伍陆柒捌玖拾佰仟]"
 ENGLISH = (
     "zero|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen"
-    "|(?:twen|thir|for|fif|six|seven|eigh|nine)ty|hundred|a hundred"
+    "|(?:twen|thir|for|fif|six|seven|eigh|nine)ty|(?:a )?hundred"
 )
-PIECE = r"[-+]?[\d./]+"
+PIECE, BEFORE = r"[-+]?[\d./]+", "A-Za-z_^√/.±+×÷-"
+# What holds a number and is not read, in whole.
 JUNK = "|".join([
     rf"[(\[{{] ?{PIECE}(?:(?: ?[;、，] ?|, |,(?!\d{{3}}(?!\d))){PIECE})+ ?[)\]}}]",  # (3, 4)
-    r"\\[A-Za-z]+ ?(?:\{(?:[^{}]|\{[^{}]*\})*\} ?)+",  # LaTeX that is not read
-    rf"[{HAN_DIGIT}\d]+分之[{HAN_DIGIT}\d]+|(?!万一|千万)[{HAN_DIGIT}]{{2,}}",
-    rf"(?:(?<![A-Za-z_^√/.±+×÷-])[A-Za-z_^√/.±+×÷-]++(?:(?<=√)[{{(])?)?\d+(?:(?:{LINK})\.?\d+)*+",
-    rf"(?:[是为得剩有]|等于) ?(?:[{HAN_DIGIT}](?<!一)|一(?!\w))|(?i:\b(?:is|are|equals?|makes?) (?:{ENGLISH})\b)",
+    r"\\[A-Za-z]+ ?(?:\{(?:[^{}]|\{[^{}]*\})*\} ?)+",  # other LaTeX
+    rf"(?:{HAN}|\d)+分之(?:{HAN}|\d)+|(?!万一|千万){HAN}{{2,}}|(?:[是为得剩有]|等于) ?(?:(?!一){HAN}|一(?!\w))",
+    rf"(?i:\b(?:is|are|equals?|makes?) (?:{ENGLISH})\b)",
+    rf"(?:(?<![{BEFORE}])[{BEFORE}]++(?:(?<=√)[{{(])?)?\d+(?:(?:{LINK})\.?\d+)*+",
 ])  # fmt: skip
-# What is left out: exponents and names (cm^2, CO2, x_1), and all but the last of 1,2,3.
+# What says nothing about the number before it: exponents and names (cm^2, CO2, x_1), and all of 1,2,3 but the last.
 SKIP = "|".join([
-    r"(?<![A-Za-zµΩ°⟩)\]}])[A-Za-zµΩ°⟩)\]}]++(?:\^\{?-?\d+\}?|(?<=[A-Za-z])_\{?\w+\}?)", r"(?<![A-Za-z])[A-Za-z]{1,2}[23](?![\w.^])",
-    r"(?<![\d.,])\d+(?:,(?!\d{3}(?!\d))\d+)+,(?!\d{3}(?!\d))(?=\d)",
+    r"(?<![A-Za-zµΩ°⟩)\]}])[A-Za-zµΩ°⟩)\]}]++(?:\^\{?-?\d+\}?|(?<=[A-Za-z])_\{?\w+\}?)",
+    r"(?<![A-Za-z])[A-Za-z]{1,2}[23](?![\w.^])|(?<![\d.,])\d+(?:,(?!\d{3}(?!\d))\d+)+,(?!\d{3}(?!\d))(?=\d)",
 ])  # fmt: skip
-SCAN = re.compile(rf"(?P<skip>{SKIP})|(?P<number>{NUMBER})|{JUNK}")
+SCAN = re.compile(rf"(?P<skip>{SKIP})|{NUMBER}|{JUNK}")
 
 
 class Number(NamedTuple):
@@ -119,10 +118,13 @@ def parse_number(text: str) -> Fraction | None:
     return found.value if found else None
 
 
-def last_number(reply: str) -> Fraction | None:
+def last_number(reply: str) -> Number | None:
     """The last number of a reply, or None where the last thing that looks like one is not understood."""
-    found = _last(reply)
-    return found.value if found else None
+    found = None
+    for match in SCAN.finditer(_plain(reply)):
+        if not match["skip"] and not re.fullmatch(r"\\\D*", match[0]):
+            found = match
+    return _number(found)
 
 
 def same_number(reply: str, reference: str) -> bool | None:
@@ -130,22 +132,14 @@ def same_number(reply: str, reference: str) -> bool | None:
 
     A unit may be left out, but two that differ are two answers: 12 m is not 12 cm.
     """
-    found, due = _last(reply), _whole(reference)
-    if due is None:
+    if (due := _whole(reference)) is None:
         return None
+    found = last_number(reply)
     return found is not None and found.value == due.value and ("" in (found.unit, due.unit) or found.unit == due.unit)
 
 
 def _whole(text: str) -> Number | None:
     return _number(re.fullmatch(NUMBER, re.sub(r"(?<!\.)[.。]$", "", _plain(text).strip()).rstrip()))
-
-
-def _last(reply: str) -> Number | None:
-    found = None
-    for match in SCAN.finditer(_plain(reply)):
-        if not match["skip"] and not re.fullmatch(r"\\\D*", match[0]):
-            found = match
-    return _number(found)
 
 
 def _number(found: re.Match[str] | None) -> Number | None:
