@@ -26,6 +26,7 @@ PLAIN = [(re.compile(pattern), plain) for pattern, plain in (
     (r"\\!", ""),
     (r"\\[,;:> ()\[\]]|~(?!\d)|&|\\(?:q?quad|left|right|displaystyle)(?![a-z])", " "),
     (r"\\([%$#_{}])", r"\1"),
+    (r"\^ ?\{ ?(-?\d+) ?\}", r"^\1"),
     (r"\^ ?\{? ?\\circ ?\}?|\\degree(?![a-z])", "°"),
     *((rf"\\{name}(?![a-z])", sign) for name, sign in SYMBOLS.items()),
     (r"(?:\\sqrt|√) ?(?:\[[^\]]*\])? ?", "√"),
@@ -33,7 +34,7 @@ PLAIN = [(re.compile(pattern), plain) for pattern, plain in (
     (r"(?<=\d)(?=\\[dtc]?frac)|(?<=[A-Za-z])(?=\\boxed|\\text|\\math|(?:\*\*|`)\S)", " "),
     (r"\\[dtc]?frac ?(?:\{ ?(-?[\d.,]+) ?\}|(\d)) ?(?:\{ ?([\d.,]+) ?\}|(\d))", r"\1\2/\3\4"),
     *[(r"\\(?:boxed|fbox|text[a-z]*|math[a-z]+|mbox|bm|underline) ?\{([^{}]*)\}", r"\1")] * 2,  # one in the other
-    (r"(?<!\d)(\*{1,3}|`+|(?<!\w)_{1,2})(?=\S)([^*`\n]+)(?<=\S)\1(?!\d)", r"\2"),  # Markdown
+    (r"(?<!\d)(\*{1,3}|`+|(?<!\w)_{1,2})(?=\S)([^\n]{1,200}?)(?<=\S)\1(?!\d)", r"\2"),  # Markdown
     (r"(?<=\d)，(?=\d{3}(?!\d))", ","),
     (r"-[A-Z]{0,3}[$€£¥] ?", "-"),
     (r"[$€£¥]", " "),
@@ -46,7 +47,7 @@ PLAIN = [(re.compile(pattern), plain) for pattern, plain in (
 def _plain(text: str) -> str:
     """A text with its numbers written in one way: ASCII digits and signs, no LaTeX or Markdown around them."""
     text = re.sub(RAISED, lambda found: "^" + unicodedata.normalize("NFKC", found[0]), text)
-    text = re.sub(rf"(\d?) ?({FRACTIONS})", lambda found: f"{found[1]} {found[2]}".strip(), text)
+    text = re.sub(rf"(?<=\d)(?={FRACTIONS})", " ", text)
     text = re.sub(FRACTIONS, lambda found: unicodedata.normalize("NFKC", found[0]), text).translate(SAME)
     text = re.sub(r"(?![0-9])\d", lambda found: str(unicodedata.decimal(found[0])), text)
     for pattern, plain in PLAIN:
@@ -60,7 +61,7 @@ DECIMAL = rf"(?:{WHOLE}(?:\.\d+(?!\d|\.\.|…))?|\.\d+(?!\d))"
 UNIT = r"[cdkm]?m|[km]?g|[cdm]?[lL]|[th]|m?s|min|km/h|m/s|°[CF]?"
 # What joins digits to something that is read as a whole or not at all: 12:30, 9 - 2, 3元5角.
 LINK = "|".join([
-    r"[.,:'’_ ]|\.?\(|\^\{?-?| : |[eE]-?",
+    r"[.,:'’_ ]|\.?\(|\^-?| : |[eE]-?",
     r" ?(?:[-+/×÷·—~xX]|\*{1,2}|plus|times|divided by|over|[加减乘除]以?) ?-?",
     rf" ?(?:{UNIT}|hours?|minutes?|feet|foot|ft|pounds?|lbs?|dollars?|days?|weeks?|years?)(?: and)? ",
     r"(?:[年月元角分时点吨斤天米]|小时|分钟|[千分厘毫]米|千?克|公斤)零?",
@@ -74,10 +75,10 @@ SPOILT = "|".join([
 ])  # fmt: skip
 NUMBER = "".join([
     r"(?:(?<![A-Za-z0-9_)\]}%°.^√/±+-])(?P<sign>[-+])|(?<![A-Za-z_^√/.±+-]))",
-    r"(?:(?P<whole>\d+)(?: | and |又)(?=\d+ ?/ ?\d))?",
-    rf"(?P<top>{DECIMAL})(?:(?:[eE]| ?[×x*] ?10\^\{{?)(?P<power>[-+]?\d{{1,4}})(?!\d)\}}?)?",
+    r"(?:(?P<whole>\d+)(?: | and |又)(?!\d{3} ?/)(?=\d+ ?/ ?\d))?",
+    rf"(?P<top>{DECIMAL})(?:(?:[eE]| ?[×x*] ?10\^)(?P<power>[-+]?\d{{1,4}})(?!\d))?",
     rf"(?: ?/ ?(?P<bottom>{WHOLE}))?(?P<percent> ?(?:%|⟨? ?(?i:per ?cent)(?![A-Za-z])⟩?))?",
-    rf"(?: ?(?P<unit>(?:⟨(?! ?{SCALE}\b)[^⟩]*⟩|(?:{UNIT})(?![A-Za-z/]))(?:\^?\{{?-?[23]\}}?)?))?",
+    rf"(?: ?(?P<unit>(?:⟨(?! ?{SCALE}\b)[^⟩]*⟩|(?:{UNIT})(?![A-Za-z/]))(?:\^?-?[23])?))?",
     rf"(?!(?:{LINK})\.?\d)(?!{SPOILT})",
 ])  # fmt: skip
 HAN = "[零〇一二两三四五六七八九十百千万亿壹贰叁肆伍陆柒捌玖拾佰仟]"
@@ -96,7 +97,7 @@ JUNK = "|".join([
 ])  # fmt: skip
 # What says nothing about the number before it: exponents and names (cm^2, CO2, x_1), and all of 1,2,3 but the last.
 SKIP = "|".join([
-    r"(?<![A-Za-zµΩ°⟩)\]}])[A-Za-zµΩ°⟩)\]}]++(?:\^\{?-?\d+\}?|(?<=[A-Za-z])_\{?\w+\}?)",
+    r"(?<![A-Za-zµΩ°⟩)\]}])[A-Za-zµΩ°⟩)\]}]++(?:\^-?\d+|(?<=[A-Za-z])_\{?\w+\}?)",
     r"(?<![A-Za-z])[A-Za-z]{1,2}[23](?![\w.^])|(?<![\d.,])\d+(?:,(?!\d{3}(?!\d))\d+)+,(?!\d{3}(?!\d))(?=\d)",
 ])  # fmt: skip
 SCAN = re.compile(rf"(?P<skip>{SKIP})|{NUMBER}|{JUNK}")
@@ -149,9 +150,9 @@ def _number(found: re.Match[str] | None) -> Number | None:
     try:
         top, bottom, power = (re.sub("[, ]", "", found[name] or "") for name in ("top", "bottom", "power"))
         value = Fraction(top) * Fraction(10) ** int(power or 0) / int(bottom or 1)
-        if found["whole"] and value >= 1:  # 3 and 5/2 is no mixed number
+        if found["whole"] and value >= 1 or (found["bottom"] and " " in found["top"]):  # 3 and 5/2; 2 125/1000
             return None
         value = (value + int(found["whole"] or 0)) / (100 if found["percent"] else 1)
     except (ValueError, ZeroDivisionError):  # more digits than Python converts; n/0
         return None
-    return Number(-value if found["sign"] == "-" else value, re.sub(r"[⟨⟩^{} ]", "", found["unit"] or ""))
+    return Number(-value if found["sign"] == "-" else value, re.sub(r"[⟨⟩^ ]", "", found["unit"] or ""))
