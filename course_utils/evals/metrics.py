@@ -21,7 +21,8 @@ MAX_DEPTH = 100
 """JSON nested deeper than this is no answer to anything, and breaks the programs that walk through it."""
 
 EMOJI = re.compile("[\U0001f300-\U0001faff\u2600-\u27bf\u2b50\u2b55\u231a\u231b\u23e9-\u23f3]")
-# What repeats itself without a letter is a line, a table or a number, and the cells of a table's row may be alike.
+# Lines, tables and numbers repeat themselves, too, without a letter or in the cells of one row (pitfall
+# tables-taken-for-loops).
 LOOP = re.compile(
     r"""(?=\S)(?=((?:(?!\|)[\W\d_]){0,76}))  # up to the first letter
     (?:(\1[^|]{4,80}?)\2{3,}  # a piece four times in a row

@@ -37,7 +37,6 @@ PLAIN = [(re.compile(pattern), plain) for pattern, plain in (
     (r"(?<!\d)(\*{1,3}|`+|(?<!\w)_{1,2})(?=\S)([^\n]{1,200}?)(?<=\S)\1(?!\d)", r"\2"),  # Markdown
     (r"(?<=\d)，(?=\d{3}(?!\d))", ","),
     (r"-[A-Z]{0,3}[$€£¥] ?", "-"),
-    (r"[$€£¥]", " "),
     (r"(?<==) ?- (?=[\d.])", " -"),
     (r"\b(?:[Mm]inus|[Nn]egative) (?=[\d.])|(?:负|零下)(?=[\d.])", "-"),
     (r" {2,}", " "),
@@ -150,7 +149,7 @@ def _number(found: re.Match[str] | None) -> Number | None:
     try:
         top, bottom, power = (re.sub("[, ]", "", found[name] or "") for name in ("top", "bottom", "power"))
         value = Fraction(top) * Fraction(10) ** int(power or 0) / int(bottom or 1)
-        if found["whole"] and value >= 1 or (found["bottom"] and " " in found["top"]):  # 3 and 5/2; 2 125/1000
+        if (found["whole"] and value >= 1) or (found["bottom"] and " " in found["top"]):  # 3 and 5/2; 2 125/1000
             return None
         value = (value + int(found["whole"] or 0)) / (100 if found["percent"] else 1)
     except (ValueError, ZeroDivisionError):  # more digits than Python converts; n/0
