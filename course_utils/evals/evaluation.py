@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +19,7 @@ from course_utils.core.errors import CourseError
 from course_utils.core.files import write_json
 from course_utils.evals import generation, metrics, statistics
 from course_utils.text import chat, masking, thinking
+from course_utils.text.messages import is_learned
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -64,9 +65,16 @@ def perplexity(
         batch_size: examples per forward pass.
 
     Raises:
-        EvaluationError: no token is learned in any of them.
+        EvaluationError: one is no masked example, or no token is learned in any of them.
     """
-    return _total(_nlls(model, tokenizer, list(examples), batch_size))
+    examples = list(examples)
+    for number, example in enumerate(examples):
+        found = [example.get(key) if isinstance(example, Mapping) else None for key in ("input_ids", "labels")]
+        ids, labels = (len(values) if hasattr(values, "__len__") else 0 for values in found)
+        if not ids:
+            reason = "expected as many labels as input_ids, at least one. masking.build_dataset makes examples of rows."
+            raise EvaluationError(f"example {number}, {'labels' if ids else 'input_ids'}: {reason}")
+    return _total(_nlls(model, tokenizer, examples, batch_size))
 
 
 def _total(parts: Iterable[Row]) -> Perplexity:
@@ -228,27 +236,25 @@ def evaluate(
 
     Args:
         model, tokenizer: base, base with adapter, or merged, and its tokenizer.
-        rows: dicts with `messages`, `source`, `tags` and perhaps `tools`; the last message is the reference answer.
+        rows: dicts with `messages`, `source` and perhaps `tags` and `tools`; the last message is the reference answer.
             The prompt asks for thinking where the reference has some, and switches it off elsewhere.
         batch_size, max_new_tokens, resume_file: see `generation.generate`.
 
     Raises:
-        EvaluationError: there are no rows, or one does not end with an assistant's message.
+        EvaluationError: there are no rows, or one cannot be evaluated (with its number, the field and what to do);
+            said before the first reply is generated.
         GenerationError: `resume_file` belongs to other work.
     """
     rows = list(rows)
     if not rows:
         raise EvaluationError("There are no rows to evaluate; data.load_built(profile, 'valid') gives the course's.")
-    prompts = []
-    for number, row in enumerate(rows):
-        *asked, last = row["messages"]
-        if (role := last["role"]) != "assistant":
-            raise EvaluationError(f"row {number}: the last message is the {role}'s; a reference answer is missing")
-        options = {"tools": row.get("tools"), "enable_thinking": bool(last.get("reasoning_content"))}
-        prompts.append(chat.render(tokenizer, asked, add_generation_prompt=True, **options))
+    prompts = [_prompt(number, row, tokenizer) for number, row in enumerate(rows)]
+    try:
+        examples = masking.build_dataset(rows, tokenizer, train_on="last")
+    except CourseError as error:
+        raise EvaluationError(str(error)) from error
     how = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "resume_file": resume_file}
     outputs = generation.generate(model, tokenizer, prompts, **how)
-    examples = masking.build_dataset(rows, tokenizer, train_on="last")
     sums = dict(zip(examples["row"], _nlls(model, tokenizer, list(examples), batch_size), strict=True))
     stops = set(generation.stop_ids(model, tokenizer))
     return EvalReport(
@@ -257,6 +263,44 @@ def evaluate(
             for number, (row, prompt, output) in enumerate(zip(rows, prompts, outputs, strict=True))
         ]
     )
+
+
+def _prompt(number: int, row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The rendered prompt of a row that can be evaluated; an EvaluationError for any other."""
+    try:
+        for field, reason in _misfits(row):
+            raise EvaluationError(f"row {number}, {field}: {reason}")
+        *asked, last = row["messages"]
+        options = {"tools": row.get("tools"), "enable_thinking": bool(last.get("reasoning_content"))}
+        return chat.render(tokenizer, asked, add_generation_prompt=True, **options)
+    except chat.MessageError as error:
+        raise EvaluationError(f"row {number}, {error}") from error
+
+
+def _misfits(row: Row) -> Iterator[tuple[str, str]]:
+    """Each field that keeps a row from being evaluated, and why; a MessageError for wrong messages."""
+    if not isinstance(row, Mapping):
+        yield "the row", f"expected a dict with messages and source, found {type(row).__name__}."
+    for field, kind in {"text": "text", "chosen": "preference", "rejected": "preference"}.items():
+        if row.get(field) is not None:
+            yield field, f"a row of the kind {kind} holds no one reference answer. Evaluate rows with messages."
+    source, tags, messages = row.get("source"), row.get("tags") or [], row.get("messages")
+    if not _is_name(source):
+        yield "source", f"expected a name to group the rows by, other than 'all', found {source!r}."
+    if not isinstance(tags, list | tuple) or not all(map(_is_name, tags)):
+        yield "tags", f"expected a list of names, other than 'all', found {tags!r}."
+    chat.validate(messages)
+    *asked, last = messages
+    if last["role"] != "assistant":
+        yield f"messages[{len(asked)}]", f"the last is the {last['role']}'s, and a reference answer is due. Add it."
+    if not {"user", "tool"} & {message["role"] for message in asked}:
+        yield "messages", "there is no question: no user's message and no tool's. Leave the row out."
+    if row.get("label") is False or not is_learned(last):
+        yield f"messages[{len(asked)}]", "the reply is marked as bad or not to be learned. Leave the row out."
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and name.isprintable() and name.strip() not in ("", "all")  # "all" is every row
 
 
 def _measured(

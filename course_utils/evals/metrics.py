@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Collection, Mapping
-from fractions import Fraction
+from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, NamedTuple
 
+from course_utils.evals.numbers import parse_number as parse_number
+from course_utils.evals.numbers import same_number
 from course_utils.text import thinking
 from course_utils.text.script import HAN
 
@@ -18,12 +21,19 @@ MAX_DEPTH = 100
 """JSON nested deeper than this is no answer to anything, and breaks the programs that walk through it."""
 
 EMOJI = re.compile("[\U0001f300-\U0001faff\u2600-\u27bf\u2b50\u2b55\u231a\u231b\u23e9-\u23f3]")
-LOOP = re.compile(r"(?=\S)(.{4,80}?)\1{3,}", re.DOTALL)
-# A minus after a digit, a letter or a bracket takes away; elsewhere it is a sign.
-NUMBER = re.compile(r"(?:(?<![\w)])-)?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?")
-LATEX_FRACTION = re.compile(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")
+# Lines, tables and numbers repeat themselves, too, without a letter or in the cells of one row (pitfall
+# tables-taken-for-loops).
+LOOP = re.compile(
+    r"""(?=\S)(?=((?:(?!\|)[\W\d_]){0,76}))  # up to the first letter
+    (?:(\1[^|]{4,80}?)\2{3,}  # a piece four times in a row
+    |((?=.*[^\W\d_])(?:.{1,160}\n){1,3}?)\3{3,}  # one to three rows of a table
+    |((?s:.){1,80}?)(?:\4{149,}|(?<=\n)\4{19,}))  # anything, very often""",
+    re.VERBOSE,
+)
+INVISIBLE = re.compile("[\u115f\u1160\u2800\u3164\uffa0]")  # letters and signs that show nothing
 FENCE = re.compile(r"```(?:json)?\s*\n(.*?)\n?```", re.DOTALL)
-CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
+# Fences, text in backticks, and runs of ASCII that are an address, a path, a LaTeX command or a dotted name.
+CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|(?<![!-~])[!-~]*(?:[@/\\]|\w[._]\w)[!-~]*", re.DOTALL | re.ASCII)
 WORD = re.compile(r"[^\W\d_]+")
 LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]+")
 
@@ -33,9 +43,11 @@ def faults(
 ) -> tuple[str, ...]:
     """Why a reply is not usable; one without faults is **usable**.
 
-    empty: without its thinking it is only white space, or the thinking was cut off.
+    empty: without its thinking nothing of it can be seen (white space, characters without width), or the thinking
+        was cut off.
     does not end: the model did not write its stop token.
-    loop: a piece of 4 to 80 characters stands four times in a row, and the reference has no such place.
+    loop: a piece with a letter in it, of 4 to 80 characters from that letter on, stands four times in a row (of a
+        table: its rows), or anything at all 150 times, a line 20 times; and the reference has no such place.
     template token: the model wrote a token of the template, other than one pair of thinking tags.
     other language: `language` gives another answer than for the reference.
 
@@ -49,7 +61,7 @@ def faults(
     shown = written.replace(thinking.OPENER, "", 1).replace(thinking.CLOSER, "", 1)
     expected = language(reference)
     found = {
-        "empty": not reply.strip(),
+        "empty": not _shows(reply),
         "does not end": not stopped,
         "loop": bool(LOOP.search(reply)) and not LOOP.search(reference),
         "template token": any(token in shown for token in template_tokens),
@@ -58,11 +70,16 @@ def faults(
     return tuple(fault for fault, there in found.items() if there)
 
 
+def _shows(text: str) -> bool:
+    """Whether anything of a text can be seen: a letter, a digit, a sign."""
+    return any(unicodedata.category(sign)[0] in "LNPS" for sign in INVISIBLE.sub("", text))
+
+
 def language(text: str) -> Literal["Chinese", "Latin", "other"] | None:
     """The script that a text is written in, or None for code, JSON, numbers and signs.
 
-    Code fences are left out. Each Chinese character counts as a word, and so does each run of letters of another
-    script; the most frequent script names the text. It tells Chinese from English, and not English from French.
+    Code, addresses and paths are left out. Each Chinese character counts as a word, and so does each run of letters of
+    another script; the most frequent script names the text. It tells Chinese from English, not English from French.
     """
     if isinstance(parse_json(text), (dict, list)):
         return None
@@ -78,7 +95,8 @@ def language(text: str) -> Literal["Chinese", "Latin", "other"] | None:
 def parse_json(reply: str, *, lenient: bool = False) -> Any:
     """The value of a reply that is JSON and nothing else, or None (pitfall loose-json-rate).
 
-    NaN and Infinity are Python's, not JSON's, and nesting deeper than `MAX_DEPTH` is refused.
+    NaN and Infinity are Python's, not JSON's, and nesting deeper than `MAX_DEPTH` is refused. Numbers are exact
+    (`Decimal`): 1 and 1.0 are one number, and two long ones that differ in the last digit are two.
 
     Args:
         reply: an answer without its thinking.
@@ -88,10 +106,10 @@ def parse_json(reply: str, *, lenient: bool = False) -> Any:
     if lenient and (fence := FENCE.fullmatch(text)):
         text = fence[1]
     try:
-        # 1 and 1.0 are one number in JSON, and neither is true: as floats they compare so. int("NaN") is a ValueError.
-        value = json.loads(text, parse_int=float, parse_constant=int)
+        value = json.loads(text, parse_int=Decimal, parse_float=Decimal, parse_constant=int)  # int("NaN"): ValueError
         return value if _depth(value) <= MAX_DEPTH else None
-    except (ValueError, RecursionError):  # JSONDecodeError is a ValueError
+    # JSONDecodeError is a ValueError; an exponent of 20 digits is an InvalidOperation.
+    except (ValueError, InvalidOperation, RecursionError):
         return None
 
 
@@ -113,7 +131,7 @@ def fits(value: Any, example: Any) -> bool:
     """
     if example is None:
         return True
-    if type(value) is not type(example):  # `true` is no number, and all numbers are floats here
+    if type(value) is not type(example):  # `true` is no number, and all numbers are Decimals here
         return False
     if isinstance(example, dict):
         return value.keys() == example.keys() and all(fits(value[key], example[key]) for key in example)
@@ -125,30 +143,24 @@ def fits(value: Any, example: Any) -> bool:
 def same_answer(reply: str, reference: str) -> bool:
     """True where the reply is the reference: as JSON, as a number, else as text.
 
-    Numbers are compared as numbers ("2/6" is "1/3", "8.0" is "8"); the last number in the reply counts.
+    Numbers are compared as numbers ("2/6" is "1/3", "8.0" is "8"); the last number in the reply counts (`numbers`).
     """
     expected = parse_json(reference)
     if isinstance(expected, (dict, list)):
-        return json.dumps(parse_json(reply), sort_keys=True) == json.dumps(expected, sort_keys=True)
-    if (number := parse_number(reference)) is not None:
-        found = NUMBER.findall(_plain_numbers(reply))
-        return bool(found) and parse_number(found[-1]) == number
-    return reply.strip() == reference.strip()
+        return _equal(parse_json(reply), expected)
+    same = same_number(reply, reference)
+    return reply.strip() == reference.strip() if same is None else same
 
 
-def parse_number(text: str) -> Fraction | None:
-    """The number that a text is, exactly, or None where it holds anything else."""
-    plain = _plain_numbers(text).strip()
-    if not NUMBER.fullmatch(plain):
-        return None
-    try:
-        return Fraction(re.sub(r"[,\s]", "", plain))
-    except (ValueError, ZeroDivisionError):  # more digits than Python converts; n/0
-        return None
-
-
-def _plain_numbers(text: str) -> str:
-    return LATEX_FRACTION.sub(r"\1/\2", text.replace("\u2212", "-"))
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two JSON values are the same: Python would take true for 1."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return bool(one == other)
 
 
 class EntityCounts(NamedTuple):

@@ -1,7 +1,10 @@
 """course_utils.evals.evaluation: perplexity on the real model, reports, and what changed between two of them."""
 
+import copy
 import json
 import math
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +16,12 @@ from course_utils import adapters, evaluation, generation, masking, statistics
 def float32_model(smol):
     model, tokenizer = adapters.load_base(smol)
     return model.float(), tokenizer
+
+
+@pytest.fixture(scope="module")
+def qwen25_template():
+    (trl,) = find_spec("trl").submodule_search_locations
+    return (Path(trl) / "chat_templates" / "qwen2_5.jinja").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +209,9 @@ def test_evaluate_compare_and_save(float32_model, toy_rows, tmp_path):
         evaluation.compare(report, evaluation.EvalReport(report.rows[:1]))
 
 
-def test_a_row_with_nothing_to_learn_is_answered_and_has_no_perplexity(float32_model, toy_rows):
+def test_a_row_with_nothing_to_learn_is_answered_and_has_no_perplexity(float32_model, toy_rows, qwen25_template):
+    model, tokenizer = float32_model[0], copy.deepcopy(float32_model[1])
+    tokenizer.chat_template = qwen25_template  # SmolLM2's has no place for tools
     call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
     silent = {
         "messages": [toy_rows[0]["messages"][0], {"role": "assistant", "content": "", "tool_calls": [call]}],
@@ -208,17 +219,95 @@ def test_a_row_with_nothing_to_learn_is_answered_and_has_no_perplexity(float32_m
         "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}],
     }
     with pytest.warns(UserWarning, match="no example"):
-        report = evaluation.evaluate(*float32_model, [toy_rows[0], silent], batch_size=2, max_new_tokens=2)
+        report = evaluation.evaluate(model, tokenizer, [toy_rows[0], silent], batch_size=2, max_new_tokens=2)
     assert [row["nll"]["learned_count"] > 0 for row in report.rows] == [True, False]
     assert "perplexity of the reference" not in {f["figure"] for f in report.figures() if f["source"] == "tools"}
 
 
-def test_rows_that_cannot_be_evaluated_are_named(float32_model, toy_rows):
-    row = {"messages": toy_rows[0]["messages"][:1], "source": "json"}
-    with pytest.raises(evaluation.EvaluationError, match="row 1"):
-        evaluation.evaluate(*float32_model, [toy_rows[0], row], batch_size=2, max_new_tokens=4)
-    with pytest.raises(evaluation.EvaluationError, match="no rows"):
-        evaluation.evaluate(*float32_model, [], batch_size=2, max_new_tokens=4)
+USER, REPLY = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
+HALF_EMOJI = "cut \ud83d"
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+
+
+class TestRowsThatCannotBeEvaluated:
+    """Nothing raw from the API, and nothing late: refused with row and field before the first reply is generated."""
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"messages": [{"role": "system", "content": "Be brief."}]}, r"messages\[0\]: the last is the system's"),
+            ({"messages": [{"role": "system", "content": "Be brief."}, REPLY]}, "messages: there is no question"),
+            ({"messages": [USER]}, r"messages\[0\]: the last is the user's"),
+            ({"messages": [USER, REPLY, USER]}, r"messages\[2\]: the last is the user's"),
+            ({"messages": [USER, CALL, {"role": "tool", "content": "7"}]}, r"messages\[2\]: the last is the tool's"),
+            ({"messages": [USER, REPLY | {"weight": 0}]}, r"messages\[1\]: the reply is marked"),
+            ({"label": False}, r"messages\[1\]: the reply is marked"),
+            ({"messages": []}, "messages: expected a list"),
+            ({"messages": None}, "messages: expected a list"),
+            ({"messages": "Hi"}, "messages: expected a list"),
+            ({"messages": [USER, REPLY | {"content": None}]}, r"messages\[1\]\.content"),
+            ({"messages": [USER | {"content": HALF_EMOJI}, REPLY]}, r"messages\[0\]\.content"),
+            ({"messages": [USER, REPLY | {"content": HALF_EMOJI}]}, r"messages\[1\]\.content"),
+            ({"source": HALF_EMOJI}, "source: expected a name"),
+            ({"tags": [HALF_EMOJI]}, "tags: expected a list of names"),
+            ({"source": None}, "source: expected a name"),
+            ({"source": " "}, "source: expected a name"),
+            ({"source": 3}, "source: expected a name"),
+            ({"source": "all"}, "source: .* other than 'all'"),
+            ({"tags": "json"}, "tags: expected a list of names, .* found 'json'"),
+            ({"tags": 3}, "tags: expected a list of names"),
+            ({"tags": ["all"]}, "tags: .* other than 'all'"),
+            ({"tools": "{"}, r"messages\.tools: not JSON"),
+            ({"text": "Once upon a time"}, "text: a row of the kind text"),
+            ({"messages": None, "text": "Once upon a time"}, "text: a row of the kind text"),
+            ({"messages": [USER], "chosen": [REPLY], "rejected": [REPLY]}, "chosen: a row of the kind preference"),
+            ({"rejected": "No"}, "rejected: a row of the kind preference"),
+        ],
+    )
+    def test_a_row_is_refused_before_the_first_reply(self, float32_model, toy_rows, monkeypatch, changes, words):
+        monkeypatch.setattr(generation, "generate", lambda *_, **__: pytest.fail("replies were generated"))
+        row = {"messages": [USER, REPLY], "source": "json", "tags": ["json"]} | changes
+        with pytest.raises(evaluation.EvaluationError, match=rf"^row 1, ({words})"):
+            evaluation.evaluate(*float32_model, [toy_rows[0], row], batch_size=2, max_new_tokens=4)
+
+    def test_a_row_without_source_or_that_is_no_row(self, float32_model, toy_rows):
+        for row, words in (({"messages": [USER, REPLY]}, "source"), ("Hi", "the row"), (None, "the row")):
+            with pytest.raises(evaluation.EvaluationError, match=f"^row 1, {words}: expected"):
+                evaluation.evaluate(*float32_model, [toy_rows[0], row], batch_size=2, max_new_tokens=4)
+
+    def test_a_reference_that_the_template_refuses_is_told_before_the_first_reply(
+        self, float32_model, toy_rows, monkeypatch
+    ):
+        monkeypatch.setattr(generation, "generate", lambda *_, **__: pytest.fail("replies were generated"))
+        thought = {"messages": [USER, REPLY | {"reasoning_content": "Hm."}], "source": "x"}
+        with pytest.raises(evaluation.EvaluationError, match=r"reasoning_content.*row 1"):
+            evaluation.evaluate(*float32_model, [toy_rows[0], thought], batch_size=2, max_new_tokens=4)
+
+    def test_no_rows(self, float32_model):
+        with pytest.raises(evaluation.EvaluationError, match="no rows"):
+            evaluation.evaluate(*float32_model, [], batch_size=2, max_new_tokens=4)
+
+    def test_rows_as_arrow_gives_them_are_evaluated(self, float32_model, toy_rows, monkeypatch):
+        monkeypatch.setattr(generation, "generate", lambda *_, **__: [[2]])
+        row = toy_rows[0] | dict.fromkeys(("text", "chosen", "rejected", "label", "tools"))
+        (measured,) = evaluation.evaluate(*float32_model, [row], batch_size=2, max_new_tokens=4).rows
+        assert measured["faults"] == ["empty"]
+
+    @pytest.mark.parametrize(
+        ("example", "field"),
+        [
+            ({"messages": [USER, REPLY]}, "input_ids"),
+            ({"input_ids": [1, 2]}, "labels"),
+            ({"input_ids": [1, 2], "labels": [1]}, "labels"),
+            ({"input_ids": [], "labels": []}, "input_ids"),
+            ({"input_ids": None, "labels": [1]}, "input_ids"),
+            ("Hi", "input_ids"),
+        ],
+    )
+    def test_perplexity_of_what_is_no_masked_example(self, float32_model, example, field):
+        good = {"input_ids": torch.tensor([1, 2]), "labels": torch.tensor([-100, 2])}
+        with pytest.raises(evaluation.EvaluationError, match=f"^example 1, {field}: .*build_dataset"):
+            evaluation.perplexity(*float32_model, [good, example], batch_size=2)
 
 
 def test_every_figure_is_a_ratio_of_sums():

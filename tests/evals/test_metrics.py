@@ -1,6 +1,7 @@
 """course_utils.evals.metrics: the definitions, on the odd replies that models write."""
 
 import json
+from time import perf_counter
 
 import pytest
 from hypothesis import given
@@ -99,12 +100,38 @@ def test_the_schema_is_that_of_the_reference(reply, fits):
         ("", "9", False),
         ('{"a":1,"b":true}', '{"b": true, "a": 1.0}', True),
         ('{"a":true}', '{"a": 1}', False),
+        ('{"a":false}', '{"a": 0}', False),
+        ('{"a":"1"}', '{"a": 1}', False),
+        ('{"a":123456789012345678}', '{"a":123456789012345679}', False),
+        ('{"a":[123456789012345678]}', '{"a":[123456789012345678.0]}', True),
+        ('{"a":0.1}', '{"a":0.10000000000000001}', False),
+        ('{"a":1e2}', '{"a":100}', True),
+        ('{"a":1e400}', '{"a":1e401}', False),
+        ('{"a":1e400}', '{"a":10e399}', True),
+        ('{"a":1e999999999}', '{"a":1}', False),
+        ('{"a":1e99999999999999999999}', '{"a":1}', False),
+        ("[1]", "[1,1]", False),
+        ('{"a":1}', '{"a":1,"b":2}', False),
+        ('{"a":1,"b":2}', '{"a":1}', False),
+        ("[1]", '{"a":1}', False),
         ('{"a":[2,1]}', '{"a":[1,2]}', False),
         ("Paris", " Paris\n", True),
     ],
 )
 def test_same_answer(reply, reference, same):
+    """Numbers as people write them; as JSON exactly, and never as a truth value."""
     assert metrics.same_answer(reply, reference) is same
+
+
+@given(st.integers(), st.integers(1, 9))
+def test_numbers_in_json_are_exact(number, more):
+    """Numbers as people write them: two long integers that differ are two, however they are written."""
+    written = f'{{"n":[{number}]}}'
+    for same in (f'{{"n": [{number}.0]}}', f'{{"n":[{number}e0]}}', f'{{"n":[{number * 10}e-1]}}'):
+        assert metrics.same_answer(written, same) and metrics.same_answer(same, written)
+        assert metrics.fits(metrics.parse_json(written), metrics.parse_json(same))
+    for other in (f"{number + more}", f"{number}.000000000000000000001", "true", "false", f'"{number}"', "null"):
+        assert not metrics.same_answer(written, f'{{"n":[{other}]}}')
 
 
 @given(st.integers(-999, 999), st.integers(1, 99), st.integers(1, 9))
@@ -127,6 +154,119 @@ def test_a_fraction_is_the_same_however_far_it_is_reduced(top, bottom, factor):
 )
 def test_language_by_script(text, language):
     assert metrics.language(text) == language
+
+
+class TestUsableAsPeopleSeeIt:
+    """Usable as people see it: what looks like a fault to a pattern only is none, and what people see is found."""
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "| a | b | c | d | e |\n|---|---|---|---|---|\n| 1 | 2 | 3 | 4 | 5 |",
+            "| :---: | :---: | :---: | :---: | :---: |",
+            "| yes | yes | yes | yes | yes |",
+            "| 0 | 0 | 0 | 0 | 0 |\n" * 5,
+            "| | | | | | | |",
+            "┌────┬────────────────────┐",
+            "0.3333333333333333",
+            "0.142857142857142857142857142857",
+            "1" + "0" * 100,
+            *(sign * 80 for sign in "=-._*#~"),
+            "See chapter 3 " + "." * 60 + " 17",
+            "* * * * * * * * *",
+            "def f():\n    if a:\n        if b:\n            if c:\n                return 1\n",
+            "        }\n        }\n        }\n        }\n        }\n",
+            "- a\n- b\n- c\n- d\n- e",
+            "1. \n2. \n3. \n4. \n",
+            "[0, 0, 0, 0, 0, 0, 0, 0, 0, 0]",
+            "8, 8, 8, 8, 8, 8, 8, 8",
+            "ha ha ha",
+            "😀" * 20,
+        ],
+    )
+    def test_no_loop(self, text):
+        assert metrics.faults(text, "8", written=text, stopped=True, template_tokens=TOKENS) == ()
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "It is late. " * 4,
+            "So: " + "I see. " * 4,
+            "好的，没问题。" * 4,
+            "- yes\n" * 5,
+            "**Step**: go on\n" * 4,
+            "| a | b |\n" * 5,
+            "| a | b |\n| c | d |\n" * 5,
+            "| yes " * 200,
+            '{"n":' * 20,
+            "ha" * 100,
+            "哈" * 100,
+            "0" * 200,
+            "!" * 200,
+            "😀" * 200,
+            "1, " * 200,
+            "```\n" * 25,
+            "---\n" * 25,
+        ],
+    )
+    def test_a_loop(self, text):
+        assert "loop" in metrics.faults(text, "Fine.", written=text, stopped=True, template_tokens=TOKENS)
+        assert "loop" not in metrics.faults(text, text, written=text, stopped=True, template_tokens=TOKENS)
+
+    @given(st.text("ab |-\n", min_size=1, max_size=12), st.integers(4, 30))
+    def test_a_piece_with_letters_four_times_is_a_loop_anywhere_in_prose(self, piece, times):
+        sentence = f"So {piece.replace('|', '')} it is. "
+        assert metrics.LOOP.search("Well. " + sentence * times + "The end")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "详见 https://docs.python.org/3/library/json.html#module-json 第二节",
+            "请访问https://docs.python.org/3/library/json.html查看",
+            "见 www.example.com/some/long/path",
+            "请发邮件到 first.last@example-company.co.uk",
+            "文件在 /usr/local/share/data/train/file.txt 里",
+            "打开 C:\\Users\\name\\Documents\\file.txt",
+            "运行 `python -m course_utils evaluate --profile cpu` 即可",
+            "先看 course_utils.evals.metrics 和 read_the_long_file 两处",
+            r"结果是 $\frac{a}{b} \times \text{cm}$。",
+            "用<strong>加粗</strong>",
+            "代码：\n```python\nprint('hello world of words')\n```",
+        ],
+    )
+    def test_a_chinese_sentence_is_chinese(self, text):
+        assert metrics.language(text) == "Chinese"
+        assert metrics.faults(text, "好。", written=text, stopped=True, template_tokens=TOKENS) == ()
+
+    @pytest.mark.parametrize(
+        "text", ["He/she may go and/or stay.", "See https://a.b/c for more.", "Run `f(x)` now.", "It is late.So go on."]
+    )
+    def test_an_english_sentence_stays_english(self, text):
+        assert metrics.language(text) == "Latin"
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("\u200b", "\ufeff", "\u2060\u200d", "\ufe0f", "\U000e0101", "\x00\x07", "\u00ad", "\u3164", "\u2800"),
+            *(" \n\t\u00a0\u3000", "\u200b \u200b\n", "\u0301", "\ue000", "\u200e\u202e"),
+        ],
+    )
+    def test_what_nobody_sees_is_empty(self, text):
+        assert metrics.faults(text, "8", written=text, stopped=True, template_tokens=TOKENS) == ("empty",)
+        seen = metrics.faults(f"{text}8{text}", "8", written=text, stopped=True, template_tokens=TOKENS)
+        assert seen == ()
+
+    @pytest.mark.parametrize("text", ["8", "好", "!", "😀", "…", "①", "٣", "é"])
+    def test_one_sign_is_an_answer(self, text):
+        assert metrics.faults(text, "8", written=text, stopped=True, template_tokens=TOKENS) == ()
+
+    @pytest.mark.parametrize(
+        "text", ["a" * 20_000, "ab " * 7000, "a\n" * 10_000, "`" * 20_000, "@" * 20_000, "x_" * 9999]
+    )
+    def test_a_long_reply_takes_no_long_time(self, text):
+        start = perf_counter()
+        metrics.faults(text, "8", written=text, stopped=True, template_tokens=TOKENS)
+        assert perf_counter() - start < 5
 
 
 @pytest.mark.parametrize(

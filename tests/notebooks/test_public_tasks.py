@@ -66,7 +66,7 @@ def test_the_yaml_says_how_to_ask_and_what_counts_as_right(tasks):
     for name in ("json", "mawps"):
         assert found[name]["generation_kwargs"] == {"do_sample": False, "max_gen_toks": 24, "until": ["<|im_end|>"]}
     (last_number,) = found["mawps"]["filter_list"]
-    assert last_number["filter"][0]["regex_pattern"] == metrics.NUMBER.pattern
+    assert last_number["filter"][0]["regex_pattern"] == public_tasks.NUMBER
     assert found["general"]["output_type"] == "multiple_choice" and found["general"]["target_delimiter"] == ""
 
 
