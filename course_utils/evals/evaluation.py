@@ -71,7 +71,7 @@ def perplexity(
     for number, example in enumerate(examples):
         found = [example.get(key) if isinstance(example, Mapping) else None for key in ("input_ids", "labels")]
         ids, labels = (len(values) if hasattr(values, "__len__") else 0 for values in found)
-        if not ids:
+        if not ids or ids != labels:
             reason = "expected as many labels as input_ids, at least one. masking.build_dataset makes examples of rows."
             raise EvaluationError(f"example {number}, {'labels' if ids else 'input_ids'}: {reason}")
     return _total(_nlls(model, tokenizer, examples, batch_size))

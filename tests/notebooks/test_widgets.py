@@ -163,7 +163,7 @@ def test_the_playground_renders(talks, qwen3):
         ('[{"role": "User", "content": "Hi"}]', "messages[0].role: "),
         ('[{"from": "human", "value": "<b>Hi</b>"}]', "write &#x27;role&#x27;"),
         ("[" * 100_000, "recursion"),
-        ('[{"role": "user", "content": "\\ud800"}, {"role": "assistant", "content": "Hi"}]', "TextEncodeInput"),
+        ('[{"role": "user", "content": "\\ud800"}, {"role": "assistant", "content": "Hi"}]', "half of a character"),
         ("[]", "at least one message"),
         ('"<script>"', "at least one message"),
     ],
