@@ -177,7 +177,7 @@ def test_rows_of_an_evaluation_file_are_reported(run, tmp_path):
 
 @pytest.mark.parametrize(("kind", "lesson"), [("preference", "09"), ("pairs", "09"), ("kto", "09"), ("text", "08")])
 def test_the_kind_of_a_file_and_the_lesson_that_trains_on_it_are_said(run, tmp_path, kind, lesson):
-    """Kind of fault: `check-data` and `train` give the same answer (issue 16, section 1)."""
+    """Kind of fault: `check-data` and `train` give the same answer."""
     path = write(tmp_path / "rows.jsonl", [malformed.FORMATS[kind](n) for n in range(4)])
     code, out = run(path)
     assert code == 0 and f"`train --data` learns chats: use lesson {lesson}" in out

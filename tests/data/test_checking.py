@@ -115,7 +115,7 @@ def test_a_call_of_a_tool_is_checked_to_its_arguments(check):
 
 
 def test_a_turn_that_is_not_to_be_learned_is_masked(check, qwen3_2507):
-    """Kind of fault: training hears what a row says about itself (issue 16, section 1)."""
+    """Kind of fault: training hears what a row says about itself."""
     row = chat("Q", "learned", "also learned")
     both = check([row], qwen3_2507).audit.learned_share
     row["messages"][1]["loss"] = False

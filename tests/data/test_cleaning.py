@@ -223,7 +223,7 @@ def test_a_text_is_blank_where_cleaning_leaves_nothing(text):
 
 @given(said, said, said, st.sampled_from(["chat", "unlearned", "good", "bad", "preference", "text"]))
 def test_check_and_clean_call_the_same_rows_empty(question, reply, other, kind):
-    """Kind of fault: an empty question is one for both (issue 16, section 1)."""
+    """Kind of fault: an empty question is one for both."""
     row = chat(question, reply)
     if kind == "unlearned":
         row["messages"][1]["weight"] = 0

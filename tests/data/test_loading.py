@@ -333,7 +333,7 @@ def test_columns_that_a_data_set_lacks_are_empty_and_broken_rows_are_problems():
 
 
 def test_a_text_of_a_data_set_that_is_not_utf8_is_a_problem_with_row_and_field(tmp_path):
-    """Kind of fault: nothing raw from the API (issue 16, section 11)."""
+    """Kind of fault: nothing raw from the API."""
     offsets, texts = pa.py_buffer(b"\0\0\0\0\3\0\0\0\4\0\0\0"), pa.py_buffer(b"\xed\xa0\xbdA")  # half of an emoji
     table = pa.table({"text": ["One.", "Two."], "tags": [["a"], ["b"]]})
     dataset = Dataset(table.set_column(0, "text", pa.StringArray.from_buffers(2, offsets, texts)))

@@ -282,7 +282,7 @@ def test_parquet_that_is_cut_is_a_problem(tmp_path):
 
 @pytest.mark.parametrize("spoiled", [b"\xff\xfe\xff", b"\xed\xa0\xbd"], ids=["no UTF-8", "half of an emoji"])
 def test_a_text_of_parquet_that_is_not_utf8_is_a_problem_with_row_and_field(tmp_path, spoiled):
-    """Kind of fault: half an emoji in any text is an error with row and field (issue 16, section 11)."""
+    """Kind of fault: half an emoji in any text is an error with row and field."""
     offsets, texts = pa.py_buffer(b"\0\0\0\0\3\0\0\0\4\0\0\0"), pa.py_buffer(spoiled + b"A")
     column = pa.StringArray.from_buffers(2, offsets, texts)
     nested = pa.StructArray.from_arrays([column, pa.array([1, 2])], ["deep", "n"])
@@ -299,7 +299,7 @@ MINE = [{"messages": TURNS, "n": n} for n in range(3)]
 
 
 class TestObjectsOverSeveralLines:
-    """Objects over several lines of a .jsonl, whatever its first line looks like (issue 16, section 10)."""
+    """Objects over several lines of a .jsonl, whatever its first line looks like."""
 
     @pytest.mark.parametrize("indent", [0, 1, 4])
     @pytest.mark.parametrize("opening", ["{", '{"messages": [', "compact"])
@@ -342,7 +342,7 @@ class TestObjectsOverSeveralLines:
 
 
 class TestLists:
-    """A list on one line of a .jsonl, and a list of conversations (issue 16, section 10)."""
+    """A list on one line of a .jsonl, and a list of conversations."""
 
     @pytest.mark.parametrize("rows", [MINE, MINE[:1]])
     def test_a_list_of_rows_on_one_line_is_read(self, write, rows):
@@ -370,7 +370,7 @@ class TestLists:
 
 
 class TestOtherNames:
-    """JSON that is named .txt, or .csv, becomes no text (issue 16, section 1)."""
+    """JSON that is named .txt, or .csv, becomes no text."""
 
     @pytest.mark.parametrize("name", ["a.txt", "a.csv"])
     @pytest.mark.parametrize(
@@ -397,7 +397,7 @@ class TestOtherNames:
 
 
 class TestSeparators:
-    """A CSV with semicolons or tabs is read by its separator (issue 16, section 10)."""
+    """A CSV with semicolons or tabs is read by its separator."""
 
     @pytest.mark.parametrize("separator", [",", ";", "\t"])
     @pytest.mark.parametrize("mark", ["", "\ufeff"])

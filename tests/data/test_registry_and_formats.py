@@ -289,7 +289,7 @@ ASKED = ("human", "Q", {})
 
 
 class TestTurnsThatAreNotToBeLearned:
-    """Flags on a turn are heard in every layout, and kept as `weight: 0` (issue 16, section 1)."""
+    """Flags on a turn are heard in every layout, and kept as `weight: 0`."""
 
     @pytest.mark.parametrize("value", [0, False, 0.0])
     @pytest.mark.parametrize("names", [("weight",), ("loss",), ("train",), ("mask",), ("weight", "loss")])
@@ -366,7 +366,7 @@ class TestTurnsThatAreNotToBeLearned:
 
 
 class TestThoughtsInFiles:
-    """A half-open thought is not an answer; thinking before a call's JSON is thinking (issue 16, sections 2 and 10)."""
+    """A half-open thought is not an answer; thinking before a call's JSON is thinking."""
 
     @pytest.mark.parametrize("cut", ["<think>\nreason", "<think>", "  <think>reason\n\nA"])
     def test_a_thought_that_was_cut_is_a_problem_of_its_field(self, folder, cut):
@@ -416,7 +416,7 @@ class TestThoughtsInFiles:
 
 
 class TestCallsInARow:
-    """Two function_call turns in a row: the message says how to join them (issue 16, section 10)."""
+    """Two function_call turns in a row: the message says how to join them."""
 
     def test_the_message_says_join(self, folder):
         turns = [ASKED, ("function_call", CALL, {}), ("function_call", CALL, {}), ("observation", "1", {})]
@@ -436,7 +436,7 @@ class TestCallsInARow:
     "text", ['{"name": "f", "arguments": {"a": "\\ud83d"}}', '{"name": "f", "arguments": {"\\ude00": 1}}']
 )
 def test_half_a_character_inside_of_json_text_is_a_problem_with_its_field(folder, text):
-    """Kind of fault: half an emoji in any text is an error with row and field (issue 16, section 11)."""
+    """Kind of fault: half an emoji in any text is an error with row and field."""
     for row, field in (
         (said(ASKED, ("function_call", text, {})), r"conversations\[1\]\.value"),
         (said(ASKED, ("gpt", "A", {})) | {"tools": f"[{text}]"}, "tools"),
@@ -447,7 +447,7 @@ def test_half_a_character_inside_of_json_text_is_a_problem_with_its_field(folder
 
 
 def test_the_name_of_a_tool_stays_with_its_result(folder):
-    """Results without ids are told apart by it (issue 16, section 6)."""
+    """Results without ids are told apart by it."""
     calls = [{"function": {"name": name, "arguments": {}}} for name in "fg"]
     turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": None, "tool_calls": calls}]
     turns += [{"role": "tool", "name": name, "content": name} for name in "gf"]

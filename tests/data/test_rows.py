@@ -68,7 +68,7 @@ def test_quiet_puts_the_setting_back():
     "row", [chat("Q\ud83d", "A"), chat("Q", "A", reasoning_content="\ude00"), chat("Q", "A") | {"tools": "\ud83d"}]
 )
 def test_half_a_character_is_an_error_with_row_and_field_and_writes_nothing(tmp_path, row):
-    """Kind of fault: nothing raw from the API (issue 16, section 11)."""
+    """Kind of fault: nothing raw from the API."""
     place = "tools" if "tools" in row else r"messages\[[01]\]\.(content|reasoning_content)"
     for write in (data.to_dataset, lambda rows: data.export_jsonl(rows, tmp_path / "a.jsonl")):
         with pytest.raises(data.DataError, match=rf"^rows\[1\], {place}: holds .* half of a character"):

@@ -1,6 +1,6 @@
 """Text that nobody reads is a problem and no remark, for `check` and so for training.
 
-Kind of fault: training hears what a row says about itself (issue 16, section 1).
+Kind of fault: training hears what a row says about itself.
 """
 
 import json

@@ -58,7 +58,7 @@ OTHERS = {  # rows of other kinds, and what is said of a file of them
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_rows_of_another_kind_are_refused_in_the_words_of_the_check(kind, cpu, smol_tokenizer, tmp_path):
-    """Kind of fault: `check-data` and `train` give the same answer (issue 16, section 1)."""
+    """Kind of fault: `check-data` and `train` give the same answer."""
     row, words = OTHERS[kind]
     file = write(tmp_path / "rows.jsonl", [json.dumps(row).replace("{}", str(number)) for number in range(12)])
     with pytest.raises(data.DataError, match=words) as refused:
@@ -70,7 +70,7 @@ def test_rows_of_another_kind_are_refused_in_the_words_of_the_check(kind, cpu, s
 
 
 def test_a_text_that_nobody_reads_is_refused_and_a_label_is_a_warning(cpu, smol_tokenizer, tmp_path):
-    """Kind of fault: `train --data` is no quieter than `check-data` (issue 16, section 1)."""
+    """Kind of fault: `train --data` is no quieter than `check-data`."""
     rows = [json.loads(line(question)) for question in QUESTIONS]
     lost = write(tmp_path / "lost.jsonl", [json.dumps(row | {"context": "It was on the shelf."}) for row in rows])
     with pytest.raises(LessonError, match=r"lost\.jsonl, row 1, line 1, context: would be lost"):
@@ -81,7 +81,7 @@ def test_a_text_that_nobody_reads_is_refused_and_a_label_is_a_warning(cpu, smol_
 
 
 def test_a_turn_that_is_not_to_be_learned_stays_so_on_the_way_to_training(cpu, smol_tokenizer, tmp_path):
-    """Kind of fault: training hears what a row says about itself (issue 16, section 1)."""
+    """Kind of fault: training hears what a row says about itself."""
     rows = [json.loads(line(question, "Place: the shelf")) for question in QUESTIONS]
     for row in rows:
         bad = {"role": "assistant", "content": "No idea!", "weight": 0}

@@ -450,7 +450,7 @@ def test_what_is_there_is_not_overwritten(name, before, message, tmp_path):
 
 
 def test_results_are_written_in_the_order_of_their_calls(tmp_path):
-    """ShareGPT has no ids: written as they come, they would be taken for each other's (issue 16, section 6)."""
+    """ShareGPT has no ids: written as they come, they would be taken for each other's."""
     calls = [call("f", {"n": n}, id=f"c{n}") for n in range(3)]
     results = [said("tool", f"result {n}", tool_call_id=f"c{n}") for n in (2, 0, 1)]
     turns = [said("user", "Q"), said("assistant", "", tool_calls=calls), *results, said("assistant", "A")]
