@@ -1,6 +1,6 @@
 """How a file is told by its rows: names of roles and columns, and kinds of rows.
 
-Kinds of fault: a remedy that helps, and training hears what a row says about itself (section 1).
+Kinds of fault: a remedy that helps, and training hears what a row says about itself.
 """
 
 import json
