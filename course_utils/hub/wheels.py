@@ -111,7 +111,7 @@ def _fetch_wheel(package: str, version: str, folder: Path) -> Path:
             f"pip could not download the wheel {requirement}. It said:\n"
             + "\n".join(f"  {line}" for line in errors)
             + "\nCheck the network and pip's settings (`python -m pip config list`)"
-            + f"{network.culprit("https://", errors)}, then run this again."
+            + f"{network.culprit('https://', errors)}, then run this again."
         )
     return wheels[0]
 
