@@ -11,7 +11,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from course_utils.data.faults import why_dropped
-from course_utils.data.rows import CONTROL, REPLIES, TEXTS, DataError, Row, Rows, plain, plain_rows, to_dataset
+from course_utils.data.rows import CONTROL, REPLIES, TEXTS, DataError, Row, Rows, plain, plain_rows, to_dataset, weighed
 
 # Full-width letters and digits, typographic ligatures, and spaces of other widths: here NFKC changes the shape only.
 SHAPES = re.compile(r"[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\ufb00-\ufb06\u00a0\u2000-\u200a\u202f\u205f\u3000]+")
@@ -75,7 +75,7 @@ def clean_row(row: Row) -> Row:
     Args:
         row: of the course's schema; keys that are None are left out of the result.
     """
-    return _cleaned(plain(dict(row)))  # `Dataset.map` gives a mapping that is no dict
+    return _cleaned(weighed(plain(dict(row))))  # `Dataset.map` gives a mapping that is no dict
 
 
 def _cleaned(row: Row) -> Row:

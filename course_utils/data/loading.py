@@ -31,6 +31,7 @@ from course_utils.data.rows import (
     plain,
     rows_or_faults,
     to_dataset,
+    weighed,
 )
 
 if TYPE_CHECKING:
@@ -219,14 +220,22 @@ def _rows_of_dataset(dataset: Dataset, name: str) -> Opened:
     if "messages" not in dataset.column_names and "text" not in dataset.column_names:
         found = ", ".join(dataset.column_names)
         raise DataError(f"{name} has the columns {found}; rows of the course have messages or text (see data.load).")
-    empty: Row = {"messages": [], "source": "", "tags": []}
     rows = (
-        Problem(name, number, None, row, NOT_UTF8) if isinstance(row, str) else Record(name, number, None, empty | row)
-        for number, row in enumerate(rows_or_faults(dataset), start=1)
+        _of_the_schema(row, Record(name, number, None, {})) for number, row in enumerate(rows_or_faults(dataset), 1)
     )
     media = ", ".join(part for part in MEDIA if part in dataset.column_names)
     remarks = [f"{name}: whether the files of {media} are there was not looked at."] if media else []
     return Opened(name, "rows of the course's schema", rows, remarks)
+
+
+def _of_the_schema(row: Row | str, record: Record) -> Record | Problem:
+    """A row of a data set at its place; `row` may be the name of a column that is not UTF-8."""
+    if isinstance(row, str):
+        return record.problem(row, NOT_UTF8)
+    try:
+        return record._replace(value={"messages": [], "source": "", "tags": []} | weighed(row))
+    except DataError as error:
+        return record.problem(*str(error).split(": ", 1))
 
 
 # ------------------------------------------------------------------------------------------------ entries of a registry

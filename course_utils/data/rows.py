@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from course_utils.core.errors import CourseError
 from course_utils.core.files import atomic_file
+from course_utils.text.messages import LEARN_FLAGS, is_learned
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -157,6 +158,36 @@ def plain(value: Any) -> Any:
     return value
 
 
+def weighed(row: Row) -> Row:
+    """A row whose turns say by `weight: 0` alone that they are not learned (pitfall do-not-learn-ignored).
+
+    Raises:
+        DataError: a flag of another value, or one that wants to learn another turn than a reply; names the turn.
+    """
+    columns = [column for column in ("messages", *REPLIES) if isinstance(row.get(column), list)]
+    flagged = {
+        column: [_weighed(turn, f"{column}[{index}]") for index, turn in enumerate(row[column])]
+        for column in columns
+        if any(isinstance(turn, dict) and not turn.keys().isdisjoint(LEARN_FLAGS) for turn in row[column])
+    }
+    return row | flagged if flagged else row
+
+
+def _weighed(turn: Any, place: str) -> Any:
+    flags = [flag for flag in LEARN_FLAGS if isinstance(turn, dict) and turn.get(flag) is not None]
+    if not flags:
+        return turn
+    try:
+        learned = is_learned(turn)
+    except ValueError as error:
+        raise DataError(f"{place}.{flags[0]}: {error}.") from None
+    of_a_reply = turn.get("role") == "assistant"
+    if learned and not of_a_reply:
+        raise DataError(f"{place}.{flags[0]}: only replies are learned. Leave the key out.")
+    kept = {key: value for key, value in turn.items() if key not in LEARN_FLAGS}
+    return kept if learned or not of_a_reply else kept | {"weight": 0}
+
+
 def half_character(value: Any, where: str = "") -> str | None:
     """The place of a string, key or value at any depth, that cannot be written as UTF-8; None where there is none."""
     if isinstance(value, str):
@@ -227,12 +258,14 @@ def to_dataset(rows: Sequence[Row], features: Features | None = None) -> Dataset
         A Dataset with the columns messages, source, tags, and of the others those that a row has.
 
     Raises:
-        DataError: half of a character in a text; names row (counted from 0) and field.
+        DataError: half of a character in a text, or a flag of another value than yes or no; names row (counted from 0)
+            and field.
     """
     import pyarrow as pa
     from datasets import Dataset
     from datasets.table import InMemoryTable
 
+    rows = list(plain_rows(list(rows)))
     features = features or features_of(rows)
     default = {"source": "", "tags": []}
     columns = {name: [row.get(name, default.get(name)) for row in rows] for name in features}
@@ -246,18 +279,21 @@ def to_dataset(rows: Sequence[Row], features: Features | None = None) -> Dataset
 
 
 def plain_rows(rows: Rows, columns: Sequence[str] = ()) -> Iterator[Row]:
-    """The rows of a list as they are; those of a data set without the keys they lack, and by default all columns.
+    """The rows of a list, `weighed`; those of a data set also without the keys they lack, and by default all columns.
 
     A data set is read in batches: five times as fast as `for row in dataset`, and never all in memory.
     """
-    if isinstance(rows, list):
-        yield from rows
-        return
-    chosen = rows.select_columns([column for column in columns if column in rows.column_names]) if columns else rows
-    for number, row in enumerate(rows_or_faults(chosen)):
+    name = "rows" if isinstance(rows, list) else "dataset"
+    if not isinstance(rows, list):
+        names = [column for column in columns or rows.column_names if column in rows.column_names]
+        rows = rows_or_faults(rows.select_columns(names))
+    for number, row in enumerate(rows):
         if isinstance(row, str):
-            raise DataError(f"dataset[{number}], {row}: {NOT_UTF8}")
-        yield row
+            raise DataError(f"{name}[{number}], {row}: {NOT_UTF8}")
+        try:
+            yield weighed(row)
+        except DataError as error:
+            raise DataError(f"{name}[{number}], {error}") from None
 
 
 def rows_or_faults(dataset: Dataset) -> Iterator[Row | str]:

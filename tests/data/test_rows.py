@@ -9,6 +9,7 @@ import pytest
 from datasets import Dataset, are_progress_bars_disabled, load_from_disk
 
 from course_utils import data
+from course_utils.data import rows
 from course_utils.data.rows import join, quiet
 
 
@@ -74,3 +75,35 @@ def test_half_a_character_is_an_error_with_row_and_field_and_writes_nothing(tmp_
         with pytest.raises(data.DataError, match=rf"^rows\[1\], {place}: holds .* half of a character"):
             write([chat("Q", "A"), row])
     assert list(tmp_path.iterdir()) == []
+
+
+class TestFlagsOfTurns:
+    """Kind of fault: training hears what a row says about itself, also where rows come as a list or a data set."""
+
+    @staticmethod
+    def row(**flag):
+        turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "bad"} | flag]
+        return {"messages": [*turns, {"role": "user", "content": "Again"}, {"role": "assistant", "content": "good"}]}
+
+    @pytest.mark.parametrize("flag", [{"loss": False}, {"train": 0}, {"mask": 0.0}, {"weight": 0}, {"weight": 0.0}])
+    def test_each_becomes_weight_0(self, flag, tmp_path):
+        raw = Dataset.from_list([self.row(**flag)])
+        raw.save_to_disk(tmp_path / "rows")
+        made = [rows.to_dataset([self.row(**flag)]), data.clean(raw)[0], data.check(raw).rows]
+        for found in [*made, data.check(tmp_path / "rows").rows]:
+            [row] = map(rows.plain, found)
+            assert [turn.get("weight") for turn in row["messages"]] == [None, 0, None, None]
+            assert set(row["messages"][1]) == {"role", "content", "weight"}
+        assert data.clean([self.row(**flag)])[0][0]["messages"][1]["weight"] == 0
+
+    def test_another_value_is_an_error_with_its_place(self):
+        wrong = self.row(loss=2)
+        for use in (rows.to_dataset, data.clean, lambda each: data.clean(Dataset.from_list(each))):
+            with pytest.raises(rows.DataError, match=r"\[0\], messages\[1\]\.loss: .*got 2"):
+                use([wrong])
+        [problem] = data.check(Dataset.from_list([wrong])).problems
+        assert (problem.row, problem.field) == (1, "messages[1].loss")
+        asked = self.row()
+        asked["messages"][0]["train"] = True
+        with pytest.raises(rows.DataError, match="only replies are learned"):
+            rows.to_dataset([asked])
