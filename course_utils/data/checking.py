@@ -136,17 +136,17 @@ class CheckReport:
 
 
 def check(
-    path_or_dataset: str | Path | Dataset,
+    path_or_dataset: str | Path | Dataset | list[Row],
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_length: int | None = None,
     *,
-    against: str | Path | Dataset | None = None,
+    against: str | Path | Dataset | list[Row] | None = None,
 ) -> CheckReport:
     """Look at every row of a file, of all files of a folder or a registry, or of a data set.
 
     Args:
         path_or_dataset: a .jsonl, .json, .csv, .parquet or .txt file; a folder of them; a `dataset_info.json` or the
-            folder it lies in; a folder of `save_to_disk`; or rows of the course's schema.
+            folder it lies in; a folder of `save_to_disk`; or rows of the course's schema, also as a list.
         tokenizer: the model's. With it every row is rendered and masked, and its tokens are counted.
         max_length: tokens that a row may have.
         against: an evaluation file or set. A row that asks what one of it asks, if only with other numbers, is a
@@ -163,7 +163,7 @@ def check(
     opened = open_rows(path_or_dataset)
     problems, records = _judged(opened)
     total = len(records) + len(_rows_of(problems))
-    if not total:
+    if not total and not problems:
         problems.append(Problem(opened.name, None, None, "", "has no rows. Check that the file was saved whole."))
     remarks = list(opened.remarks)
     if against is not None:
@@ -259,7 +259,7 @@ def _examples(rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[list[
     return made
 
 
-def _leaked(records: list[Record], against: str | Path | Dataset) -> tuple[list[Problem], list[str]]:
+def _leaked(records: list[Record], against: str | Path | Dataset | list[Row]) -> tuple[list[Problem], list[str]]:
     """The rows that ask what an evaluation row asks, if only with other numbers; a remark where some were not read."""
     opened = open_rows(against)
     unread, held = _judged(opened)

@@ -19,9 +19,9 @@ PLACEHOLDERS = {"images": "<image>", "videos": "<video>", "audios": "<audio>"}  
 
 def faults(row: Row) -> Iterator[Fault]:
     """What keeps a plain row from being used: types, what a template would stumble over, what teaches nothing."""
-    misfits = list(_misfits(row))
-    if misfits:
-        yield from misfits
+    found = list(misfits(row))
+    if found:
+        yield from found
         return
     if "text" in row:
         if is_blank(row["text"]):
@@ -35,6 +35,9 @@ def faults(row: Row) -> Iterator[Fault]:
         for place, role in _empty_turns(row):
             taught = "teach silence" if role == "assistant" else "ask nothing"
             yield Fault(f"{place}.content", f"is empty: that would {taught}. Write it, or leave it out.")
+        replies = [turn for turn in turns_of(row) if turn["role"] == "assistant"]
+        if replies and all(turn.get("weight") == 0 for turn in replies):
+            yield Fault("messages", "no reply of it is learned: each has weight 0. Leave the row out.")
     if row.get("chosen") and row["chosen"] == row.get("rejected"):
         yield Fault("rejected", "is equal to chosen, so there is nothing to prefer. Mend one, or leave the row out.")
 
@@ -127,7 +130,7 @@ def uneven_media(row: Row, files: dict[str, list[str]]) -> Iterator[tuple[str, s
                 break
 
 
-def _misfits(row: Row) -> Iterator[Fault]:
+def misfits(row: Row) -> Iterator[Fault]:
     """Each value that is of another type than the schema says (see `rows.py`)."""
     for key, kind in TYPES.items():
         if key in row and not isinstance(row[key], kind):

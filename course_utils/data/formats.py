@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.core.strict_json import STRICT
+from course_utils.data import unread
 from course_utils.data.faults import out_of_order, uneven_media
 from course_utils.data.registry import TURN_TEXTS, Layout, path_inside
 from course_utils.data.rows import MEDIA, NOT_UTF8, REPLIES, DataError, Fault, Row, RowReader, half_character, short
@@ -184,15 +185,13 @@ class _LayoutReader(RowReader):
     def _own(self) -> Row:
         """The row's own `id`, as text, and its own `tags`; a row without has none."""
         own, tags = self.row.get("id"), self.row.get("tags")
-        if tags is not None and not (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)):
+        tags = [tags] if tags and isinstance(tags, str) else tags
+        own = int(own) if isinstance(own, float) and own.is_integer() else own
+        if tags and not (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)):
             self.fault("tags", f"expected a list of strings, found {short(tags)}.")
         if isinstance(own, bool) or not isinstance(own, str | int | None):
             self.fault("id", f"expected text or a whole number, found {short(own)}.")
-        flags = {key: self.row.get(key) for key in LEARN_FLAGS if key not in self.layout.read_columns}
-        if not self._is_learned({key: flag for key, flag in flags.items() if not isinstance(flag, float)}, True, ""):
-            self.fault(
-                next(key for key in flags if flags[key] is not None), "the row is not to be learned. Leave it out."
-            )
+        self.faults += unread.flags(self.row, self.layout.read_columns)
         return {"tags": tags or []} | ({} if own in (None, "") else {"id": str(own)})
 
     def _system(self) -> list[Row]:
@@ -266,6 +265,10 @@ class _LayoutReader(RowReader):
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             self.fault(field, f"expected a call with a function name, found {short(call)}.")
             return {}
+        keys = [key for part in (call, function) for key, value in part.items() if value is not None]
+        other = [key for key in keys if key not in ("name", "description", "type", "id", "index", "function")]
+        if other and "arguments" not in function:
+            self.fault(f"{field}.{other[0]}", "this would be lost: write what the function gets as its arguments.")
         arguments = function.get("arguments", {})
         if isinstance(arguments, str) and not arguments.strip():
             arguments = "{}"

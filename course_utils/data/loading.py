@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from course_utils import hub
-from course_utils.data import formats, guessing, registry, sources, unread
+from course_utils.data import faults, formats, guessing, registry, sources, unread
 from course_utils.data.reading import SPEAKER_KEYS, SUFFIXES, read
 from course_utils.data.registry import AS_FILE, Entry
 from course_utils.data.rows import (
+    COLUMNS,
     MEDIA,
     NOT_UTF8,
     DataError,
@@ -27,9 +28,11 @@ from course_utils.data.rows import (
     Record,
     Row,
     all_usable,
+    half_character,
     judged,
     plain,
     rows_or_faults,
+    short,
     to_dataset,
     weighed,
 )
@@ -189,15 +192,15 @@ class Opened:
     kinds: tuple[str, ...] = ()
 
 
-def open_rows(target: str | Path | Dataset) -> Opened:
+def open_rows(target: str | Path | Dataset | list[Row]) -> Opened:
     """Open what `check` can be given; a DataError where there is nothing of the kind."""
     if not isinstance(target, str | Path):
-        return _rows_of_dataset(target, "the data set")
+        return _rows_of_the_schema(target, "the list" if isinstance(target, list) else "the data set")
     path = Path(target)
     if (path / "state.json").is_file():
         from datasets import load_from_disk
 
-        return _rows_of_dataset(load_from_disk(str(path)), str(path))
+        return _rows_of_the_schema(load_from_disk(str(path)), str(path))
     if path.name == registry.REGISTRY or (path / registry.REGISTRY).is_file():
         return _registered(path.parent if path.name == registry.REGISTRY else path)
     if not path.is_dir():
@@ -216,26 +219,40 @@ def _joined(name: str, parts: list[Opened]) -> Opened:
 
 
 # ------------------------------------------------------------------------------------------------- rows of the schema
-def _rows_of_dataset(dataset: Dataset, name: str) -> Opened:
-    if "messages" not in dataset.column_names and "text" not in dataset.column_names:
-        found = ", ".join(dataset.column_names)
+def _rows_of_the_schema(given: Dataset | list[Row], name: str) -> Opened:
+    from datasets import Dataset
+
+    if isinstance(given, list) and all(isinstance(row, dict) for row in given):
+        columns, rows = {key for row in given for key in row}, (half_character(row) or plain(row) for row in given)
+    elif isinstance(given, Dataset):
+        columns, rows = set(given.column_names), rows_or_faults(given)
+    else:
+        expected = "a path, a Dataset (one split of a DatasetDict) or a list of rows, each a dict"
+        raise DataError(f"check: expected {expected}; found {short(given)}.")
+    if columns and not columns & {"messages", "text"}:
+        found = ", ".join(map(str, columns))
         raise DataError(f"{name} has the columns {found}; rows of the course have messages or text (see data.load).")
-    rows = (
-        _of_the_schema(row, Record(name, number, None, {})) for number, row in enumerate(rows_or_faults(dataset), 1)
+    items = (
+        Problem(name, number, None, row, NOT_UTF8) if isinstance(row, str) else Record(name, number, None, row)
+        for number, row in enumerate(rows, start=1)
     )
-    media = ", ".join(part for part in MEDIA if part in dataset.column_names)
+    media = ", ".join(part for part in MEDIA if part in columns)
     remarks = [f"{name}: whether the files of {media} are there was not looked at."] if media else []
-    return Opened(name, "rows of the course's schema", rows, remarks)
+    if left := ", ".join(sorted(map(str, columns - COLUMNS))):
+        remarks.append(f"{name}: not read are the columns {left}.")
+    return Opened(name, "rows of the course's schema", judged(items, _of_the_schema), remarks)
 
 
-def _of_the_schema(row: Row | str, record: Record) -> Record | Problem:
-    """A row of a data set at its place; `row` may be the name of a column that is not UTF-8."""
-    if isinstance(row, str):
-        return record.problem(row, NOT_UTF8)
+def _of_the_schema(_: int, record: Record) -> tuple[Row, list[Fault]]:
+    """A row of a data set, and what would be lost of it."""
+    row: Row = {"messages": [], "source": "", "tags": []} | record.value
     try:
-        return record._replace(value={"messages": [], "source": "", "tags": []} | weighed(row))
+        row = weighed(row)
     except DataError as error:
-        return record.problem(*str(error).split(": ", 1))
+        return row, [Fault(*str(error).split(": ", 1))]
+    if any(faults.misfits(row)):
+        return row, []  # `check` names them
+    return row, [*unread.flags(row, COLUMNS), *unread.of_columns(row, row, COLUMNS, "remove the column")]
 
 
 # ------------------------------------------------------------------------------------------------ entries of a registry
@@ -298,7 +315,12 @@ def _file(path: Path) -> Opened:
     """The rows of a file by its entry in the registry beside it, or by what its first rows look like."""
     known = registry.naming(path)
     if known is not None:
-        return _entry(known)
+        if known.split != "train":
+            mend = "is for data.load. Save these rows as a file of their own."
+            raise DataError(f"{known.where}: split {known.split!r} {mend}")
+        opened, wanted = _entry(known), known.num_samples
+        said = f"{path}: num_samples {wanted} was not read: that is for data.load; these are all rows."
+        return replace(opened, remarks=[*opened.remarks, *([said] if wanted else [])])
     first = _first(path)
     guess = guessing.entry(first)
     source = guessing.source(first) if guess is None or guess["columns"] == {"prompt": "text"} else None

@@ -40,9 +40,7 @@ LONGEST_CELL = 2**24  # characters; Python's own limit for CSV is 131,072
 MARK = b"\xef\xbb\xbf"  # of byte order
 SPEAKER_KEYS = {"role", "from"}  # by which a turn is told
 SEPARATORS = ",;\t"  # of a CSV: the one that makes the most cells of the header
-HOLDS_JSON = re.compile(  # what is no text: an object with a key, a list of such or of texts
-    rb"""(?:\xef\xbb\xbf)?\s*(?:(?:\[\s*)*\{\s*["'][^"'\n]*["']\s*:|\[\s*"[^"]*(?:"\s*[],]|\Z))"""
-)
+OPENS_OBJECT = re.compile(r"""(?:\[\s*)*\{\s*["'][^"'\n]*["']\s*:""")  # also where the file was cut
 HALVES = re.compile("[\ud800-\udfff]|" + r"\\u[dD]")  # bytes that were not UTF-8, and escapes of half a character
 WHITE = re.compile(r"[ \t\r\n]*")
 UTF8 = {"encoding": "utf-8-sig", "errors": "surrogateescape"}  # bytes that are not UTF-8 are found in their row
@@ -78,11 +76,27 @@ def read(path: str | Path) -> Iterator[Record | Problem]:
     if b"\0" in head:
         reason = "holds zero bytes: it is UTF-16, or no text at all. Save it as UTF-8."
         return iter([Problem(str(path), None, 1, "", reason)])
-    if path.suffix in (".txt", ".csv") and HOLDS_JSON.match(head):
+    if path.suffix in (".txt", ".csv") and _holds_json(path):
         reason = "holds JSON and would be read as plain text. Rename it: .json for a list, .jsonl for an object a line."
         return iter([Problem(str(path), None, 1, "", reason)])
     readers: dict[str, Callable[[Path], Iterator[Record | Problem]]] = {".csv": _csv, ".txt": _text_lines}
     return readers.get(path.suffix, _json)(path)
+
+
+def _holds_json(path: Path) -> bool:
+    """Whether the beginning of a file, or its first line, is an object or a list of such, of lists or of texts."""
+    with path.open(**UTF8) as file:
+        text = file.read(LONGEST_LINE).strip()
+    for part in (text, text.split("\n", 1)[0]) if text.startswith(("{", "[")) else ():
+        try:
+            value = STRICT.decode(part)
+        except json.JSONDecodeError:
+            continue
+        except ValueError:  # JSON, but for a key that stands twice or the like
+            return True
+        if isinstance(value, dict) or any(isinstance(item, dict | list | str) for item in value):
+            return True
+    return OPENS_OBJECT.match(text) is not None
 
 
 # ------------------------------------------------------------------------------------------------------------ JSON

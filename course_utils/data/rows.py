@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from course_utils.core.errors import CourseError
 from course_utils.core.files import atomic_file
 from course_utils.text.messages import LEARN_FLAGS, is_learned
+from course_utils.text.script import shows
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -42,6 +43,7 @@ Row = dict[str, Any]
 Rows = TypeVar("Rows", "Dataset", list[Row])  # what most steps take and give back: a data set, or plain dicts
 REPLIES = ("chosen", "rejected")
 MEDIA = ("images", "videos", "audios")
+COLUMNS = {"messages", "source", "tags", "id", "tools", *REPLIES, "label", "text", *MEDIA}
 TEXTS = ("content", "reasoning_content")  # keys of a turn
 # C0 and C1 controls but tab and line break, the byte order mark, marks that turn the writing direction.
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\u202a-\u202e\u2066-\u2069]")
@@ -49,8 +51,16 @@ NOT_UTF8 = "holds bytes that are not UTF-8, or half of a character. Save the fil
 BAR_AFTER = 2.0  # seconds of work before a progress bar appears
 
 
+def printable(text: str) -> str:
+    """A text in which half of a character, as a path or a key may hold, is written as an escape."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 class DataError(CourseError):
     """A file, a row or a request for data that cannot be used as it is."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(printable(reason))
 
 
 class Fault(NamedTuple):
@@ -75,7 +85,7 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         place = [self.file, f"row {self.row}" if self.row else "", f"line {self.line}" if self.line else "", self.field]
-        return f"{', '.join(part for part in place if part)}: {self.reason}"
+        return printable(f"{', '.join(part for part in place if part)}: {self.reason}")
 
 
 class Record(NamedTuple):
@@ -212,7 +222,7 @@ def half_character(value: Any, where: str = "") -> str | None:
 
 def is_blank(text: str) -> bool:
     """Whether nothing of a text would be left after cleaning."""
-    return not text.strip() or not CONTROL.sub("", text).strip()
+    return not shows(CONTROL.sub("", text))
 
 
 def kind_of(row: Row) -> str:

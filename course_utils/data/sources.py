@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
+from course_utils.data import unread
 from course_utils.data.cleaning import clean_text
 from course_utils.data.rows import (
     DataError,
@@ -31,6 +32,7 @@ from course_utils.text.script import HAN
 if TYPE_CHECKING:
     from datasets import Dataset
 
+COLUMNS = {"input", "question", "golden", "Question", "Numbers", "Answer", "answer_zh", "answer_en", "text"}  # are read
 MAX_DIGITS = 30  # of a number; 1e999999999 would fill the memory when it is written out
 MAX_ANSWER = 3000  # characters; one long answer would set the padding of its whole batch
 PLACEHOLDER = re.compile(r"\b(?:N_|number)(\d+)\b")
@@ -121,7 +123,11 @@ def normalised(source: str, records: Iterable[Record | Problem], read: Read) -> 
         row = SourceReader(record.value)
         question, answer, tags = read(row)
         messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        return {"id": f"{source}:{record.row}", "messages": messages, "source": source, "tags": tags}, row.faults
+        made = {"id": f"{source}:{record.row}", "messages": messages, "source": source, "tags": tags}
+        if read is READERS.get(source) and not row.faults:  # of a source of your own, you have chosen what is read
+            row.faults += unread.flags(record.value, COLUMNS)
+            row.faults += unread.of_columns(record.value, made, COLUMNS, "remove the column")
+        return made, row.faults
 
     return judged(records, convert)
 

@@ -1,70 +1,149 @@
-"""What a row says that nobody reads: text would be lost, which is a problem; all else is a remark.
+"""What a row says that nobody reads: a text, a flag or an opinion would be lost, a problem; all else is a remark.
 
-In a column, text is what has four words or more (eight characters of Chinese), or any text under a name that parts of
-rows go by, such as `answer`. In a turn it is any text under a key that is not in LABELS. Numbers, ids, short labels and
-addresses of the web are none. Nor is a text that the row holds anyway, or one that holds all of the row, as a prompt
-that was written out once more does.
+A text has four words or more (eight characters of Chinese), or stands under a name that content goes by, such as
+`answer`, or in a list with others, such as the choices of a question. Numbers, ids, short labels and addresses of the
+web are none. Nor is a text that the row holds anyway, or one that holds all of the row, as a prompt that was written
+out once more does.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from course_utils.data import guessing
+from course_utils.data.reading import SPEAKER_KEYS
 from course_utils.data.registry import Layout
-from course_utils.data.rows import REPLIES, TEXTS, Fault, Row, short, turns_of
+from course_utils.data.rows import MEDIA, REPLIES, TEXTS, Fault, Row, kind_of, short, turns_of
+from course_utils.text.messages import LEARN_FLAGS, is_learned
 
 LABELS = {"id", "model", "lang", "language", "timestamp", "date", "time", "type", "source", "url"}  # of a turn
-FLAGS = {"training", "trainable", "learn", "masked", "ignore", "skip", "loss_mask", "loss_weight"}  # not LEARN_FLAGS
+# Without LEARN_FLAGS as they are meant to be written. All names here are compared as `_bare` gives them.
+FLAGS = {"training", "trainable", "learn", "masked", "ignore", "skip", "lossmask", "lossweight", "lossscale", "exclude"}
+FLAGS |= {"trainonturn", "dotrain", "istrained", "computeloss", "noloss", "donottrain", "traindetail", *LEARN_FLAGS}
+OPINIONS = {"ktotag", "label", "thumbsup", "desirable", "isdesirable", "isgood", "correct", "iscorrect"}
+PICTURES = {"image", "images", "imageurl", "video", "videos", "audio", "audios"}
+CONTENT = {"thought", "thoughts", "analysis", "functioncall", "refusal", "rationale", "explanation", "critique"}
+CONTENT |= {"content", "notes", "value", "reasoning", "thinking", *PICTURES, *guessing.TEXTS_OF_ROWS}
+OF_LABELS = re.compile("tag|label|keyword|categor|topic|lang|type|domain|skill|genre|author|source|model|meta|ids?$")
+YES_OR_NO = {"true": True, "1": 1, "false": False, "0": 0}
 WORDS = 4  # of a text in a column
 LETTER = re.compile(r"[^\W\d_]")
 UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")  # of Chinese and Japanese: two count as a word
 ADDRESS = re.compile(r"\w+://\S+")
+IN_REGISTRY = "name in dataset_info.json all columns that you want; the others are left out"
 
 
 def lost(raw: Row, row: Row, layout: Layout, *, columns: bool) -> Iterator[Fault]:
-    """Each text of a raw row that is not in the row that was made of it.
+    """Each part of a raw row that is not in the row that was made of it, and should be.
 
     Args:
         raw: the row of the file.
         row: what the layout made of it.
         layout: how it was read.
-        columns: False where somebody has named the columns that are wanted; then the others are not looked at.
+        columns: False where somebody has named the columns that are wanted; then texts in others are not looked at.
     """
-    system = raw.keys() & {layout.columns["system"]}  # which a system turn of the row wins over
-    left = sorted(raw.keys() - layout.read_columns | system if columns else system)
+    system = layout.columns["system"]  # which a system turn of the row wins over
+    wanted = raw if columns else {key: raw[key] for key in raw if key == system or _is_opinion(key, raw[key])}
+    yield from of_columns(wanted, row, layout.read_columns - {system})
     named = [str(layout.columns[part]) for part in ("messages", *REPLIES) if layout.formatting != "alpaca"]
     turns = [found for found in guessing.turns_in(raw, *named) if not found[1].keys() <= layout.read_keys]
-    held = [turn.get(key, "").strip() for turn in turns_of(row) for key in TEXTS] if left or turns else []
-    held.append(row.get("text", "").strip())
-    for column in left:
-        of_a_part = column in guessing.TEXTS_OF_ROWS or column in system
-        if of_a_part or layout.kind != "text":  # beside a text stand its title, its author and the like
-            text = _text(raw[column], 1 if of_a_part else WORDS, held)
-            if text is not None:
-                reason = f"would be lost: nobody reads {short(text)}. Join it to the question or to the reply, or name "
-                yield Fault(column, f"{reason}in dataset_info.json all columns that you want; the others are left out.")
+    held = _held(row) if turns else []
     for place, turn in turns:
         for key in sorted(turn.keys() - layout.read_keys - LABELS):
-            text = _text(turn[key], 1, held)
-            if text is not None:
-                reason = f"would be lost: nobody reads {short(text)}."
-                yield Fault(f"{place}.{key}", f"{reason} Put it into the content or into reasoning_content.")
-            elif key in FLAGS and turn[key] is not None:
+            name, value = _bare(key), turn[key]
+            if name in FLAGS and value is not None:
                 reason = "is not read. If the turn is not to be learned, write weight: 0; else leave the key out."
                 yield Fault(f"{place}.{key}", reason)
+            elif (text := _text(key, value, 0 if name in CONTENT else WORDS, held)) is not None:
+                mend = "Put it into the content or into reasoning_content."
+                if name == "functioncall":
+                    mend = "Write it as tool_calls, a list."
+                elif name in PICTURES:
+                    mend = "Write <image>, <video> or <audio> into the content, and the file into a column of the row."
+                yield Fault(f"{place}.{key}", f"would be lost: nobody reads {short(text)}. {mend}")
 
 
-def _text(value: Any, least: int, held: list[str]) -> str | None:
-    """A text of so many words, at any depth, that is not among those held."""
-    if isinstance(value, dict | list):
-        parts = value.values() if isinstance(value, dict) else value
-        return next((text for part in parts if (text := _text(part, least, held)) is not None), None)
-    if not isinstance(value, str) or _words(value) < least or any(value.strip() in text for text in held):
-        return None
-    return None if all(text in value for text in held) else value
+def of_columns(raw: Row, row: Row, read: Collection[str], mend: str = IN_REGISTRY) -> Iterator[Fault]:
+    """The same for the columns that are not among those `read`; `mend` is what helps but joining a text to others."""
+    is_chat, picks = kind_of(row) == "chat", any(_bare(name).startswith("chosen") for name in raw.keys() & read)
+    held: list[str] = []
+    for column in sorted(raw.keys() - read):
+        value = raw[column]
+        if value in (None, "", "[]", [], {}) or (kind_of(row) == "text" and column not in guessing.TEXTS_OF_ROWS):
+            continue  # beside a text stand its title, its author and the like
+        if is_chat and not picks and _is_opinion(column, value):
+            reason = "says which replies are good: this is a preference or KTO file, and lesson 09 trains on it"
+            yield Fault(column, f"{reason}. Name it in dataset_info.json (ranking, chosen and rejected; kto_tag).")
+        elif column in ("tools", *MEDIA):
+            yield Fault(column, f"would be lost, as no earlier row has it. Name it as columns.{column}.")
+        else:
+            held = held or _held(row)
+            of_a_part = column in guessing.TEXTS_OF_ROWS
+            text = _text(column, value, 1 if of_a_part else WORDS, held)
+            if text is not None:
+                reason = f"would be lost: nobody reads {short(text)}. Join it to the question or to the reply, or"
+                yield Fault(column, f"{reason} {mend}.")
+
+
+def flags(row: Row, read: Collection[str]) -> Iterator[Fault]:
+    """What the columns that are not `read` say of whether a row is to be learned."""
+    said = {key: value for key, value in row.items() if _bare(key) in FLAGS and key not in read and value is not None}
+    for key, value in said.items():
+        if _bare(key) == "loss" and isinstance(value, float) and value not in (0, 1):
+            continue  # a loss that was measured
+        value = YES_OR_NO.get(value.lower(), value) if isinstance(value, str) else value
+        if key in LEARN_FLAGS:
+            try:
+                if not is_learned({key: value}):
+                    yield Fault(key, "the row is not to be learned. Leave it out.")
+            except ValueError as error:
+                yield Fault(key, f"{error}.")
+        elif isinstance(value, int | float):
+            yield Fault(key, "is not read. If the row is not to be learned, leave it out; else leave the column out.")
+
+
+def _bare(name: str) -> str:
+    """A name however it is written: thumbsUp, thumbs_up."""
+    return re.sub(r"[\W_]", "", str(name)).casefold()
+
+
+def _is_opinion(column: str, value: Any) -> bool:
+    """Whether a column holds one of two replies, or says that a reply is a good one or not."""
+    name, is_yes_or_no = _bare(column), isinstance(value, bool) or str(value).lower() in ("true", "false")
+    if name.startswith(REPLIES):
+        return isinstance(value, str | list | dict) or is_yes_or_no
+    return name in OPINIONS and value is not None and (is_yes_or_no or name == "ktotag")
+
+
+def _held(row: Row) -> list[str]:
+    return [turn.get(key, "").strip() for turn in turns_of(row) for key in TEXTS] + [row.get("text", "").strip()]
+
+
+def _text(name: str, value: Any, least: int, held: list[str]) -> str | None:
+    """A text of so many words, at any depth, that is not among those held, or the first of a list of short ones."""
+    for group in _groups(name, value):
+        new = [text for text in group if text.strip() and not any(text.strip() in other for other in held)]
+        new = [text for text in new if not all(other in text for other in held)]
+        words = sum(map(_words, new))
+        if new and (words >= least or (words and sum(_words(text) > 0 for text in group) > 1)):
+            return new[0]
+    return None
+
+
+def _groups(name: str, value: Any) -> Iterator[list[str]]:
+    """The texts in a value, those of a list, or of an object with keys such as A, B and C, together; labels are not."""
+    if isinstance(value, dict) and any(len(str(key)) > 2 for key in value):
+        for key in value.keys() - SPEAKER_KEYS:
+            yield from _groups(f"{name}.{key}", value[key])
+        return
+    parts = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    texts = [part for part in parts if isinstance(part, str)]
+    yield from [[text] for text in texts] if OF_LABELS.search(name.lower()) else [texts]
+    for part in parts:
+        if isinstance(part, dict | list):
+            yield from _groups(name, part)
 
 
 def _words(text: str) -> int:

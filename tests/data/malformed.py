@@ -130,7 +130,7 @@ def row_faults(name: str, row: Row) -> Iterator[tuple[str, Any, str]]:
         yield "too-many-images", row | {"images": ["cat.png", "cat.png"]}, "images"
         yield "no-images", row | {"images": []}, "images"
         yield "image-number", row | {"images": [5]}, r"images\[0\]"
-    yield "tags-text", row | {"tags": "en"}, "tags"
+    yield "tags-text", row | {"tags": {"lang": "en"}}, "tags"
     yield "id-list", row | {"id": [1]}, "id"
 
 

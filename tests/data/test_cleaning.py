@@ -130,8 +130,9 @@ def test_rows_that_say_nothing_or_too_much_are_left_out_with_their_number_and_re
     ]
     rows[4]["source"] = "other"
     kept, dropped = data.clean(data.to_dataset(rows), max_characters=30)
-    assert rows_of(kept) == [rows[0], chat("\u200b", "a"), rows[5]]
+    assert rows_of(kept) == [rows[0], rows[5]]
     assert dropped == [
+        data.Dropped(1, "s", "an empty turn of user"),
         data.Dropped(2, "s", "an empty turn of user"),
         data.Dropped(3, "s", "31 characters, more than 30"),
         data.Dropped(4, "other", "an empty turn of assistant"),
@@ -218,7 +219,14 @@ said = st.sampled_from(["Q", "\u200b", "\U0001f600"]) | blank
 
 @given(hostile)
 def test_a_text_is_blank_where_cleaning_leaves_nothing(text):
-    assert is_blank(text) == (clean_text(text) == "")
+    assert is_blank(text) or clean_text(text)
+
+
+@pytest.mark.parametrize("text", ["\u200b", "\u3164", "\u2800", "\ufe0f", "\u200d \u2060"])
+def test_what_nobody_can_see_is_empty(text):
+    """Kind of fault: usable as people see it."""
+    assert is_blank(text) and not is_blank(f"{text}\U0001f600")
+    assert [fault.field for fault in faults(chat("q", text))] == ["messages[1].content"]
 
 
 @given(said, said, said, st.sampled_from(["chat", "unlearned", "good", "bad", "preference", "text"]))

@@ -152,7 +152,7 @@ GOOD = {"instruction": "Q", "output": "A"}
         ([GOOD, {"instruction": "Q"}], r"one\.json, row 2, line 1, output: the field 'output' is missing"),
         ([GOOD, {"instruction": "Q", "output": 7}], r"row 2, line 1, output: expected text, found 7"),
         ([{"instruction": "Q", "output": "A", "input": ["x"]}], r"row 1, line 1, input: expected text, found \['x'\]"),
-        ([{"instruction": "Q", "output": "A", "tags": "en"}], r"row 1, line 1, tags: expected a list of strings"),
+        ([{"instruction": "Q", "output": "A", "tags": 5}], r"row 1, line 1, tags: expected a list of strings"),
         ([GOOD, "text"], r"row 2, line 1: expected an object, found str"),
         ("[{]", r"one\.json, row 1, line 1: not JSON \(.*, line 1, column 3\)"),
     ],
@@ -357,7 +357,10 @@ class TestTurnsThatAreNotToBeLearned:
     def test_they_come_back_from_arrow_and_from_jsonl(self, folder, tmp_path):
         dataset = data.load(
             "one",
-            folder({"formatting": "sharegpt"}, [said(ASKED, ("gpt", "A", {"loss": 0})), said(ASKED, ("gpt", "B", {}))]),
+            folder(
+                {"formatting": "sharegpt"},
+                [said(ASKED, ("gpt", "A", {"loss": 0}), ASKED, ("gpt", "B", {})), said(ASKED, ("gpt", "B", {}))],
+            ),
         )
         assert [row["messages"][1]["weight"] for row in dataset] == [0, None]
         data.export_jsonl(dataset, tmp_path / "out.jsonl")

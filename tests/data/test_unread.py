@@ -6,6 +6,7 @@ Kind of fault: training hears what a row says about itself.
 import json
 
 import pytest
+from datasets import Dataset
 
 from course_utils import data
 
@@ -136,3 +137,92 @@ class TestKeysOfTurns:
     def test_a_flag_of_another_name_is_a_problem_that_says_which_to_write(self, check, name):
         [problem] = check([turn(**{name: False})]).problems
         assert problem.field == f"messages[1].{name}" and "write weight: 0" in problem.reason
+
+
+SAID = {"messages": [{"role": "user", "content": "Who won?"}, {"role": "assistant", "content": "The Lakers."}]}
+
+
+class TestWhatIsSaidOfARow:
+    """Kind of fault: training hears what a row says about itself, wherever the row stands and however it is spelt."""
+
+    OPINIONS = ({"kto_tag": False}, {"label": False}, {"thumbsUp": False}, {"KTO_tag": "true"}, {"is_correct": True})
+    OPINIONS += ({"rejected": "The Bulls."}, {"rejected_response": "No."}, {"chosen_messages": [{"role": "assistant"}]})
+
+    @pytest.mark.parametrize("more", OPINIONS)
+    def test_an_opinion_of_a_reply_is_a_preference_or_kto_file(self, check, more):
+        entry = {"columns": {"prompt": "instruction", "response": "output"}}
+        reports = [check([ROW] * 150 + [ROW | more]), check([ROW, ROW | more], entry)]
+        if "rejected" not in more:  # a column of the schema
+            reports.append(data.check(Dataset.from_list([SAID | more])))
+        for report in reports:
+            reasons = [problem.reason for problem in report.problems if problem.field == next(iter(more))]
+            assert reasons or report.kind == "kto", report.read_as
+            assert all("preference or KTO file, and lesson 09" in reason for reason in reasons)
+
+    def test_the_chosen_reply_may_be_read_as_the_response(self, check):
+        row = {"instruction": "Q", "chosen": "A", "rejected": "B"}
+        assert check([row], {"columns": {"prompt": "instruction", "response": "chosen"}}).problems == []
+
+    @pytest.mark.parametrize("more", [{"tools": [{"name": "f"}]}, {"images": ["a.png"]}])
+    def test_tools_and_pictures_that_begin_late(self, check, more):
+        [problem] = check([SAID] * 120 + [SAID | more]).problems
+        assert (problem.row, problem.field) == (121, next(iter(more))) and "Name it as columns." in problem.reason
+
+    FLAGS = ({"weight": 0}, {"weight": 0.0}, {"Weight": 0}, {"masked": True}, {"skip": "true"}, {"loss_scale": 0.0})
+
+    @pytest.mark.parametrize("more", [*FLAGS, {"weight": 0.5}, {"train_on_turn": False}, {"no_loss": 1}])
+    def test_flags_of_a_row(self, check, more, tmp_path):
+        Dataset.from_list([SAID | more]).save_to_disk(tmp_path / "rows")
+        cmath = {"question": "1+1", "golden": "2"} | more
+        for report in [check([ROW | more]), data.check(tmp_path / "rows"), check([cmath])]:
+            assert [problem.field for problem in report.problems] == [next(iter(more))]
+
+    @pytest.mark.parametrize("more", [{"weight": 1}, {"weight": 1.0}, {"weight": "1"}, {"loss": 2.31}, {"skip": None}])
+    def test_no_flag(self, check, more):
+        assert check([ROW | more]).problems == []
+
+    @pytest.mark.parametrize("more", [{"context": PROSE}, {"kto_tag": False}, {"rejected": "Three."}])
+    def test_rows_of_a_source_and_of_a_data_set(self, check, more):
+        assert [problem.field for problem in check([{"question": "1+1", "golden": "2"} | more]).problems] == [*more]
+        if "rejected" not in more:  # a column of the schema
+            assert [problem.field for problem in data.check(Dataset.from_list([SAID | more])).problems] == [*more]
+
+    @pytest.mark.parametrize("more", [{"Weight": 0}, {"loss_scale": 0.0}, {"exclude": True}, {"isTrained": False}])
+    def test_flags_of_a_turn(self, check, more):
+        [problem] = check([turn(**more)]).problems
+        assert "write weight: 0" in problem.reason
+
+
+class TestShortTexts:
+    """Kind of fault: a false alarm at a label, silence at a list of short texts."""
+
+    LABELS = ({"finish_reason": "stop"}, {"country": "United States"}, {"emotion": "very happy"}, {"message_id": "a1"})
+
+    @pytest.mark.parametrize("more", LABELS)
+    def test_labels_of_a_turn(self, check, more):
+        assert check([turn(**more)]).problems == []
+
+    @pytest.mark.parametrize(
+        ("more", "mend"),
+        [
+            ({"function_call": {"name": "f", "arguments": "{}"}}, "tool_calls"),
+            ({"image": "a.png"}, "<image>"),
+            ({"image": "http://localhost/1"}, "<image>"),
+            ({"refusal": "No."}, "into the content"),
+            ({"value": "42"}, "into the content"),
+        ],
+    )
+    def test_content_of_a_turn_has_its_remedy(self, check, more, mend):
+        [problem] = check([turn(**more)]).problems
+        assert problem.field == f"messages[1].{next(iter(more))}" and mend in problem.reason
+
+    @pytest.mark.parametrize("value", [["cat", "a stone"], {"A": "cat", "B": "stone"}, {"text": ["cat", "dog"]}])
+    def test_choices_are_text(self, check, value):
+        assert [problem.field for problem in check([ROW | {"choices": value}]).problems] == ["choices"]
+
+    MORE = ({"tags_of_it": ["math", "easy"]}, {"keywords": ["ball", "team"]}, {"scores": [1, 2]}, {"of": ["Boston"]})
+    MORE += ({"meta": {"lang": "en", "kind": "web", "labels": ["a", "b"]}}, {"choices": ["4", "5"]})
+
+    @pytest.mark.parametrize("more", [*MORE, {"conversation": SAID["messages"]}])
+    def test_labels_are_none(self, check, more):
+        assert check([SAID | more]).problems == []
