@@ -18,9 +18,20 @@ from course_utils.core.strict_json import STRICT
 from course_utils.data import unread
 from course_utils.data.faults import out_of_order, uneven_media
 from course_utils.data.registry import TURN_TEXTS, Layout, path_inside
-from course_utils.data.rows import MEDIA, NOT_UTF8, REPLIES, DataError, Fault, Row, RowReader, half_character, short
+from course_utils.data.rows import (
+    MEDIA,
+    NOT_UTF8,
+    REPLIES,
+    DataError,
+    Fault,
+    Row,
+    RowReader,
+    half_character,
+    short,
+    weighed_turn,
+)
 from course_utils.text import chat, messages, thinking
-from course_utils.text.messages import LEARN_FLAGS, is_learned
+from course_utils.text.messages import LEARN_FLAGS
 
 # What Qwen's template writes between the results of parallel calls. ShareGPT wants the roles by turns, so such a file
 # holds them as one observation; LLaMA-Factory's OpenAI converter joins them so, too.
@@ -142,8 +153,10 @@ class _LayoutReader(RowReader):
             message = self._called(turn, content_tag, field)
         else:
             message = self._turn(turn, role, content_tag, field)
-        if not self._is_learned(turn, message["role"] == "assistant", f"{field}.") and message["role"] == "assistant":
-            message["weight"] = 0
+        try:
+            return weighed_turn(message | {key: turn[key] for key in LEARN_FLAGS if key in turn}, field)
+        except DataError as error:
+            self.fault(*str(error).split(": ", 1))
         return message
 
     def _turn(self, turn: Row, role: str, content_tag: str, field: str) -> Row:
@@ -166,20 +179,6 @@ class _LayoutReader(RowReader):
         message = {"role": role, "content": self._text(content, f"{field}.{content_tag}")}
         named = [key for key in TURN_TEXTS if turn.get(key) is not None]
         return message | {key: self._text(turn[key], f"{field}.{key}") for key in named}
-
-    def _is_learned(self, part: Row, of_a_reply: bool, place: str) -> bool:
-        """What the flags of a turn or of a row say (pitfall do-not-learn-ignored); True where there is none."""
-        if part.keys().isdisjoint(LEARN_FLAGS):
-            return True
-        flags = {key: part[key] for key in LEARN_FLAGS if part.get(key) is not None}
-        try:
-            learned = is_learned(flags)
-        except ValueError as error:
-            self.fault(f"{place}{next(iter(flags))}", f"{error}.")
-            return True
-        if flags and learned and not of_a_reply:
-            self.fault(f"{place}{next(iter(flags))}", "only replies are learned. Leave the key out.")
-        return learned
 
     # -------------------------------------------------------------------------------------------------- parts of a row
     def _own(self) -> Row:

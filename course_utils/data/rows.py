@@ -176,14 +176,15 @@ def weighed(row: Row) -> Row:
     """
     columns = [column for column in ("messages", *REPLIES) if isinstance(row.get(column), list)]
     flagged = {
-        column: [_weighed(turn, f"{column}[{index}]") for index, turn in enumerate(row[column])]
+        column: [weighed_turn(turn, f"{column}[{index}]") for index, turn in enumerate(row[column])]
         for column in columns
         if any(isinstance(turn, dict) and not turn.keys().isdisjoint(LEARN_FLAGS) for turn in row[column])
     }
     return row | flagged if flagged else row
 
 
-def _weighed(turn: Any, place: str) -> Any:
+def weighed_turn(turn: Any, place: str) -> Any:
+    """The same for a turn, which `place` names in errors."""
     flags = [flag for flag in LEARN_FLAGS if isinstance(turn, dict) and turn.get(flag) is not None]
     if not flags:
         return turn

@@ -355,13 +355,9 @@ class TestTurnsThatAreNotToBeLearned:
         assert len(loaded(folder({}, [GOOD | {"loss": 1.37, "weight": 1, "train": True}]))) == 1
 
     def test_they_come_back_from_arrow_and_from_jsonl(self, folder, tmp_path):
-        dataset = data.load(
-            "one",
-            folder(
-                {"formatting": "sharegpt"},
-                [said(ASKED, ("gpt", "A", {"loss": 0}), ASKED, ("gpt", "B", {})), said(ASKED, ("gpt", "B", {}))],
-            ),
-        )
+        good = (ASKED, ("gpt", "B", {}))
+        rows = [said(ASKED, ("gpt", "A", {"loss": 0}), *good), said(*good)]
+        dataset = data.load("one", folder({"formatting": "sharegpt"}, rows))
         assert [row["messages"][1]["weight"] for row in dataset] == [0, None]
         data.export_jsonl(dataset, tmp_path / "out.jsonl")
         again = data.check(tmp_path / "out.jsonl")
