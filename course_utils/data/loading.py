@@ -230,7 +230,7 @@ def _rows_of_the_schema(given: Dataset | list[Row], name: str) -> Opened:
         expected = "a path, a Dataset (one split of a DatasetDict) or a list of rows, each a dict"
         raise DataError(f"check: expected {expected}; found {short(given)}.")
     if columns and not columns & {"messages", "text"}:
-        found = ", ".join(map(str, columns))
+        found = ", ".join(sorted(map(str, columns)))
         raise DataError(f"{name} has the columns {found}; rows of the course have messages or text (see data.load).")
     items = (
         Problem(name, number, None, row, NOT_UTF8) if isinstance(row, str) else Record(name, number, None, row)

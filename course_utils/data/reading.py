@@ -86,15 +86,18 @@ def read(path: str | Path) -> Iterator[Record | Problem]:
 def _holds_json(path: Path) -> bool:
     """Whether the beginning of a file, or its first line, is an object or a list of such, of lists or of texts."""
     with path.open(**UTF8) as file:
-        text = file.read(LONGEST_LINE).strip()
-    for part in (text, text.split("\n", 1)[0]) if text.startswith(("{", "[")) else ():
+        text = file.read(4096).lstrip()
+        if not text.startswith(("{", "[")):
+            return False
+        text = (text + file.read(LONGEST_LINE)).rstrip()
+    for part in (text, text.split("\n", 1)[0]):
         try:
             value = STRICT.decode(part)
         except json.JSONDecodeError:
             continue
         except ValueError:  # JSON, but for a key that stands twice or the like
             return True
-        if isinstance(value, dict) or any(isinstance(item, dict | list | str) for item in value):
+        if (isinstance(value, dict) and value) or any(isinstance(item, dict | list | str) for item in value):
             return True
     return OPENS_OBJECT.match(text) is not None
 

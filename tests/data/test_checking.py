@@ -70,7 +70,7 @@ def test_kept_and_reported_rows_are_the_rows_read_and_the_good_ones_come_out_as_
 
 def test_a_row_may_have_several_problems_and_counts_once(check):
     turns = [{"role": "user", "content": 1}, {"role": "assistant", "content": ["x"]}]
-    report = check([{"messages": turns, "tags": "en", "id": [1]}, chat("Q", "A")])
+    report = check([{"messages": turns, "tags": 5, "id": [1]}, chat("Q", "A")])
     assert (report.read, report.kept, report.reported) == (2, 1, 1)
     assert {field for _, field in places(report)} == {"messages[0].content", "messages[1].content", "tags", "id"}
 
