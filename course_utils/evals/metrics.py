@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, NamedTuple
 
@@ -95,8 +95,7 @@ def language(text: str) -> Literal["Chinese", "Latin", "other"] | None:
 def parse_json(reply: str, *, lenient: bool = False) -> Any:
     """The value of a reply that is JSON and nothing else, or None (pitfall loose-json-rate).
 
-    NaN and Infinity are Python's, not JSON's, and nesting deeper than `MAX_DEPTH` is refused. Numbers are exact
-    (`Decimal`): 1 and 1.0 are one number, and two long ones that differ in the last digit are two.
+    NaN and Infinity are Python's, not JSON's, and nesting deeper than `MAX_DEPTH` is refused.
 
     Args:
         reply: an answer without its thinking.
@@ -105,10 +104,15 @@ def parse_json(reply: str, *, lenient: bool = False) -> Any:
     text = reply.strip()
     if lenient and (fence := FENCE.fullmatch(text)):
         text = fence[1]
+    return _json(text, parse_int=_whole)
+
+
+def _json(text: str, **numbers: Callable[[str], Any]) -> Any:
+    """The value of JSON text, or None; `numbers` are those of `json.loads` that read numbers."""
     try:
-        value = json.loads(text, parse_int=Decimal, parse_float=Decimal, parse_constant=int)  # int("NaN"): ValueError
+        value = json.loads(text, parse_constant=int, **numbers)  # int("NaN") is a ValueError
         return value if _depth(value) <= MAX_DEPTH else None
-    # JSONDecodeError is a ValueError; an exponent of 20 digits is an InvalidOperation.
+    # JSONDecodeError is a ValueError; a Decimal with an exponent of 20 digits is an InvalidOperation.
     except (ValueError, InvalidOperation, RecursionError):
         return None
 
@@ -118,6 +122,19 @@ def _depth(value: Any) -> int:
     if not isinstance(value, (dict, list)):
         return 0
     return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
+
+
+def _whole(text: str) -> int | float:
+    """Exactly; a number of more digits than Python converts (4,300) as it would read it with a fraction."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def _kind(value: Any) -> type:
+    """The type of a JSON value: 1 and 1.0 are numbers, and true, which Python takes for 1, is none."""
+    return float if type(value) is int else type(value)
 
 
 def fits(value: Any, example: Any) -> bool:
@@ -131,7 +148,7 @@ def fits(value: Any, example: Any) -> bool:
     """
     if example is None:
         return True
-    if type(value) is not type(example):  # `true` is no number, and all numbers are Decimals here
+    if _kind(value) is not _kind(example):
         return False
     if isinstance(example, dict):
         return value.keys() == example.keys() and all(fits(value[key], example[key]) for key in example)
@@ -145,15 +162,16 @@ def same_answer(reply: str, reference: str) -> bool:
 
     Numbers are compared as numbers ("2/6" is "1/3", "8.0" is "8"); the last number in the reply counts (`numbers`).
     """
-    expected = parse_json(reference)
+    exact = {"parse_int": Decimal, "parse_float": Decimal}
+    expected = _json(reference, **exact)
     if isinstance(expected, (dict, list)):
-        return _equal(parse_json(reply), expected)
+        return _equal(_json(reply, **exact), expected)
     same = same_number(reply, reference)
     return reply.strip() == reference.strip() if same is None else same
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Whether two JSON values are the same: Python would take true for 1."""
+    """Whether two JSON values, their numbers read as Decimals, are the same."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):

@@ -44,7 +44,7 @@ def test_perplexity_in_float32_is_that_of_a_plain_loop_at_any_batch_size_and_pad
                 total, count = total - float(logits[place, label]), count + 1
     plain = math.exp(total / count)
     for batch_size in (1, 5, 16):
-        found = evaluation.perplexity(model, tokenizer, examples, batch_size=batch_size)
+        found = evaluation.perplexity(model, tokenizer, iter(examples), batch_size=batch_size)
         assert found.learned == pytest.approx(plain, rel=1e-4), batch_size
         assert (found.learned_count, found.all_count) == (count, sum(len(e["input_ids"]) - 1 for e in examples))
     assert left_padded(model, tokenizer, examples, 16) == pytest.approx(plain, rel=1e-4)
