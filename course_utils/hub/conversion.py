@@ -95,7 +95,7 @@ def _smollm2_tokenizer(payload: Path) -> PreTrainedTokenizerBase:
 
 
 def qwen2_5(payload: Path, folder: Path) -> None:
-    """Write Qwen2.5-Coder-0.5B-Instruct (bfloat16 safetensors, tokenizer, template) from Qwen's own Q4_K_M GGUF file."""
+    """Write Qwen2.5-Coder-0.5B-Instruct (bfloat16 safetensors, tokenizer, template) from Qwen's Q4_K_M GGUF file."""
     import torch
     from gguf import GGUFReader
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
