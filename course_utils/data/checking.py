@@ -246,7 +246,8 @@ def _examples(rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[list[
     try:
         with warnings.catch_warnings():  # of rows that give no example: they are reported one by one
             warnings.simplefilter("ignore")
-            for example in masking.build_dataset([rows[index] for index in chats], tokenizer):
+            talks = [{key: rows[index][key] for key in ("messages", "tools") if key in rows[index]} for index in chats]
+            for example in masking.build_dataset(talks, tokenizer):
                 made[chats[example["row"]]].append(example)
     except CourseError as error:
         if len(rows) == 1:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, NamedTuple
@@ -15,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from course_utils.evals.numbers import parse_number as parse_number
 from course_utils.evals.numbers import same_number
 from course_utils.text import thinking
-from course_utils.text.script import HAN
+from course_utils.text.script import HAN, shows
 
 MAX_DEPTH = 100
 """JSON nested deeper than this is no answer to anything, and breaks the programs that walk through it."""
@@ -30,7 +29,6 @@ LOOP = re.compile(
     |((?s:.){1,80}?)(?:\4{149,}|(?<=\n)\4{19,}))  # anything, very often""",
     re.VERBOSE,
 )
-INVISIBLE = re.compile("[\u115f\u1160\u2800\u3164\uffa0]")  # letters and signs that show nothing
 FENCE = re.compile(r"```(?:json)?\s*\n(.*?)\n?```", re.DOTALL)
 # Fences, text in backticks, and runs of ASCII that are an address, a path, a LaTeX command or a dotted name.
 CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|(?<![!-~])[!-~]*(?:[@/\\]|\w[._]\w|<\w+>)[!-~]*", re.DOTALL | re.ASCII)
@@ -61,18 +59,13 @@ def faults(
     shown = written.replace(thinking.OPENER, "", 1).replace(thinking.CLOSER, "", 1)
     expected = language(reference)
     found = {
-        "empty": not _shows(reply),
+        "empty": not shows(reply),
         "does not end": not stopped,
         "loop": bool(LOOP.search(reply)) and not LOOP.search(reference),
         "template token": any(token in shown for token in template_tokens),
         "other language": expected is not None and language(reply) not in (expected, None),
     }
     return tuple(fault for fault, there in found.items() if there)
-
-
-def _shows(text: str) -> bool:
-    """Whether anything of a text can be seen: a letter, a digit, a sign."""
-    return any(unicodedata.category(sign)[0] in "LNPS" for sign in INVISIBLE.sub("", text))
 
 
 def language(text: str) -> Literal["Chinese", "Latin", "other"] | None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NO_PLACE = "this tokenizer's template has no place for {}; leave such rows out, or take a model that knows them"
 DROPPED = "the template dropped part of it; thinking belongs into reasoning_content; else leave such rows out"
+REFUSED = "change the messages so (join turns, move a system's text into the question), or take another model"
 NO_TEMPLATE = "this tokenizer has no chat template; take an instruct model's, or set tokenizer.chat_template"
 ZERO_WIDTH = "\u200b"
 
@@ -104,7 +105,7 @@ def render_valid(
             with suppress(Exception):
                 rendered(at_fault)
                 break
-        reason = f"this tokenizer's template refuses it: {str(error).rstrip('.')}"
+        reason = f"this tokenizer's template refuses it: {str(error).rstrip('.')}; {REFUSED}"
         raise MessageError(at_fault, None, reason) from error
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from course_utils.text import chat, fast_masking
 from course_utils.text.audit import MaskAudit as MaskAudit
 from course_utils.text.audit import audit as audit
-from course_utils.text.messages import Message, MessageError, is_learned, map_text
+from course_utils.text.messages import Message, MessageError, check_whole, is_learned, map_text
 from course_utils.text.turns import IGNORED, MaskError, Stretched, Turn, cleaned, ids_of
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NO_QUESTION = "this reply has no question before it: put a user's turn there, or take this turn out"
+NOT_CHATS = ("text", "chosen", "rejected", "label")
 ROWS_AT_ONCE = 1000  # that are tokenised in one call
 
 Example = dict[str, list[int]]
@@ -150,6 +151,15 @@ class _Options:
 
 def _read(row: Mapping[str, Any], options: _Options) -> tuple[list[Message], list[int], list[dict[str, Any]] | None]:
     """A row's clean messages, the places of those that are learned, and its tool schemas."""
+    if not isinstance(row, Mapping):
+        raise MaskError(f"expected a dict with messages, got {type(row).__name__}")
+    for key in NOT_CHATS:
+        if row.get(key) is not None:
+            raise MaskError(f"{key}: rows of this kind are learned in another way (lessons 08 and 09), not by masks")
+    source = row.get("source") or ""
+    if not isinstance(source, str):
+        raise MaskError(f"source: expected text, got {type(source).__name__}")
+    check_whole(None, "source", source)
     clean = cleaned(row.get("messages"), options.neutral)
     schemas = chat.load_tools(row.get("tools"))
     if options.neutral and schemas:
@@ -188,6 +198,8 @@ def _render(
             raise MessageError(index, "role", f"{error.reason}; {NO_QUESTION}") from error
         chat.require_whole(options.tokenizer, full, messages[: index + 1], schemas, enable_thinking=thinking)
         if not full.startswith(prompt):
+            if not any(message["role"] == "user" for message in messages[:index]):
+                raise MessageError(index, "role", NO_QUESTION)
             raise MaskError(
                 f"messages[{index}]: with enable_thinking={thinking} the template opens this turn in another way than "
                 "it renders it, so there is no exact mask. Join assistant turns that follow one another, leave "

@@ -25,6 +25,7 @@ FIELD_HINTS = {"reasoning": "reasoning_content", "thinking": "reasoning_content"
 
 MAX_DEPTH = 100  # of arguments and schemas: what is deeper breaks the programs that walk through it
 AS_OBJECT = "expected a JSON object, as a dict or as its text"
+CALL_KEYS = ("name", "arguments", "id", "type", "index", "function")
 CALL_FORM = 'expected {"type": "function", "function": {"name": …, "arguments": …}}'
 
 
@@ -111,8 +112,10 @@ def is_learned(message: Mapping[str, Any]) -> bool:
         return True
     found = {flag: message[flag] for flag in LEARN_FLAGS if message.get(flag) is not None}
     for flag, value in found.items():
-        if not isinstance(value, int | float) or value not in (0, 1):
-            raise ValueError(f"{flag}: expected 0 or false (not learned), 1 or true (learned), got {value!r}")
+        # `mask: true` may say that a turn is to be masked, or that it counts
+        if not isinstance(value, int | float) or value not in (0, 1) or (flag == "mask" and isinstance(value, bool)):
+            known = "0 (not learned) or 1" if flag == "mask" else "0 or false (not learned), 1 or true (learned)"
+            raise ValueError(f"{flag}: expected {known}, got {value!r}")
     if len({bool(value) for value in found.values()}) > 1:
         raise ValueError(f"{' and '.join(found)} contradict each other; keep the one that is right")
     return all(found.values())
@@ -159,9 +162,10 @@ def _checked(index: int, message: Message) -> Message:
     for key, value in message.items():
         if key not in FIELDS:
             hint = f"; write {FIELD_HINTS[key]!r}" if key in FIELD_HINTS else f"; known keys: {', '.join(FIELDS)}"
-            raise MessageError(index, str(key), f"the template would drop this key{hint}")
+            shown = str(key).encode(errors="backslashreplace").decode()  # half of a character could not be printed
+            raise MessageError(index, shown, f"the template would drop this key{hint}")
         if isinstance(value, str) and not value.isascii():
-            _check_whole(index, key, value)
+            check_whole(index, key, value)
     role = message.get("role")
     if role not in ROLES:
         known = ROLE_HINTS.get(str(role).lower(), str(role).lower())
@@ -181,36 +185,41 @@ def _checked(index: int, message: Message) -> Message:
     for key in ("tool_call_id", "name"):
         if not isinstance(message.get(key, ""), str):
             raise MessageError(index, key, f"expected text, got {type(message[key]).__name__}")
+    learned = True
     if not message.keys().isdisjoint(LEARN_FLAGS):
-        _check_flags(index, message)
+        learned = _learned(index, message)
         message = {key: value for key, value in message.items() if key not in LEARN_FLAGS}
     if "content" not in message:
         message["content"] = ""
-    if role == "assistant":
+    if role == "assistant" and learned:
         _check_thoughts(index, message)
     if calls is not None:
         message["tool_calls"] = _calls(index, calls)
     return message
 
 
-def _check_flags(index: int, message: Message) -> None:
-    flags = [flag for flag in LEARN_FLAGS if flag in message]
+def _learned(index: int, message: Message) -> bool:
+    """`is_learned`, checked."""
+    flag = next(flag for flag in LEARN_FLAGS if flag in message)
     try:
         learned = is_learned(message)
     except ValueError as error:
-        raise MessageError(index, flags[0], str(error)) from None
-    if flags and learned and message["role"] != "assistant":
+        raise MessageError(index, flag, str(error)) from None
+    if learned and message["role"] != "assistant":
         reason = "only an assistant's turns are learned; leave the key out, or train on the text (lesson 08)"
-        raise MessageError(index, flags[0], reason)
+        raise MessageError(index, flag, reason)
+    return learned
 
 
 def _check_thoughts(index: int, message: Message) -> None:
     """At most one thought, whole, before the answer (pitfall half-open-thought)."""
-    content = message["content"]
+    content, thought = message["content"], message.get("reasoning_content", "").strip()
+    if thought.startswith(thinking.OPENER) or thought.endswith(thinking.CLOSER):
+        raise MessageError(index, "reasoning_content", "leave the tags out: the template writes them")
     if "think>" not in content:
         return
     block = thinking.leading_block(content)
-    if block and message.get("reasoning_content", "").strip() and block[0].strip():
+    if block and thought and block[0].strip():
         reason = "it holds a thought beside the one in reasoning_content; keep one of the two"
         raise MessageError(index, "content", reason)
     if thinking.half_open(content):
@@ -233,15 +242,18 @@ def _calls(index: int, calls: Any) -> list[dict[str, Any]]:
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise MessageError(index, where, CALL_FORM)
         arguments = function.get("arguments")
+        others = [key for key in function if key not in CALL_KEYS and function[key] is not None]
+        if arguments is None and others:
+            raise MessageError(index, f"{where}.{others[0]}", "unknown key of a call; name its arguments 'arguments'")
         if isinstance(arguments, str):  # as OpenAI and the course's rows write it
             arguments = _parsed(index, f"{where}.arguments", arguments) if arguments.strip() else {}
         arguments = {} if arguments is None else arguments
         if not isinstance(arguments, Mapping):
             raise MessageError(index, f"{where}.arguments", AS_OBJECT)
         _check_json(index, f"{where}.arguments", arguments)
-        _check_whole(index, f"{where}.name", function["name"])
+        check_whole(index, f"{where}.name", function["name"])
         made.append({"type": "function", "function": {"name": function["name"], "arguments": arguments}})
-        if call.get("id") is not None:
+        if call.get("id") not in (None, ""):
             if any(other.get("id") == call["id"] for other in made):
                 raise MessageError(index, f"{where}.id", f"two calls of one turn have the id {call['id']!r}")
             made[-1]["id"] = call["id"]
@@ -261,14 +273,22 @@ def _in_order_of_calls(done: Sequence[Message], results: Sequence[tuple[int, Mes
     """
     calls = _calls_before(done)
     answered: dict[int, Message] = {}  # by the number of the call
-    for index, result in results:
-        field = next((key for key in ("tool_call_id", "name") if key in result), "role")
-        found = [call.get("id") if field == "tool_call_id" else call["function"]["name"] for call in calls]
-        named = [number for number, name in enumerate(found) if field == "role" or name == result[field]]
-        if not named:
-            raise MessageError(index, field, f"{result[field]!r} is none of the calls before it: {_listed(found)}")
-        number = next((number for number in named if number not in answered), None)
+    keys = ("tool_call_id", "name")
+    if not any("id" in call for call in calls) and len(calls) == 1:
+        keys = ("name",)  # which call is meant is clear
+    for index, result in sorted(results, key=lambda pair: [key not in pair[1] for key in keys]):  # the surest first
+        fitting = list(range(len(calls)))
+        for key in keys:
+            found = [call.get("id") if key == "tool_call_id" else call["function"]["name"] for call in calls]
+            if key in result:
+                fitting = [number for number in fitting if found[number] == result[key]]
+                if not fitting:
+                    raise MessageError(
+                        index, key, f"{result[key]!r} is none of the calls that it may answer: {_listed(found)}"
+                    )
+        number = next((number for number in fitting if number not in answered), None)
         if number is None:
+            field = next((key for key in keys if key in result), "role")
             raise MessageError(index, field, "its call has a result already; keep one result for each call")
         answered[number] = result
     for number, call in enumerate(calls):
@@ -296,6 +316,9 @@ def _check_json(index: int | None, field: str, value: Any) -> None:
     """A MessageError where a value cannot be written as JSON, or not as UTF-8."""
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
+        for outer in level:
+            if isinstance(outer, Mapping) and not all(isinstance(key, str) for key in outer):
+                raise MessageError(index, field, "expected text as every key, as in JSON")
         level = [item for outer in level for item in _items(outer)]
     if level:
         raise MessageError(index, field, f"nested deeper than {MAX_DEPTH}; keep such a value as text")
@@ -303,7 +326,7 @@ def _check_json(index: int | None, field: str, value: Any) -> None:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise MessageError(index, field, f"not JSON: {error}") from None
-    _check_whole(index, field, text)
+    check_whole(index, field, text)
 
 
 def _items(value: Any) -> Iterator[Any]:
@@ -312,7 +335,7 @@ def _items(value: Any) -> Iterator[Any]:
     return (item for item in inside if isinstance(item, Mapping | list | tuple))
 
 
-def _check_whole(index: int | None, field: str, text: str) -> None:
+def check_whole(index: int | None, field: str, text: str) -> None:
     """A MessageError where a text holds half of a character, as a cut emoji leaves it."""
     try:
         text.encode()

@@ -15,17 +15,19 @@ OPENER, CLOSER = "<think>", "</think>"
 OPENER_TOKEN, CLOSER_TOKEN = "\ud800", "\ud801"
 
 # Where tags are letters like any other, an answer may name one ("close it with </think>"). A closing tag that no
-# opening tag stands before ends a thought which the prompt opened only where it begins a line, or is joined to the
-# word before it and ends a line, or is joined to words of ASCII on both sides ("reason</think>answer").
-ON_ITS_OWN = r"(?:\A|(?<=\n))[ \t]*</think>(?=[ \t]*(?:\n|{end})|[^\s])"
-AFTER_A_WORD = r"(?<![\s`'\"(\[{{“‘（「《])</think>(?=[ \t]*\n\s*\S)"
-BETWEEN_WORDS = r"(?<=[\w.!?,:;)])(?<=[!-~])</think>(?=[!-~])"
-LONE_CLOSER, LONE_CLOSER_SO_FAR = (
-    re.compile("|".join((ON_ITS_OWN, AFTER_A_WORD, BETWEEN_WORDS)).format(end=end)) for end in (r"\Z", "(?!)")
-)
-# A tag that begins a thought inside of a reply stands alone on its line; inside of code it is shown, not meant.
-INNER_OPENER = re.compile(r"^[ \t]*<think>[ \t]*$", re.MULTILINE)
-CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.DOTALL)
+# opening tag stands before ends a thought which the prompt opened only where it begins a line, is joined to a word or a
+# sentence ("reason</think> answer"), stands behind the end of a sentence, or is joined to anything and ends a line.
+QUOTES = "`'\"”’」》"
+LONE = "|".join([
+    r"(?<=\n)[ \t]*</think>|\A[ \t]*</think>(?=[ \t]*(?:\n|{end})|\S)",
+    r"(?<=[A-Za-z0-9.!?,:;)\]}}。！？；…])</think>{no_quote}|(?<=[.!?。！？…] )</think>",
+    r"(?<![\s`'\"(\[{{“‘（「《])</think>(?=[ \t]*\n\s*\S)",
+])  # fmt: skip
+LONE_CLOSER = re.compile(LONE.format(end=r"\Z", no_quote=f"(?![{QUOTES}])"))
+LONE_CLOSER_SO_FAR = re.compile(LONE.format(end="(?!)", no_quote=f"(?=[^{QUOTES}])"))
+# A tag that begins a thought inside of a reply begins a line; inside of code it is shown, not meant.
+INNER_OPENER = re.compile(r"^[ \t]*<think>([ \t]*$)?", re.MULTILINE)
+CODE = re.compile(r"(```|~~~).*?(?:\1|\Z)|`[^`\n]*`", re.DOTALL)
 
 Status = Literal["answered", "no_thinking", "truncated"]
 Kind = Literal["thinking", "answer"]
@@ -135,8 +137,9 @@ def half_open(text: str) -> bool:
         text: a reply as it stands in data.
     """
     pieces = _cut(text, _Tags(), False)
-    inner = INNER_OPENER.search(CODE.sub("", text))
-    return not pieces.closed and (pieces.thinks or (inner is not None and CLOSER not in text))
+    if pieces.closed:
+        return half_open(pieces.tail)
+    return pieces.thinks or (CLOSER not in text and INNER_OPENER.search(CODE.sub("", text)) is not None)
 
 
 def holds_thought(text: str) -> bool:
@@ -146,7 +149,8 @@ def holds_thought(text: str) -> bool:
         text: an answer without its leading block.
     """
     shown = CODE.sub("", text)
-    return INNER_OPENER.search(shown) is not None or _cut(shown, _Tags(), False).thinks
+    alone = any(found[1] is not None for found in INNER_OPENER.finditer(shown))
+    return alone or _cut(shown, _Tags(), False).thinks
 
 
 class _Tags:

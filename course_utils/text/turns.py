@@ -48,10 +48,10 @@ def _cleaned(message: Message, neutral: Callable[[str], str] | None) -> Message:
     if not clean.get("reasoning_content", "").strip():
         # Blank thinking is none: learned, it would teach to think nothing (pitfall template-rewrites-history).
         clean.pop("reasoning_content", None)
-        block = leading_block(clean["content"]) if clean["role"] == "assistant" else None
-        if block:
-            thought, clean["content"] = block
-            clean |= {"reasoning_content": thought} if thought.strip() else {}
+    block = leading_block(clean["content"]) if clean["role"] == "assistant" else None
+    if block:
+        thought, clean["content"] = block
+        clean |= {"reasoning_content": thought} if thought.strip() else {}
     clean["content"] = clean["content"].strip("\n")
     if neutral is not None:
         for key in ("content", "reasoning_content", "tool_calls"):

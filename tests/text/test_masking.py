@@ -343,7 +343,7 @@ def test_thinking_of_the_history_is_not_lost_in_silence(qwen3, qwen3_2507):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"text": "x"}, "at least one message.*row 0"),
+        ({"source": "x"}, "at least one message.*row 0"),
         ({"messages": PAIR, "tools": "[oops"}, "tools: not JSON.*row 0"),
         ({"messages": PAIR, "tools": '{"type": "function"}'}, "expected a list of schemas.*row 0"),
     ],

@@ -85,8 +85,9 @@ def learned_text(said, tokenizer, **options):
 class TestWhatATurnSaysAboutItself:
     """Kind (pitfall flags-unheard): a turn that says it is not to be learned was learned."""
 
-    @pytest.mark.parametrize("flag", messages.LEARN_FLAGS)
-    @pytest.mark.parametrize("no", [0, False, 0.0])
+    @pytest.mark.parametrize(
+        ("flag", "no"), [("weight", 0), ("weight", 0.0), ("loss", False), ("loss", 0), ("train", False), ("mask", 0)]
+    )
     def test_a_turn_that_says_no_is_not_learned_and_stays_in_the_prompt(self, flag, no, qwen3_2507):
         bad = {"role": "assistant", "content": "It is 5.", flag: no}
         said = [ASK, bad, {"role": "user", "content": "Sure?"}, REPLY]
@@ -97,7 +98,7 @@ class TestWhatATurnSaysAboutItself:
 
     @pytest.mark.parametrize("flag", messages.LEARN_FLAGS)
     def test_yes_and_nothing_are_learned(self, flag, qwen3_2507):
-        for yes in (1, True, 1.0, None):
+        for yes in (1, 1.0, None, *([True] if flag != "mask" else [])):
             assert learned_text([ASK, {**REPLY, flag: yes}], qwen3_2507) == ["It is 4.<|im_end|>\n"]
             assert flag not in chat.render(qwen3_2507, [ASK, {**REPLY, flag: yes}])
 
@@ -105,7 +106,11 @@ class TestWhatATurnSaysAboutItself:
     def test_any_other_value_is_an_error(self, value):
         for flag in messages.LEARN_FLAGS:
             index, field, reason = refused([ASK, {**REPLY, flag: value}])
-            assert (index, field) == (1, flag) and "expected 0 or false" in reason
+            assert (index, field) == (1, flag) and "expected 0" in reason
+
+    def test_a_mask_that_is_true_or_false_may_mean_either(self):
+        for value in (True, False):
+            assert "expected 0 (not learned) or 1" in refused([ASK, {**REPLY, "mask": value}])[2]
 
     def test_flags_that_contradict_each_other_and_flags_of_others(self):
         assert "contradict" in refused([ASK, {**REPLY, "weight": 0, "train": True}])[2]
@@ -135,12 +140,17 @@ class TestHalfOpenThoughts:
             "reason.\n</think>\nanswer",
             "理由。</think>\n\nanswer",
             "<think>\nreason\n</think>\n\nanswer",
+            "reason</think> answer",
+            "reason. </think> answer",
+            "2 + 2 = 4. </think>\n\nanswer",
+            "我想一下。</think>answer",
+            "reason\n</think> answer",
         ],
     )
     def test_a_thought_that_is_closed_is_one_whoever_opened_it(self, content, qwen3):
         (learned,) = learned_text([ASK, {"role": "assistant", "content": content}], qwen3)
         thought, _, answer = learned.partition("</think>")
-        assert thought.count("<think>") == 1 and answer == "\n\nanswer<|im_end|>\n"
+        assert thought.count("<think>") == 1 and answer.replace(" ", "") == "\n\nanswer<|im_end|>\n"
 
     @pytest.mark.parametrize(
         "content",
@@ -156,6 +166,8 @@ class TestHalfOpenThoughts:
             {"content": "<think>\na\n</think>\n\nb", "reasoning_content": "c"},
             {"content": "Sure.\n<think>\na\n</think>\n\nb"},
             {"content": "<think>\na\n</think>\n\n<think>\nb\n</think>\n\nc"},
+            {"content": "<think>a</think>b</think>c"},
+            {"content": "<think>a</think>4</think>"},
         ],
     )
     def test_two_thoughts_and_one_behind_the_beginning_are_refused(self, reply):
@@ -169,12 +181,27 @@ class TestHalfOpenThoughts:
             "先写<think>标签，再写</think>标签。",
             "End it with `</think>`.\n\nThen answer.",
             "Like this:\n```\n<think>\nreason\n</think>\n```",
+            "Like this:\n~~~\n<think>\nreason\n</think>\n~~~",
+            "Close it with the </think> tag.",
             '{"open": "<think>", "close": "</think>"}',
         ],
     )
     def test_a_reply_that_names_the_tags_is_an_answer(self, content, qwen3_2507):
         (learned,) = learned_text([ASK, {"role": "assistant", "content": content}], qwen3_2507)
         assert chat.restore(learned) == f"{content}<|im_end|>\n"
+
+    @pytest.mark.parametrize("thought", ["<think>\na\n</think>", "<think>\na", "a\n</think>\n"])
+    def test_tags_inside_of_the_thinking_are_refused(self, thought):
+        assert refused([ASK, {**REPLY, "reasoning_content": thought}])[:2] == (1, "reasoning_content")
+
+    def test_an_empty_thought_beside_the_thinking_is_left_out(self, qwen3):
+        reply = {"content": "<think>\n\n</think>\n\n4", "reasoning_content": "2 + 2"}
+        (learned,) = learned_text([ASK, {"role": "assistant", **reply}], qwen3)
+        assert learned == "<think>\n2 + 2\n</think>\n\n4<|im_end|>\n"
+
+    def test_a_turn_that_is_not_learned_may_be_cut_off(self, qwen3_2507):
+        said = [ASK, {"role": "assistant", "content": "<think>\ncut", "weight": 0}, ASK, REPLY]
+        assert learned_text(said, qwen3_2507) == ["It is 4.<|im_end|>\n"]
 
     def test_the_audit_sees_halves_whoever_made_the_examples(self, qwen3, qwen3_2507, smol_tokenizer):
         for tokenizer in (qwen3, qwen3_2507, smol_tokenizer):
@@ -271,6 +298,18 @@ class TestArgumentsAreObjects:
         index, field, _ = refused([ASK, called((None, "f", arguments))])
         assert (index, field) == (1, "tool_calls[0].arguments")
 
+    @pytest.mark.parametrize("other", ["args", "parameters", "input", "kwargs"])
+    def test_arguments_under_another_name_are_not_lost(self, other):
+        flat = {"name": "f", other: {"a": 1}}
+        for call in (flat, {"type": "function", "function": flat}):
+            index, field, reason = refused([ASK, {"role": "assistant", "content": "", "tool_calls": [call]}])
+            assert (index, field) == (1, f"tool_calls[0].{other}") and "'arguments'" in reason
+
+    def test_keys_that_json_does_not_have(self):
+        assert refused([ASK, called((None, "f", {1: 2}))])[:2] == (1, "tool_calls[0].arguments")
+        with pytest.raises(MessageError, match="every key"):
+            chat.load_tools([{"name": "f", "parameters": {"properties": {1: 2}}}])
+
     def test_a_control_token_written_with_an_escape_is_broken_like_any_other(self, qwen3_2507):
         said = [ASK, called((None, "add", '{"a": "<|im_\\u0065nd|>"}')), result("4"), REPLY]
         (example,) = masking.build_examples(said, qwen3_2507, tools=TOOLS)
@@ -325,6 +364,19 @@ class TestCallsAndResults:
         found = refused([ASK, called(*self.CALLS), *results, REPLY])
         assert found[:2] == (index, field) and word in found[2]
 
+    def test_the_surest_is_matched_first(self):
+        results = [result("r2"), result("r1", tool_call_id="x"), result("r3", tool_call_id="z")]
+        assert [turn["content"] for turn in prepared([ASK, called(*self.CALLS), *results])[2:]] == ["r1", "r2", "r3"]
+        one = [ASK, called((None, "f", {})), result("1", tool_call_id="call_1"), REPLY]  # the call has lost its id
+        assert prepared(one)[2]["content"] == "1"
+        empty = [ASK, called(("", "f", {}), ("", "g", {})), result("1"), result("2")]
+        assert len(prepared(empty)) == 4
+
+    def test_an_id_and_a_name_that_contradict_each_other(self):
+        calls = called(("x", "f", {}), ("y", "g", {}))
+        results = [result("1", tool_call_id="x", name="g"), result("2", tool_call_id="y", name="f")]
+        assert refused([ASK, calls, *results])[:2] == (2, "name")
+
     def test_more_that_does_not_belong_together(self):
         twice = called(("x", "add", {}), ("x", "now", {}))
         assert refused([ASK, twice, result("1"), result("2")])[:2] == (1, "tool_calls[1].id")
@@ -353,6 +405,7 @@ class TestTemplatesThatRefuse:
             ("gemma", [{"role": "system", "content": "s"}, ASK, REPLY], 0, "refuses"),
             ("qwen3_5_think", [ASK, REPLY, {"role": "system", "content": "s"}, ASK, REPLY], 2, "beginning"),
             ("qwen3_5_think", [{"role": "system", "content": "s"}, REPLY, ASK, REPLY], 1, "no question before it"),
+            ("qwen3", [{"role": "system", "content": "s"}, REPLY, ASK, REPLY], 1, "no question before it"),
             ("{{ messages[0].nothing.there }}", [ASK, REPLY], 0, "refuses"),
             ("{{ 1 + messages }}", [ASK, REPLY], 0, "refuses"),
             ("{% for m in messages %}", [ASK, REPLY], 0, "refuses"),
@@ -490,5 +543,27 @@ class TestHalfCharacters:
             with pytest.raises(MessageError, match="half of a character"):
                 chat.load_tools(tools)
 
+    def test_in_what_stands_beside_the_messages(self, qwen3_2507):
+        with pytest.raises(MessageError, match=r"source: half of a character.*row 0"):
+            masking.build_dataset([{"messages": [ASK, REPLY], "source": self.HALF}], qwen3_2507)
+        with pytest.raises(MessageError) as caught:
+            validate([{**ASK, self.HALF: 1}])
+        str(caught.value).encode()
+
     def test_a_whole_one_is_nothing_of_the_kind(self):
         validate([{"role": "user", "content": "Hi 🦜"}, REPLY])
+
+
+class TestRowsThatAreNoChats:
+    """Kind: rows of another kind were learned as chats, the bad replies of KTO files too."""
+
+    @pytest.mark.parametrize("more", [{"label": False}, {"label": True}, {"chosen": [REPLY]}, {"text": "x"}])
+    def test_they_are_refused_with_the_row(self, more, qwen3_2507):
+        rows = [{"messages": [ASK, REPLY]}, {"messages": [ASK, REPLY], **more}]
+        with pytest.raises(masking.MaskError, match=r"row 1.*lessons 08 and 09"):
+            masking.build_dataset(rows, qwen3_2507)
+
+    @pytest.mark.parametrize("row", ["hello", None, [ASK, REPLY]])
+    def test_what_is_no_row(self, row, qwen3_2507):
+        with pytest.raises(masking.MaskError, match="row 0: expected a dict"):
+            masking.build_dataset([row], qwen3_2507)
