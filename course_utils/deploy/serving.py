@@ -105,7 +105,7 @@ def command(
 
 def template_of(folder: str | Path) -> str:
     """The chat template of a model's folder as text, in whichever of its files it lies; "" where there is none."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         return (Path(folder) / "chat_template.jinja").read_text(encoding="utf-8")
     with suppress(OSError, ValueError, KeyError, TypeError):
         found = json.loads((Path(folder) / "tokenizer_config.json").read_text(encoding="utf-8"))["chat_template"]

@@ -212,7 +212,7 @@ class TestAdapters:
     def test_a_pickle_is_named_and_the_way_that_is_told_converts_it(self, tmp_path):
         adapter(tmp_path)
         (tmp_path / "adapter_model.safetensors").unlink()
-        shared = torch.zeros(8, 4)
+        shared = torch.ones(8, 4)
         torch.save({"a.lora_B.weight": shared, "b.lora_B.weight": shared}, tmp_path / "adapter_model.bin")
         said = self.refused(tmp_path)
         assert "pickle (adapter_model.bin)" in said

@@ -270,6 +270,17 @@ def other_names(adapter, change):
 
 
 @one_base
+def test_settings_that_are_greedy_and_no_quantisation_are_merged(base, tmp_path):
+    """Kind: a good base is refused (pitfall greedy-in-config)."""
+    copy = shutil.copytree(base, tmp_path / "tiny")
+    (copy / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.6, "top_k": 20}')
+    config = json.loads((base / "config.json").read_text()) | {"quantization_config": None}
+    (copy / "config.json").write_text(json.dumps(config))
+    trained_adapter(base, tmp_path / "adapter")
+    assert export.merge_adapter(copy, tmp_path / "adapter", tmp_path / "merged").adapter.layers == 2
+
+
+@one_base
 class TestMounted:
     """Kind: what a merge refuses is not mounted in silence, as if it were the base."""
 
