@@ -271,6 +271,8 @@ def mount(model: PreTrainedModel, folder: Path) -> PeftModel:
         first = "; ".join(line.strip() for line in str(error).splitlines()[:2])
         raise ValueError(f"was not trained on {base}, but on another base model. First difference: {first}") from error
     placed, brought = get_peft_model_state_dict(mounted, save_embedding_layers=False).keys(), adapter_shapes(folder)
+    if model.config.tie_word_embeddings:  # the rows of trained tokens are then saved a second time
+        brought = {name: shape for name, shape in brought.items() if ".lm_head.token_adapter." not in name}
     if lost := sorted(placed - brought.keys()) or sorted(brought.keys() - placed - mounted.state_dict().keys()):
         mounted.unload()
         layers = [len({name.split(".lora_")[0] for name in names if ".lora_" in name}) for names in (brought, placed)]
@@ -299,7 +301,11 @@ def _repeats_base(mounted: PeftModel) -> bool:
     alike = []
     for layer in mounted.modules():
         base = getattr(layer, "base_layer", None)
-        if isinstance(base, torch.nn.Linear) and base.weight.device.type != "meta" and "default" in layer.lora_A:
+        if (
+            isinstance(base, torch.nn.Linear)
+            and base.weight.device.type != "meta"
+            and "default" in getattr(layer, "lora_A", ())
+        ):
             weight = dequantize_module_weight(base).detach().float()
             down, up = (getattr(layer, name)["default"].weight.detach().float() for name in ("lora_A", "lora_B"))
             pair = up.T @ weight, up.T @ up @ down

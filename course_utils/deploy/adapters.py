@@ -5,8 +5,10 @@ Plain transformers and PEFT, without Unsloth: what is checked here is what any s
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +29,9 @@ class ExportError(CourseError):
     """An adapter that cannot be read or merged, or a merged folder that is not what it should be."""
 
 
-TABLE = re.compile(r"(embed_tokens|lm_head)\.(base_layer\.weight|weight|lora_embedding_A|lora_B\.weight)$")
+TABLE = re.compile(
+    r"(embed_tokens|lm_head)\.((token_adapter\.)?base_layer\.weight|weight|lora_embedding_A|lora_B\.weight)$"
+)
 """The names of tensors that have a row, or a column, for each token."""
 
 
@@ -137,16 +141,25 @@ def check_place(adapter: Adapter, base: str | Path) -> None:
 
 def new_tokens(base: str | Path, adapter: str | Path) -> list[str]:
     """The tokens that the tokenizer beside an adapter has and its base's does not, by their ids; often none."""
+    known, own = (_vocabulary(Path(folder)) for folder in (base, adapter))
+    return sorted(own.keys() - known.keys(), key=own.__getitem__) if known else []
+
+
+def _vocabulary(folder: Path) -> dict[str, int]:
+    """The tokens of the tokenizer in a folder, in whichever of its files they stand; often none beside an adapter."""
     from tokenizers import Tokenizer
 
-    files = [Path(folder) / "tokenizer.json" for folder in (base, adapter)]
-    if not all(file.is_file() for file in files):
-        return []
+    if (folder / "tokenizer.json").is_file():
+        try:
+            return Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+        except Exception as error:  # tokenizers has no class of its own
+            raise ExportError(f"The tokenizer in {folder} cannot be read ({error}); copy it again.") from None
+    files = [folder / name for name in ("vocab.json", "added_tokens.json")]  # the slow form
     try:
-        known, own = (Tokenizer.from_file(str(file)).get_vocab() for file in files)
-    except Exception as error:  # tokenizers has no class of its own
-        raise ExportError(f"The tokenizer in {base} or in {adapter} cannot be read ({error}); copy it again.") from None
-    return sorted(own.keys() - known.keys(), key=own.__getitem__)
+        found = [json.loads(file.read_bytes()).items() for file in files if file.is_file()]
+        return dict(chain.from_iterable(found))
+    except (ValueError, AttributeError) as error:
+        raise ExportError(f"The tokenizer in {folder} cannot be read ({error}); copy it again.") from None
 
 
 def load_base(base: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -205,7 +218,7 @@ def _with_new_tokens(
         if template and "{% generation %}" in str(tokenizer.chat_template):  # a trainer's, for masks
             tokenizer.chat_template = template
     rows = adapter.rows or before
-    if len(tokenizer) > rows or (rows > before and not (adapter.folder / "tokenizer.json").is_file()):
+    if len(tokenizer) > rows or (rows > before and not _vocabulary(adapter.folder)):
         raise ExportError(
             f"{adapter.folder} was trained with {max(rows, len(tokenizer))} tokens, and {base} has {before}. Save it "
             "again where it was trained, with the new tokens and their rows: tokenizer.save_pretrained(folder), "

@@ -110,6 +110,7 @@ class TestTokensThatWereAdded:
             {"new": 3, "modules_to_save": ["embed_tokens", "lm_head"]},
             {"new": 3, "rows": 49_216},  # padded to a multiple of 64
             {"rows": 49_216},
+            {"new": 3, "trainable_token_indices": [5, 49_153], "saving": {"save_embedding_layers": True}},
         ],
         ids=str,
     )
@@ -131,6 +132,22 @@ class TestTokensThatWereAdded:
         trained_adapter(spare, tmp_path / "adapter", rows=49_216, new=2)
         merged = export.merge_adapter(spare, tmp_path / "adapter", tmp_path / "merged").path
         assert adapters.load_base(merged)[1].tokenize("<new1>") == ["<new1>"]
+
+    def test_in_the_slow_form_of_a_tokenizer_they_are_kept_too(self, base, tmp_path):
+        expected = trained_adapter(base, tmp_path / "adapter", new=3)
+        path = tmp_path / "adapter" / "tokenizer.json"
+        told = json.loads(path.read_text())
+        path.unlink()
+        (path.parent / "vocab.json").write_text(json.dumps(told["model"]["vocab"]))
+        merges = [each if isinstance(each, str) else " ".join(each) for each in told["model"]["merges"]]
+        (path.parent / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
+        added = {each["content"]: each["id"] for each in told["added_tokens"]}
+        (path.parent / "added_tokens.json").write_text(json.dumps(added))
+        assert adapters.new_tokens(base, path.parent) == ["<new0>", "<new1>", "<new2>"]
+        merged = export.merge_adapter(base, path.parent, tmp_path / "merged").path
+        model, tokenizer = adapters.load_base(merged)
+        torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=0)
+        assert tokenizer.tokenize("<new1>") == ["<new1>"]
 
     def test_a_template_of_its_own_is_kept_and_one_for_masks_is_not(self, base, tmp_path):
         trained_adapter(base, tmp_path / "adapter", new=3)
