@@ -1,17 +1,46 @@
 """What the files of a model or of an adapter say before they are loaded."""
 
+from __future__ import annotations
+
 import json
+import os
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from course_utils.core.strict_json import STRICT
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+LOADED = (
+    *("config.json", "generation_config.json", "adapter_config.json", "chat_template.*", "special_tokens_map.json"),
+    *("tokenizer*.json", "added_tokens.json", "vocab*", "merges.txt", "*.model"),
+)
+"""What transformers reads of a folder besides weights."""
 KEEPS_BASE = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
 """Values of PEFT's `init_lora_weights` that leave the base as it is (its tuners/lora/layer.py); those of PiSSA, OLoRA,
 CorDA, LoftQ and LoRA-GA take a part out of it (pitfall adapter-changes-base)."""
 NO_SUM = ("alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "use_qalora")
 """Settings of PEFT with which an adapter is more than something to be added to weights."""
+_FLAG = ({bool, type(None)}, "true or false, without quotes, belongs there")
+FIELDS = {
+    "r": ({int}, "a whole number belongs there"),
+    "lora_alpha": ({int, float}, "a number belongs there"),
+    "rank_pattern": ({int, type(None)}, "an object of whole numbers belongs there"),
+    "alpha_pattern": ({int, float, type(None)}, "an object of numbers belongs there"),
+    "base_model_name_or_path": ({str, type(None)}, "a name or a folder belongs there"),
+    **dict.fromkeys(("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out"), _FLAG),
+}
+"""What an adapter's settings may be; PEFT takes any, and then reckons with "false" as true."""
+COPY = re.compile(r"\.(modules_to_save|original_module)\.")
+"""In the names of tensors that PEFT writes twice, where the vocabulary has grown and its tables were trained."""
+TAKEN = ("pissa", "olora", "corda", "loftq", "lora-ga", "lora_ga", "residual")
+"""Words in the names of bases of which a part was taken out for an adapter."""
 CONVERT = (
     "Convert it where it was trained: save_pretrained(folder, path_initial_model_for_weight_conversion=start), where "
     "start holds the adapter as it was before the first step; or use the base without that part, which training saved."
@@ -22,13 +51,25 @@ def fault(folder: str | Path, *, model: bool = False) -> str:
     """What keeps the files of a folder from being loaded, and what to do; "" for nothing (pitfall pointer-for-weights).
 
     Args:
-        folder: only its top is looked at, and of weights only their header.
-        model: it must hold weights with a header that can be read.
+        folder: of a model or an adapter only what is loaded is looked at, of weights only their header; of any other
+            folder all files at its top.
+        model: it must hold weights with a header that can be read, and a tokenizer.
     """
     folder = Path(folder)
-    if found := next(filter(None, (file_fault(file, model) for file in sorted(folder.glob("*")))), ""):
-        return found
-    for index in folder.glob("*.safetensors.index.json"):
+    loaded = {file for pattern in LOADED for file in folder.glob(pattern)}
+    whole = [folder / name for name in (ADAPTER_FILES[1], "model.safetensors") if os.path.lexists(folder / name)]
+    known = any((folder / name).exists() for name in ("config.json", ADAPTER_FILES[0]))
+    for file in sorted({*loaded, *whole} if known else folder.glob("*")):
+        if found := file_fault(file, model):
+            return found
+        if file in loaded and file.suffix == ".json" and file.is_file():
+            try:
+                if not isinstance(json.loads(file.read_bytes()), dict):
+                    return f"{file.name} holds no JSON object. Copy or download it again."
+            except ValueError as error:
+                return f"{file.name} was cut, or is no JSON ({error}). Copy or download it again."
+    index = folder / "model.safetensors.index.json"
+    if folder / "model.safetensors" not in whole and index.exists():
         try:
             shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
             missing = [shard for shard in shards if not (folder / shard).is_file()]
@@ -36,7 +77,61 @@ def fault(folder: str | Path, *, model: bool = False) -> str:
             return f"{index.name} names no files of weights. Copy or download it again."
         if missing:
             return f"{missing[0]}, which {index.name} names, is not there. Copy or download it again."
-    return "" if not model or any(folder.glob("*.safetensors")) else "it holds no safetensors. Download it again."
+        whole = [folder / shard for shard in shards]
+        if found := next(filter(None, (file_fault(file, model) for file in whole)), ""):
+            return found
+    if not model:
+        return ""
+    if folder / ADAPTER_FILES[1] in whole:
+        whole.remove(folder / ADAPTER_FILES[1])
+    if others := [file.name for file in sorted(folder.glob("*.safetensors"))] if not whole else []:
+        return f"it holds {others[0]}, and no {index.name} that says what is in it. Copy or download that, too."
+    if not whole and (pickles := sorted(folder.glob("pytorch_model*.bin"))):
+        return (
+            f"it holds its weights as a pickle ({pickles[0].name}), which can run code when it is loaded. If you trust "
+            'whoever made it, convert it in that folder: python -c "from transformers import AutoModelForCausalLM as M;'
+            " M.from_pretrained('.', dtype='auto').save_pretrained('.')\""
+        )
+    if not whole:
+        return "it holds no safetensors. Download it again."
+    if not any(re.fullmatch(r"tokenizer\.json|vocab\..*|.*\.model", file.name) for file in loaded):
+        return "it holds no tokenizer (tokenizer.json). Copy or download its files, too."
+    return ""
+
+
+def model_fault(folder: str | Path) -> str:
+    """The same of a model that is loaded next: also whether tensors are missing, and transformers can read the rest."""
+    if problem := fault(folder, model=True):
+        return problem
+    try:
+        skeleton(folder)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def skeleton(folder: str | Path) -> PreTrainedModel:
+    """The model of a folder without its numbers: of the weights only names and shapes are read.
+
+    Raises:
+        ValueError: transformers cannot load it or its tokenizer, or its files lack weights that would then be random.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model, told = AutoModelForCausalLM.from_pretrained(
+            str(folder), device_map="meta", output_loading_info=True, local_files_only=True, use_safetensors=True
+        )
+        AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # whatever a model's own classes make of its files
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise ValueError(f"transformers cannot read it ({type(error).__name__}: {said}).") from error
+    if missing := sorted(told["missing_keys"]):
+        raise ValueError(
+            f"its files lack {len(missing)} tensors, which would be random ({', '.join(missing[:3])}"
+            f"{', …' * (len(missing) > 3)}). Copy or download it again."
+        )
+    return model
 
 
 def file_fault(file: Path, readable: bool = False) -> str:
@@ -46,7 +141,8 @@ def file_fault(file: Path, readable: bool = False) -> str:
     if not file.exists():
         return f"{file.name} is a link to a file that is not there. Copy the file itself."
     with file.open("rb") as opened:
-        if opened.read(23) == b"version https://git-lfs":
+        head = opened.read(23)
+        if head == b"version https://git-lfs":
             return (
                 f"{file.name} is a Git LFS pointer, not the file that it stands for. Run `git lfs pull` in the clone, "
                 "or delete the folder and download it again."
@@ -56,7 +152,8 @@ def file_fault(file: Path, readable: bool = False) -> str:
             with safe_open(file, framework="np"):
                 pass
     except SafetensorError as error:
-        if readable or not ("too large" in str(error) or "JSON" in str(error)):
+        page = head.lstrip()[:1] == b"<"
+        if readable or page or not ("too large" in str(error) or "JSON" in str(error)):
             return f"{file.name} was cut, or is no safetensors file ({error}). Copy or download it again."
     return ""
 
@@ -82,24 +179,135 @@ def adapter_config(folder: Path) -> dict[str, Any]:
             raise ValueError(
                 f"holds no adapter; lesson 04 or `python -m course_utils train` makes one. {name} is not there.{inside}"
             )
-    if problem := fault(folder, model=True):
+    if problem := fault(folder) or file_fault(folder / ADAPTER_FILES[1], readable=True):
         raise ValueError(f"cannot be read: {problem}")
     try:
-        config = json.loads((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8"))
+        config = STRICT.decode((folder / ADAPTER_FILES[0]).read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"cannot be read: {ADAPTER_FILES[0]} is no JSON ({error}). Copy it again.") from None
-    if not isinstance(config, dict):
-        raise ValueError(
-            f"cannot be read: {ADAPTER_FILES[0]} holds a {type(config).__name__}, no object. Copy it again."
-        )
     kind, start = config.get("peft_type", "LORA"), config.get("init_lora_weights")
-    if kind != "LORA":
+    if not isinstance(kind, str) or kind.upper() != "LORA":
         raise ValueError(
             f"is no LoRA but {kind}, which this course does not read. Use it with PEFT: what changes weights is merged "
             "by PeftModel.from_pretrained(base, folder).merge_and_unload(), what changes the prompt cannot be."
         )
+    for name, (kinds, words) in FIELDS.items():
+        value = config.get(name)
+        each = value.values() if name.endswith("_pattern") and isinstance(value, dict) else [value]
+        if any(type(one) not in kinds for one in each):
+            raise ValueError(f"cannot be read: {name} in {ADAPTER_FILES[0]} is {value!r}; {words}. Mend it there.")
     if special := [name for name in NO_SUM if config.get(name)]:
         raise ValueError(f"is a LoRA with {special[0]}, which cannot be added to weights. Use it as it was trained.")
     if (start.lower() if isinstance(start, str) else start) not in KEEPS_BASE:
         raise ValueError(f"starts with a part that was taken out of its base (init_lora_weights {start!r}). {CONVERT}")
+    if problem := _numbers_fault(folder, config["lora_alpha"]):
+        raise ValueError(f"{problem} Train it again, or copy it again from where it was trained.")
     return config
+
+
+def _numbers_fault(folder: Path, alpha: float) -> str:
+    """Whether an adapter's tensors hold no numbers, or change nothing."""
+    changes = False
+    with safe_open(folder / ADAPTER_FILES[1], framework="pt") as opened:
+        for name in opened.keys():  # noqa: SIM118
+            tensor = opened.get_tensor(name).float()
+            if not tensor.isfinite().all():
+                return f"holds NaN or infinity ({name}): its training went wrong."
+            # the half of a LoRA that starts as random numbers changes nothing without the other
+            half = re.search(r"\.lora_(A|embedding_B)\b", name)
+            changes |= not half and bool(tensor.any()) and (alpha != 0 or ".lora_" not in name)
+    return "" if changes else f"changes nothing: {'its lora_alpha is 0' if alpha == 0 else 'all it would add is zero'}."
+
+
+def adapter_shapes(folder: Path) -> dict[str, list[int]]:
+    """The names and shapes of an adapter's tensors."""
+    with safe_open(folder / ADAPTER_FILES[1], framework="np") as opened:
+        names = [name for name in opened.keys() if not COPY.search(name)]  # noqa: SIM118
+        return {name: opened.get_slice(name).get_shape() for name in names}
+
+
+def other_base(config: dict[str, Any], base: str | Path) -> str:
+    """What to do where an adapter names another base, as a sentence whose subject is the folder; "" where it does not.
+
+    Of Qwen3-4B and its Instruct-2507, only the names differ.
+    """
+    named = config.get("base_model_name_or_path") or ""
+    if _model_name(named) in {"", _model_name(str(base)), _model_name(str(Path(base).resolve()))}:
+        return ""
+    advice = (
+        "If they are the same weights under two names, put this name into base_model_name_or_path of its "
+        "adapter_config.json."
+    )
+    if any(word in named.lower() for word in TAKEN):
+        advice = (
+            "By its name a part was taken out of that base for the training, so on another one the adapter is wrong: "
+            "download that base and use it in place of this one (pitfall adapter-changes-base)."
+        )
+    return f"was trained on {named}, and this is {Path(base).name}. {advice}"
+
+
+def _model_name(path: str) -> str:
+    """A model's name as the caches of the hubs and Unsloth's 4-bit copies write it, in small letters."""
+    path = path.lower().replace("\\", "/").replace("___", ".")
+    path = re.sub(r".*/?models--([^/]+?)--([^/]+)/snapshots/.*", r"\2", path)
+    return re.sub(r"(-unsloth)?-bnb-4bit$", "", Path(path).name)
+
+
+def mount(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """An adapter on a model, with every tensor in its place.
+
+    Raises:
+        ValueError: as for `adapter_config`; or the adapter is of another model, as a sentence whose subject is the
+            folder.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+
+    config, base = adapter_config(folder), model.config.name_or_path
+    if base and (problem := other_base(config, base)):
+        raise ValueError(problem)
+    try:
+        mounted = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:  # PEFT lists every tensor whose shape differs
+        first = "; ".join(line.strip() for line in str(error).splitlines()[:2])
+        raise ValueError(f"was not trained on {base}, but on another base model. First difference: {first}") from error
+    placed, brought = get_peft_model_state_dict(mounted, save_embedding_layers=False).keys(), adapter_shapes(folder)
+    if model.config.tie_word_embeddings:  # the rows of trained tokens are then saved a second time
+        brought = {name: shape for name, shape in brought.items() if ".lm_head.token_adapter." not in name}
+    if lost := sorted(placed - brought.keys()) or sorted(brought.keys() - placed - mounted.state_dict().keys()):
+        mounted.unload()
+        layers = [len({name.split(".lora_")[0] for name in names if ".lora_" in name}) for names in (brought, placed)]
+        raise ValueError(
+            f"was not trained on {base}, but on another base model: it changes {layers[0]} layers of {layers[1]} "
+            f"(first without a place: {lost[0]})."
+        )
+    if _repeats_base(mounted):
+        mounted.unload()
+        raise ValueError(
+            f"repeats what stands in the weights of {base}: its start was taken out of them, although its "
+            f"configuration does not say so. {CONVERT}"
+        )
+    return mounted
+
+
+def _repeats_base(mounted: PeftModel) -> bool:
+    """Whether the adapter's start was taken out of the base, as PiSSA and OLoRA do, and this base still has it.
+
+    Such a start points where the weights point: of all that B can reach, Bᵀ·B·A has then the direction of Bᵀ·W. That
+    of another adapter has nothing to do with it.
+    """
+    import torch
+    from peft.utils.integrations import dequantize_module_weight
+
+    alike = []
+    for layer in mounted.modules():
+        base = getattr(layer, "base_layer", None)
+        if (
+            isinstance(base, torch.nn.Linear)
+            and base.weight.device.type != "meta"
+            and "default" in getattr(layer, "lora_A", ())
+        ):
+            weight = dequantize_module_weight(base).detach().float()
+            down, up = (getattr(layer, name)["default"].weight.detach().float() for name in ("lora_A", "lora_B"))
+            pair = up.T @ weight, up.T @ up @ down
+            alike.append(torch.cosine_similarity(*(each.flatten() for each in pair), dim=0))
+    return bool(alike) and bool(torch.stack(alike).median() > 0.5)

@@ -5,12 +5,12 @@ Plain transformers and PEFT, without Unsloth: what is checked here is what any s
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from safetensors import safe_open
 
 from course_utils.core import weights
 from course_utils.core.errors import CourseError
@@ -29,12 +29,10 @@ class ExportError(CourseError):
     """An adapter that cannot be read or merged, or a merged folder that is not what it should be."""
 
 
-TABLE = re.compile(r"(embed_tokens|lm_head)\.(base_layer\.weight|weight|lora_embedding_A|lora_B\.weight)$")
+TABLE = re.compile(
+    r"(embed_tokens|lm_head)\.((token_adapter\.)?base_layer\.weight|weight|lora_embedding_A|lora_B\.weight)$"
+)
 """The names of tensors that have a row, or a column, for each token."""
-COPY = re.compile(r"\.(modules_to_save|original_module)\.")
-"""In the names of tensors that PEFT writes twice, where the vocabulary has grown and its tables were trained."""
-TAKEN = ("pissa", "olora", "corda", "loftq", "lora-ga", "lora_ga", "residual")
-"""Words in the names of bases of which a part was taken out for an adapter."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def read_adapter(folder: str | Path) -> Adapter:
     except ValueError as error:
         raise ExportError(f"{folder} {error}") from None
     patterns = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
-    shapes = _shapes(folder)
+    shapes = weights.adapter_shapes(folder)
     # "….mlp.down_proj.lora_A.weight" is a layer with LoRA, "….lm_head.weight" one that was trained whole
     mounted = {name.split(".lora_")[0] for name in shapes if ".lora_" in name}
     rest = {re.sub(r"(\.base_layer|\.token_adapter)?\.\w+$", "", name) for name in shapes if ".lora_" not in name}
@@ -100,27 +98,17 @@ def read_adapter(folder: str | Path) -> Adapter:
         "rank_pattern or alpha_pattern": any(patterns),
         "biases": config.get("bias", "none") != "none" or config.get("lora_bias"),
     }
-    try:
-        return Adapter(
-            folder=folder,
-            base=str(config.get("base_model_name_or_path") or ""),
-            rank=max(config["r"], *patterns[0].values(), 1),
-            alpha=config["lora_alpha"],
-            modules=_kinds(mounted | rest),
-            layers=len(mounted | rest),
-            whole=whole,
-            rows=max((max(shape) for name, shape in shapes.items() if TABLE.search(name)), default=0),
-            merge_only=tuple(words for words, there in special.items() if there),
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ExportError(f"The adapter in {folder} cannot be read ({error!r}); train or copy it again.") from None
-
-
-def _shapes(folder: Path) -> dict[str, list[int]]:
-    """The names and shapes of an adapter's tensors."""
-    with safe_open(folder / weights.ADAPTER_FILES[1], framework="np") as opened:
-        names = [name for name in opened.keys() if not COPY.search(name)]  # noqa: SIM118
-        return {name: opened.get_slice(name).get_shape() for name in names}
+    return Adapter(
+        folder=folder,
+        base=config.get("base_model_name_or_path") or "",
+        rank=max(config["r"], *patterns[0].values(), 1),
+        alpha=config["lora_alpha"],
+        modules=_kinds(mounted | rest),
+        layers=len(mounted | rest),
+        whole=whole,
+        rows=max((max(shape) for name, shape in shapes.items() if TABLE.search(name)), default=0),
+        merge_only=tuple(words for words, there in special.items() if there),
+    )
 
 
 def _kinds(layers: set[str]) -> tuple[str, ...]:
@@ -133,33 +121,45 @@ def check_base(adapter: Adapter, base: str | Path) -> None:
     Raises:
         ExportError: the folder `base` has another name.
     """
-    name = adapter.base.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
-    if not name or name in {Path(base).name.lower(), Path(base).resolve().name.lower()}:
+    if problem := weights.other_base({"base_model_name_or_path": adapter.base}, base):
+        raise ExportError(f"{adapter.folder} {problem}")
+
+
+def check_place(adapter: Adapter, base: str | Path) -> None:
+    """Refuse an adapter whose tensors find no place in a base, as far as the base's folder is here to tell.
+
+    Raises:
+        ExportError: it was trained on another model.
+    """
+    if weights.model_fault(base):
         return
-    advice = (
-        "If they are the same weights under two names, put this name into base_model_name_or_path of its "
-        "adapter_config.json."
-    )
-    if any(word in adapter.base.lower() for word in TAKEN):
-        advice = (
-            "By its name a part was taken out of that base for the training, so on another one the adapter is wrong: "
-            "download that base and use it in place of this one (pitfall adapter-changes-base)."
-        )
-    raise ExportError(f"{adapter.folder} was trained on {adapter.base}, and this is {Path(base).name}. {advice}")
+    try:
+        weights.mount(weights.skeleton(base), adapter.folder)
+    except ValueError as error:
+        raise ExportError(f"{adapter.folder} {error}") from error
 
 
 def new_tokens(base: str | Path, adapter: str | Path) -> list[str]:
     """The tokens that the tokenizer beside an adapter has and its base's does not, by their ids; often none."""
+    known, own = (_vocabulary(Path(folder)) for folder in (base, adapter))
+    return sorted(own.keys() - known.keys(), key=own.__getitem__) if known else []
+
+
+def _vocabulary(folder: Path) -> dict[str, int]:
+    """The tokens of the tokenizer in a folder, in whichever of its files they stand; often none beside an adapter."""
     from tokenizers import Tokenizer
 
-    files = [Path(folder) / "tokenizer.json" for folder in (base, adapter)]
-    if not all(file.is_file() for file in files):
-        return []
+    if (folder / "tokenizer.json").is_file():
+        try:
+            return Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
+        except Exception as error:  # tokenizers has no class of its own
+            raise ExportError(f"The tokenizer in {folder} cannot be read ({error}); copy it again.") from None
+    files = [folder / name for name in ("vocab.json", "added_tokens.json")]  # the slow form
     try:
-        known, own = (Tokenizer.from_file(str(file)).get_vocab() for file in files)
-    except Exception as error:  # tokenizers has no class of its own
-        raise ExportError(f"The tokenizer in {base} or in {adapter} cannot be read ({error}); copy it again.") from None
-    return sorted(own.keys() - known.keys(), key=own.__getitem__)
+        found = [json.loads(file.read_bytes()).items() for file in files if file.is_file()]
+        return dict(chain.from_iterable(found))
+    except (ValueError, AttributeError) as error:
+        raise ExportError(f"The tokenizer in {folder} cannot be read ({error}); copy it again.") from None
 
 
 def load_base(base: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -175,7 +175,7 @@ def load_base(base: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
 
     if not (Path(base) / "config.json").is_file():
         raise ExportError(f"{base} holds no model; `python -m course_utils download NAME` brings one.")
-    if problem := weights.fault(base, model=True):
+    if problem := weights.model_fault(base):
         raise ExportError(f"{base} cannot be loaded: {problem}")
     # On the CPU, so that a merge needs no GPU: it is one addition per weight.
     model = AutoModelForCausalLM.from_pretrained(str(base), dtype="auto", local_files_only=True, use_safetensors=True)
@@ -195,29 +195,14 @@ def load_with_adapter(base: str | Path, adapter: str | Path) -> tuple[PeftModel,
             by the shapes of its weights, or because some of its layers find no place), its tokens and its tables do not
             fit together, or its start was taken out of the base (pitfall adapter-changes-base).
     """
-    from peft import PeftModel, get_peft_model_state_dict
-
     found = read_adapter(adapter)
     check_base(found, base)
     model, tokenizer = load_base(base)
     tokenizer = _with_new_tokens(model, tokenizer, base, found)
     try:
-        mounted = PeftModel.from_pretrained(model, str(adapter)).eval()
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:  # PEFT lists every tensor whose shape differs
-        raise ExportError(f"{adapter} was not trained on {base}: {str(error).splitlines()[0]}") from error
-    placed = get_peft_model_state_dict(mounted, save_embedding_layers=False).keys()
-    brought = _shapes(found.folder).keys()
-    if lost := sorted(placed - brought) or sorted(brought - placed - mounted.state_dict().keys()):
-        there = len({name.split(".lora_")[0] for name in placed})
-        raise ExportError(
-            f"{adapter} was not trained on {base}: it changes {found.layers} layers of {there} (first: {lost[0]})."
-        )
-    if _repeats_base(mounted):
-        raise ExportError(
-            f"{adapter} repeats what stands in the weights of {base}: its start was taken out of them, although its "
-            f"configuration does not say so. {weights.CONVERT}"
-        )
-    return mounted, tokenizer
+        return weights.mount(model, found.folder).eval(), tokenizer
+    except ValueError as error:
+        raise ExportError(f"{adapter} {error}") from error
 
 
 def _with_new_tokens(
@@ -233,7 +218,7 @@ def _with_new_tokens(
         if template and "{% generation %}" in str(tokenizer.chat_template):  # a trainer's, for masks
             tokenizer.chat_template = template
     rows = adapter.rows or before
-    if len(tokenizer) > rows or (rows > before and not (adapter.folder / "tokenizer.json").is_file()):
+    if len(tokenizer) > rows or (rows > before and not _vocabulary(adapter.folder)):
         raise ExportError(
             f"{adapter.folder} was trained with {max(rows, len(tokenizer))} tokens, and {base} has {before}. Save it "
             "again where it was trained, with the new tokens and their rows: tokenizer.save_pretrained(folder), "
@@ -242,21 +227,3 @@ def _with_new_tokens(
     if rows != before:
         model.resize_token_embeddings(rows, mean_resizing=False)  # the adapter brings what stands in them
     return tokenizer
-
-
-def _repeats_base(mounted: PeftModel) -> bool:
-    """Whether the adapter's start was taken out of the base, as PiSSA and OLoRA do, and this base still has it.
-
-    Such a start points where the weights point: of all that B can reach, Bᵀ·B·A has then the direction of Bᵀ·W. That
-    of another adapter has nothing to do with it.
-    """
-    import torch
-
-    alike = []
-    for layer in mounted.modules():
-        base = getattr(layer, "base_layer", None)
-        if isinstance(base, torch.nn.Linear) and "default" in getattr(layer, "lora_A", ()):
-            down, up = (getattr(layer, name)["default"].weight.detach().float() for name in ("lora_A", "lora_B"))
-            pair = up.T @ base.weight.detach().float(), up.T @ up @ down
-            alike.append(torch.cosine_similarity(*(each.flatten() for each in pair), dim=0))
-    return bool(alike) and bool(torch.stack(alike).median() > 0.5)

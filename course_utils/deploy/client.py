@@ -10,10 +10,15 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from course_utils.deploy.serving import ServingError, template_of
+from course_utils.text.chat import validate
 from course_utils.text.thinking import OPENER, ParsedOutput, parse_text
 
 if TYPE_CHECKING:
     from openai import OpenAI
+
+
+APART = ("reasoning", "reasoning_content", "thinking")
+"""The fields in which servers hand a thought over: vLLM since 0.20, earlier and others, Ollama."""
 
 
 @dataclass(frozen=True)
@@ -55,21 +60,25 @@ def ask(
         Thinking, answer and status as `thinking.parse_output` gives them; why the reply ended, its tokens, the seconds.
 
     Raises:
+        MessageError: the conversation is none that can be sent.
         ServingError: no server answers, it ended in the middle, it took too long, it refused the request, or it sent
             no text.
     """
     # The switch is no field of OpenAI's own interface, so it goes through `extra_body`.
+    validate(messages)
     switch = {} if thinking is None else {"extra_body": {"chat_template_kwargs": {"enable_thinking": thinking}}}
     request = {"model": model, "messages": list(messages), "temperature": temperature, "max_tokens": max_tokens}
     started = time.monotonic()
     with connected(url, timeout) as client, plain_errors(url, timeout):
         reply = client.chat.completions.create(**request, **switch)
-    if not reply.choices or reply.choices[0].message is None:
-        raise ServingError(f"{url} sent no reply, but {str(reply.model_dump(exclude_none=True))[:300]}. See its log.")
-    choice = reply.choices[0]
+    try:
+        choice, used = reply.choices[0], reply.usage
+        message, tokens = choice.message.model_dump(), used.completion_tokens if used else 0
+    except (AttributeError, IndexError, KeyError, TypeError):  # the client takes any JSON, and text, for a reply
+        sent = reply.model_dump(exclude_none=True) if hasattr(reply, "model_dump") else reply
+        raise ServingError(f"{url} sent no reply, but {str(sent)[:300] or 'nothing'}. See its log.") from None
     opened = _opens_thinking(model, thinking)
-    parsed = parse_message(choice.message.model_dump(), choice.finish_reason, prompt_opens_thinking=opened)
-    tokens = reply.usage.completion_tokens if reply.usage else 0
+    parsed = parse_message(message, choice.finish_reason, prompt_opens_thinking=opened)
     return Reply(**vars(parsed), finish_reason=choice.finish_reason, tokens=tokens, seconds=time.monotonic() - started)
 
 
@@ -82,7 +91,10 @@ def _opens_thinking(model: str, thinking: bool | None) -> bool:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     asked, switch = [[{"role": "user", "content": "Hi"}]], {} if thinking is None else {"enable_thinking": thinking}
-    prompts, _ = render_jinja_template(asked, chat_template=template, add_generation_prompt=True, **switch)
+    try:
+        prompts, _ = render_jinja_template(asked, chat_template=template, add_generation_prompt=True, **switch)
+    except Exception:  # the server renders it; here it only tells something
+        return False
     return prompts[0].rstrip().endswith(OPENER)
 
 
@@ -91,33 +103,37 @@ def parse_message(
 ) -> ParsedOutput:
     """Split a served message, whichever way its server hands the thinking over (pitfall reasoning-field-renamed).
 
-    vLLM puts it into `reasoning` since 0.20, earlier versions and other servers into `reasoning_content`; where no
-    parser is switched on, all of it is in `content`, tags included. A parser that waits for the end of a thought takes
-    the whole of a reply without one: where such a reply ended by itself, what it took is the answer.
+    It is in one of `APART`; where no parser is switched on, all of it is in `content`, tags included. A parser that
+    waits for the end of a thought takes the whole of a reply without one: where such a reply ended by itself, what it
+    took is the answer.
 
     Args:
         message: a message of a reply, as a mapping.
-        finish_reason: "length" where the reply was cut off.
+        finish_reason: "stop" or of a call where the reply ended by itself; anything else cut it off.
         prompt_opens_thinking: as for `thinking.parse_output`.
 
     Raises:
-        ServingError: the message is none, or holds something else than text.
+        ServingError: the message is none, a refusal, or holds something else than text.
     """
     if not isinstance(message, Mapping):
         raise ServingError(f"The server sent no message, but {message!r}. See its log.")
     content, calls = _text(message, "content"), message.get("tool_calls") or message.get("function_call")
-    apart = (_text(message, "reasoning") or _text(message, "reasoning_content")).strip()
+    if message.get("refusal") and not content:
+        raise ServingError(f"The server sent no answer, but a refusal: {message['refusal']}")
+    apart = next(filter(None, (_text(message, field).strip() for field in APART)), "")
+    ended = finish_reason in ("stop", "tool_calls", "function_call", None)
     if not apart:
         # An empty thought, and not none, comes from a parser that has taken it out.
-        taken_out = "" in (message.get("reasoning"), message.get("reasoning_content"))
+        taken_out = any(isinstance(message.get(field), str) for field in APART) and bool(content.strip())
         parsed = parse_text(content, prompt_opens_thinking=prompt_opens_thinking and not taken_out)
-    elif not content and finish_reason == "length":
+    elif content.strip():
+        answer = parse_text(content).answer if content.lstrip().startswith(OPENER) else content.strip()
+        parsed = ParsedOutput(apart, answer, "truncated" if answer is None else "answered")
+    elif not ended:
         parsed = ParsedOutput(apart, None, "truncated")
-    elif message.get("content") is None and not calls:
-        parsed = ParsedOutput("", apart, "no_thinking")
     else:
-        parsed = ParsedOutput(apart, content.strip(), "answered")
-    if parsed.answer is None and calls and finish_reason != "length":  # the call ended the thought
+        parsed = ParsedOutput(apart, "", "answered") if calls else ParsedOutput("", apart, "no_thinking")
+    if parsed.answer is None and calls and ended:  # the call ended the thought
         return ParsedOutput(parsed.thinking, "", "answered")
     return parsed
 
@@ -158,6 +174,8 @@ def plain_errors(url: str, timeout: float) -> Iterator[None]:
             f"{url} refused the request with {error.status_code}: {error.response.text[:300]} "
             "A model is asked for by the name that Server.model gives."
         ) from error
+    except ValueError as error:  # the client reads JSON without a net
+        raise ServingError(f"{url} sent no JSON ({error}), so it is no chat server, or its reply was cut.") from error
     except openai.APIError as error:
         cause: BaseException = error
         while below := cause.__cause__ or cause.__context__:  # the client says "Connection error." and nothing else

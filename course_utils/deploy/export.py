@@ -61,14 +61,13 @@ def merge_adapter(base: str | Path, adapter: str | Path, out_dir: str | Path) ->
             is missing.
     """
     _check_place(base, adapter, out_dir)
-    config = Path(base) / "config.json"
-    if config.is_file() and '"quantization_config"' in config.read_text(encoding="utf-8"):
+    found = read_adapter(adapter)
+    model, tokenizer = load_with_adapter(base, adapter)
+    if getattr(model.config, "quantization_config", None):
         raise ExportError(
             f"{base} holds quantised weights, and a merge into them would round most of the adapter away. Download the "
             "16-bit model that they were made of and merge into that."
         )
-    found = read_adapter(adapter)
-    model, tokenizer = load_with_adapter(base, adapter)
     tied = sorted(set(TIED) & (set(found.modules) - set(found.whole)))
     if tied and model.config.tie_word_embeddings:
         raise ExportError(
@@ -77,6 +76,9 @@ def merge_adapter(base: str | Path, adapter: str | Path, out_dir: str | Path) ->
             f"{' and '.join(TIED)} in target_modules."
         )
     merged = model.merge_and_unload()
+    settings = merged.generation_config
+    if not settings.do_sample:  # transformers writes no settings that say both (pitfall greedy-in-config)
+        settings.update(temperature=None, top_p=None, top_k=None, min_p=None, typical_p=None)
     try:
         with atomic_dir(out_dir) as folder:
             merged.save_pretrained(folder)

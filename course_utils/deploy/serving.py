@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ import httpx
 from course_utils.core.errors import CourseError
 from course_utils.core.profiles import Profile
 from course_utils.core.programs import TEXT
-from course_utils.deploy.adapters import check_base, new_tokens, read_adapter
+from course_utils.deploy.adapters import check_base, check_place, new_tokens, read_adapter
 from course_utils.text.thinking import OPENER
 
 HOST = "127.0.0.1"
@@ -88,12 +89,15 @@ def command(
     if adapter is not None:
         mounted = read_adapter(Path(adapter).absolute())
         check_base(mounted, folder)
+        if re.search("[=,]", mounted.folder.name) or mounted.folder.name == folder.name:
+            raise ServingError(f"vLLM cannot tell the adapter {mounted.folder} by this name from others: rename it.")
         ranks = [rank for rank in LORA_RANKS if rank >= mounted.rank]
         special = [*mounted.merge_only, *["tokens of its own"] * bool(new_tokens(folder, mounted.folder))]
         if special or not ranks:
             what = f"{' and '.join(special)}, which vLLM does not mount" if special else f"rank {mounted.rank}"
             limit = "" if special else f", and vLLM serves {LORA_RANKS[-1]} at most"
             raise ServingError(f"{mounted.folder} has {what}{limit}; serve it merged (export.merge_adapter).")
+        check_place(mounted, folder)
         line += ["--enable-lora", "--lora-modules", f"{mounted.folder.name}={mounted.folder}"]
         line += ["--max-lora-rank", str(ranks[0])]
     return line
@@ -101,7 +105,7 @@ def command(
 
 def template_of(folder: str | Path) -> str:
     """The chat template of a model's folder as text, in whichever of its files it lies; "" where there is none."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         return (Path(folder) / "chat_template.jinja").read_text(encoding="utf-8")
     with suppress(OSError, ValueError, KeyError, TypeError):
         found = json.loads((Path(folder) / "tokenizer_config.json").read_text(encoding="utf-8"))["chat_template"]

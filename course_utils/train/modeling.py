@@ -69,9 +69,10 @@ def load_model(
     path = Path(path)
     if not (path / "config.json").is_file():
         raise ModelError(f"{path} holds no config.json; hub.download({str(path.name)!r}) makes a model's folder.")
-    if problem := weights.fault(path, model=True):
+    unsloth = import_unsloth()
+    if problem := weights.model_fault(path):
         raise ModelError(f"{path} cannot be loaded: {problem}")
-    model, tokenizer = import_unsloth().FastLanguageModel.from_pretrained(
+    model, tokenizer = unsloth.FastLanguageModel.from_pretrained(
         model_name=str(path),
         max_seq_length=profile.train.max_length,
         dtype=getattr(torch, profile.dtype),
@@ -118,22 +119,13 @@ def load_adapter(model: PreTrainedModel, adapter_dir: str | Path) -> PeftModel:
         adapter_dir: `TrainResult.adapter_dir`.
 
     Raises:
-        ModelError: the folder holds no LoRA that leaves the base as it is, or one for a model of other shapes.
+        ModelError: the folder holds no LoRA that can be added to this model, by what its configuration, its numbers or
+            their names say (pitfall adapter-changes-base).
     """
-    from peft import PeftModel
-
-    adapter_dir = Path(adapter_dir)
     try:
-        weights.adapter_config(adapter_dir)
+        return weights.mount(model, Path(adapter_dir))
     except ValueError as error:
-        raise ModelError(f"{adapter_dir} {error}") from None
-    try:
-        return PeftModel.from_pretrained(model, str(adapter_dir), is_trainable=False)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:  # PEFT lists every tensor whose shape differs
-        raise ModelError(
-            f"{adapter_dir} does not fit {model.config.name_or_path}: it was trained on another base model. "
-            f"First difference: {'; '.join(line.strip() for line in str(error).splitlines()[:2])}"
-        ) from error
+        raise ModelError(f"{adapter_dir} {error}") from error
 
 
 def for_inference(model: PreTrainedModel | PeftModel) -> PreTrainedModel | PeftModel:

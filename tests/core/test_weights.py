@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save, save_file
 
 from course_utils.core import weights
 
-TENSORS = {"layer.lora_A.weight": torch.zeros(4, 8), "layer.lora_B.weight": torch.zeros(8, 4)}
+TENSORS = {"layer.lora_A.weight": torch.ones(4, 8), "layer.lora_B.weight": torch.ones(8, 4)}
 WHOLE = save(TENSORS)
 
 
@@ -48,6 +48,7 @@ class TestFilesThatAreNotWhole:
         found = self.fault(tmp_path, "model.safetensors.index.json", json.dumps(named).encode())
         assert "model-2.safetensors" in found and "is not there" in found
         (tmp_path / "model-2.safetensors").write_bytes(WHOLE)
+        (tmp_path / "tokenizer.json").write_text("{}")
         assert not weights.fault(tmp_path, model=True)
 
     @pytest.mark.parametrize("index", [b"[]", b"{}", b"no", b'{"weight_map": []}', b'{"weight_map": {"a": 1}}'])
@@ -61,7 +62,32 @@ class TestFilesThatAreNotWhole:
     def test_what_is_whole(self, tmp_path):
         assert not weights.fault(tmp_path)
         assert "no safetensors" in weights.fault(tmp_path, model=True)
-        assert not self.fault(tmp_path, "model.safetensors", WHOLE, model=True)
+        assert "no tokenizer" in self.fault(tmp_path, "model.safetensors", WHOLE, model=True)
+        assert not self.fault(tmp_path, "tokenizer.json", b"{}", model=True)
+
+    @pytest.mark.parametrize("file", ["figure.png", "README.md", "model-q4.gguf", "pytorch_model.bin", "optimizer.pt"])
+    def test_what_is_not_loaded_may_be_anything(self, tmp_path, file):
+        for name, content in {"config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors": WHOLE}.items():
+            (tmp_path / name).write_bytes(content)
+        (tmp_path / "dead.png").symlink_to(tmp_path / "blob")
+        (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-2.safetensors"}}')
+        assert not self.fault(tmp_path, file, POINTER, model=True)
+
+    @pytest.mark.parametrize(
+        "file", ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"]
+    )
+    @pytest.mark.parametrize("content", [b"<!doctype html>", b'{"a": ', b"", b"[]", b"\xff"])
+    def test_json_that_is_none(self, tmp_path, file, content):
+        (tmp_path / "config.json").write_text("{}")
+        assert f"{file} " in self.fault(tmp_path, file, content)
+
+    def test_a_web_page_is_said_of_a_download_too(self, tmp_path):
+        assert "no safetensors file" in self.fault(tmp_path, "model.safetensors", b"\n<!doctype html>" * 99)
+
+    def test_shards_without_an_index_and_pickles(self, tmp_path):
+        assert "save_pretrained" in self.fault(tmp_path, "pytorch_model.bin", b"pickle", model=True)
+        found = self.fault(tmp_path, "model-1.safetensors", WHOLE, model=True)
+        assert "model-1.safetensors, and no model.safetensors.index.json" in found
 
 
 def adapter(folder, **config):
@@ -114,6 +140,57 @@ class TestAdapters:
         (adapter(tmp_path) / "adapter_config.json").write_bytes(text.encode("latin-1"))
         assert "adapter_config.json" in self.refused(tmp_path)
 
+    @pytest.mark.parametrize("kind", ["lora", "Lora"])
+    def test_small_letters_and_a_mark_of_the_order_of_bytes(self, tmp_path, kind):
+        path = adapter(tmp_path, peft_type=kind) / "adapter_config.json"
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+        assert weights.adapter_config(tmp_path)["r"] == 4
+
+    @pytest.mark.parametrize(
+        "setting",
+        [
+            {"use_rslora": "false"},
+            {"use_dora": 0},
+            {"lora_alpha": "16"},
+            {"lora_alpha": None},
+            {"lora_alpha": True},
+            {"r": 4.0},
+            {"r": None},
+            {"rank_pattern": {"q": "8"}},
+            {"alpha_pattern": [8]},
+            {"base_model_name_or_path": ["a"]},
+        ],
+        ids=str,
+    )
+    def test_a_setting_of_another_type_is_named(self, tmp_path, setting):
+        said = self.refused(adapter(tmp_path, **setting))
+        assert f"{next(iter(setting))} in adapter_config.json is" in said
+
+    @pytest.mark.parametrize("number", [float("nan"), float("inf")])
+    def test_tensors_and_alphas_that_are_no_numbers(self, tmp_path, number):
+        adapter(tmp_path)
+        save_file(TENSORS | {"layer.lora_A.weight": torch.tensor([1, number])}, tmp_path / "adapter_model.safetensors")
+        assert "NaN or infinity (layer.lora_A.weight)" in self.refused(tmp_path)
+        assert "no JSON" in self.refused(adapter(tmp_path, lora_alpha=number))
+
+    @pytest.mark.parametrize(
+        "tensors",
+        [
+            {"a.lora_A.weight": torch.ones(4, 8), "a.lora_B.weight": torch.zeros(8, 4)},
+            {"a.lora_embedding_A": torch.zeros(4, 8), "a.lora_embedding_B": torch.ones(8, 4)},
+            {"a.lora_A.weight": torch.ones(0), "a.lora_B.weight": torch.ones(0)},
+            {},
+        ],
+        ids=str,
+    )
+    def test_one_that_changes_nothing(self, tmp_path, tensors):
+        adapter(tmp_path)
+        save_file(tensors, tmp_path / "adapter_model.safetensors")
+        assert "changes nothing" in self.refused(tmp_path)
+        save_file(tensors | {"lm_head.weight": torch.ones(1)}, tmp_path / "adapter_model.safetensors")
+        assert weights.adapter_config(tmp_path)
+        assert "lora_alpha is 0" in self.refused(adapter(tmp_path, lora_alpha=0))
+
     @pytest.mark.parametrize("content", [POINTER, WHOLE[:50], b"", b"<html>" * 99])
     def test_weights_that_are_none(self, tmp_path, content):
         (adapter(tmp_path) / "adapter_model.safetensors").write_bytes(content)
@@ -135,7 +212,7 @@ class TestAdapters:
     def test_a_pickle_is_named_and_the_way_that_is_told_converts_it(self, tmp_path):
         adapter(tmp_path)
         (tmp_path / "adapter_model.safetensors").unlink()
-        shared = torch.zeros(8, 4)
+        shared = torch.ones(8, 4)
         torch.save({"a.lora_B.weight": shared, "b.lora_B.weight": shared}, tmp_path / "adapter_model.bin")
         said = self.refused(tmp_path)
         assert "pickle (adapter_model.bin)" in said
@@ -143,3 +220,24 @@ class TestAdapters:
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
         assert load_file(tmp_path / "adapter_model.safetensors").keys() == {"a.lora_B.weight", "b.lora_B.weight"}
         assert weights.adapter_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("named", "same"),
+    [
+        ("Qwen/Qwen3-0.6B", True),
+        ("/root/.cache/huggingface/hub/models--Qwen--Qwen3-0.6B/snapshots/7ae5576", True),
+        ("C:\\models\\models--Qwen--qwen3-0.6b\\snapshots\\7ae5576\\", True),
+        ("/root/.cache/modelscope/hub/models/Qwen/Qwen3-0___6B", True),
+        ("unsloth/Qwen3-0.6B-bnb-4bit", True),
+        ("unsloth/Qwen3-0.6B-unsloth-bnb-4bit", True),
+        ("", True),
+        ("Qwen/Qwen3-0.6B-Base", False),
+        ("/hub/models--Qwen--Qwen3-4B/snapshots/7ae5576", False),
+        ("unsloth/Qwen3-4B-bnb-4bit", False),
+    ],
+)
+def test_names_of_one_base(named, same):
+    """Kind: adapters from elsewhere; caches and 4-bit copies write the name of one base in many ways."""
+    for base in ("models/Qwen3-0.6B", "/hub/models--Qwen--Qwen3-0.6B/snapshots/123"):
+        assert (weights.other_base({"base_model_name_or_path": named}, base) == "") is same

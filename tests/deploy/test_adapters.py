@@ -10,9 +10,10 @@ import pytest
 import torch
 from hub_server import POINTER
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from course_utils import adapters, export, modeling
+from course_utils import adapters, export, modeling, profiles, serving
 from course_utils.deploy.adapters import ExportError
 
 
@@ -109,6 +110,7 @@ class TestTokensThatWereAdded:
             {"new": 3, "modules_to_save": ["embed_tokens", "lm_head"]},
             {"new": 3, "rows": 49_216},  # padded to a multiple of 64
             {"rows": 49_216},
+            {"new": 3, "trainable_token_indices": [5, 49_153], "saving": {"save_embedding_layers": True}},
         ],
         ids=str,
     )
@@ -130,6 +132,22 @@ class TestTokensThatWereAdded:
         trained_adapter(spare, tmp_path / "adapter", rows=49_216, new=2)
         merged = export.merge_adapter(spare, tmp_path / "adapter", tmp_path / "merged").path
         assert adapters.load_base(merged)[1].tokenize("<new1>") == ["<new1>"]
+
+    def test_in_the_slow_form_of_a_tokenizer_they_are_kept_too(self, base, tmp_path):
+        expected = trained_adapter(base, tmp_path / "adapter", new=3)
+        path = tmp_path / "adapter" / "tokenizer.json"
+        told = json.loads(path.read_text())
+        path.unlink()
+        (path.parent / "vocab.json").write_text(json.dumps(told["model"]["vocab"]))
+        merges = [each if isinstance(each, str) else " ".join(each) for each in told["model"]["merges"]]
+        (path.parent / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
+        added = {each["content"]: each["id"] for each in told["added_tokens"]}
+        (path.parent / "added_tokens.json").write_text(json.dumps(added))
+        assert adapters.new_tokens(base, path.parent) == ["<new0>", "<new1>", "<new2>"]
+        merged = export.merge_adapter(base, path.parent, tmp_path / "merged").path
+        model, tokenizer = adapters.load_base(merged)
+        torch.testing.assert_close(logits(model), expected, atol=1e-5, rtol=0)
+        assert tokenizer.tokenize("<new1>") == ["<new1>"]
 
     def test_a_template_of_its_own_is_kept_and_one_for_masks_is_not(self, base, tmp_path):
         trained_adapter(base, tmp_path / "adapter", new=3)
@@ -239,3 +257,87 @@ class TestWhatCannotBeRead:
             export.merge_adapter(copy, tmp_path / "adapter", tmp_path / "merged")
         with pytest.raises(modeling.ModelError, match=f"{file} is a Git LFS pointer"):
             modeling.load_model(copy, profile=None)
+
+    @pytest.mark.parametrize("lost", ["layers.1.", "layers.0.mlp.up_proj.weight", "lm_head.weight"])
+    def test_a_base_without_some_of_its_tensors(self, base, cpu, lost, tmp_path):
+        """Kind: wrong in silence; what a model's files lack would be random numbers."""
+        trained_adapter(base, tmp_path / "adapter")
+        copy = shutil.copytree(base, tmp_path / "tiny")
+        kept = {name: tensor for name, tensor in load_file(base / "model.safetensors").items() if lost not in name}
+        save_file(kept, copy / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ExportError, match=f"lack .*{lost}"):
+            export.merge_adapter(copy, tmp_path / "adapter", tmp_path / "merged")
+        with pytest.raises(modeling.ModelError, match=f"lack .*{lost}"):
+            modeling.load_model(copy, cpu)
+
+    @pytest.mark.parametrize(
+        "config", [{"model_type": "qwen9"}, {"num_hidden_layers": 3}, {"hidden_size": 32}, {"vocab_size": 50_000}]
+    )
+    def test_a_base_that_transformers_cannot_read(self, base, config, tmp_path):
+        """Kind: no library's error at load."""
+        copy = shutil.copytree(base, tmp_path / "tiny")
+        (copy / "config.json").write_text(json.dumps(json.loads((base / "config.json").read_text()) | config))
+        with pytest.raises(ExportError, match="transformers cannot read it"):
+            adapters.load_base(copy)
+
+
+def other_names(adapter, change):
+    path = adapter / "adapter_model.safetensors"
+    save_file({change(name): each for name, each in load_file(path).items() if change(name)}, path)
+
+
+@one_base
+def test_settings_that_are_greedy_and_no_quantisation_are_merged(base, tmp_path):
+    """Kind: a good base is refused (pitfall greedy-in-config)."""
+    copy = shutil.copytree(base, tmp_path / "tiny")
+    (copy / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.6, "top_k": 20}')
+    config = json.loads((base / "config.json").read_text()) | {"quantization_config": None}
+    (copy / "config.json").write_text(json.dumps(config))
+    trained_adapter(base, tmp_path / "adapter")
+    assert export.merge_adapter(copy, tmp_path / "adapter", tmp_path / "merged").adapter.layers == 2
+
+
+@one_base
+class TestMounted:
+    """Kind: what a merge refuses is not mounted in silence, as if it were the base."""
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda name: name.replace("model.layers", "model.language_model.layers"),
+            lambda name: name.replace("base_model.model.", ""),
+            lambda name: name.replace("base_model.model.", "module."),
+            lambda name: "layers.1" not in name and name,
+            lambda name: "layers.1.self_attn.q_proj.lora_B" not in name and name,
+        ],
+        ids=["language_model", "no prefix", "module", "one layer", "half a layer"],
+    )
+    def test_tensors_without_a_place(self, base, change, tmp_path):
+        trained_adapter(base, tmp_path / "adapter")
+        other_names(tmp_path / "adapter", change)
+        model = AutoModelForCausalLM.from_pretrained(base)
+        before = logits(model)
+        with pytest.raises(modeling.ModelError, match="another base model"):
+            modeling.load_adapter(model, tmp_path / "adapter")
+        assert torch.equal(logits(model), before) and not any("lora" in name for name in model.state_dict())
+        with pytest.raises(ExportError, match="another base model"):
+            export.merge_adapter(base, tmp_path / "adapter", tmp_path / "merged")
+        with pytest.raises(ExportError, match="another base model"):
+            serving.command(profiles.PROFILES["16gb"], base, adapter=tmp_path / "adapter")
+
+    def test_another_base_by_its_name_and_a_start_that_repeats_the_base(self, base, tmp_path):
+        trained_adapter(base, tmp_path / "adapter", init_lora_weights="pissa", noise=0.002)
+        path = tmp_path / "adapter" / "adapter_config.json"
+        for config, words in (
+            ({"init_lora_weights": True}, "repeats what stands in the weights"),
+            ({"base_model_name_or_path": "Qwen/Qwen3-4B"}, "was trained on Qwen/Qwen3-4B"),
+        ):
+            path.write_text(json.dumps(json.loads(path.read_text()) | config))
+            with pytest.raises(modeling.ModelError, match=words):
+                modeling.load_adapter(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
+
+    def test_one_that_fits(self, base, tmp_path):
+        expected = trained_adapter(base, tmp_path / "adapter")
+        model = modeling.load_adapter(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
+        torch.testing.assert_close(logits(model), expected)
+        assert "--enable-lora" in serving.command(profiles.PROFILES["16gb"], base, adapter=tmp_path / "adapter")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from course_utils import client
 from course_utils.deploy.serving import ServingError
+from course_utils.text.chat import MessageError
 from course_utils.text.thinking import ParsedOutput
 
 CAPITAL = [{"role": "user", "content": "What is the capital of France?"}]
@@ -66,6 +67,29 @@ class TestNothingInContent:
         assert client.parse_message({field: "Oslo.\n", **content}, "length") == truncated("Oslo.")
 
 
+class TestThoughtsApart:
+    @pytest.mark.parametrize("field", client.APART)
+    def test_only_white_space(self, field):
+        parsed = client.parse_message({"content": "Oslo.", field: "\n\n"}, prompt_opens_thinking=True)
+        assert (parsed.answer, parsed.status) == ("Oslo.", "no_thinking")
+
+    @pytest.mark.parametrize("content", ["", "\n", None])
+    @pytest.mark.parametrize("field", client.APART)
+    @pytest.mark.parametrize("ending", ["length", "LENGTH", "max_tokens", "abort", "content_filter"])
+    def test_nothing_in_content(self, content, field, ending):
+        message = {"content": content, field: "Oslo."}
+        assert client.parse_message(message) == ParsedOutput("", "Oslo.", "no_thinking")
+        assert client.parse_message(message, ending) == truncated("Oslo.")
+
+    def test_the_block_stands_in_content_too(self):
+        message = {"content": "<think>It is.</think>\n\nOslo.", "reasoning": "It is."}
+        assert client.parse_message(message) == ParsedOutput("It is.", "Oslo.", "answered")
+
+    def test_a_refusal_is_said(self):
+        with pytest.raises(ServingError, match="refusal: I cannot"):
+            client.parse_message({"content": None, "refusal": "I cannot."})
+
+
 class TestParts:
     def test_text_is_read(self):
         parts = [{"type": "text", "text": "Os"}, {"type": "text", "text": "lo."}]
@@ -114,9 +138,10 @@ def replies():
     class Canned(BaseHTTPRequestHandler):
         def do_POST(self):
             self.rfile.read(int(self.headers["Content-Length"]))
-            body = json.dumps(given.pop(0)).encode()
+            body = given.pop(0)
+            body = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(200)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", given.kind)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -126,6 +151,7 @@ def replies():
 
     class Replies(list):
         url = ""
+        kind = "application/json"
 
     given = Replies()
     with HTTPServer(("127.0.0.1", 0), Canned) as server:
@@ -156,6 +182,27 @@ class TestAsked:
         replies.append(sent)
         with pytest.raises(ServingError, match="sent no reply"):
             client.ask(replies.url, "m", CAPITAL)
+
+    @pytest.mark.parametrize(
+        "sent",
+        [b"<html>login</html>", b"", b"ok", b"null", b"[]", b'"hi"', b'{"choices": {"a": 1}}', b'{"choices": ["a"]}'],
+    )
+    @pytest.mark.parametrize("kind", ["application/json", "text/html"])
+    def test_what_is_no_chat_completion(self, replies, sent, kind):
+        replies.kind = kind
+        replies.append(sent)
+        with pytest.raises(ServingError, match=r"sent no (reply|JSON)"):
+            client.ask(replies.url, "m", CAPITAL)
+
+    def test_half_an_emoji_is_not_sent(self):
+        with pytest.raises(MessageError):
+            client.ask("http://127.0.0.1:9", "m", [{"role": "user", "content": "\ud83d"}])
+
+    @pytest.mark.parametrize("template", [b"<think>{{ raise_exception('no') }}", b"<think>{% if", b"<think>\xff"])
+    def test_a_template_that_cannot_be_rendered_tells_nothing(self, replies, tmp_path, template):
+        (tmp_path / "chat_template.jinja").write_bytes(template)
+        replies.append(reply(content="Oslo."))
+        assert client.ask(replies.url, str(tmp_path), CAPITAL).answer == "Oslo."
 
     def test_fields_that_openai_does_not_know_arrive(self, replies):
         replies.append(reply("tool_calls", content=None, reasoning="I search.", tool_calls=CALL))

@@ -92,6 +92,26 @@ class TestVariables:
         said = reason(REPO, endpoint=DEAD.replace("http:", "https:"), models_dir=tmp_path / "models")
         assert f"SSL_CERT_FILE names {tmp_path / 'ca.pem'}: mend" in said
 
+    @pytest.mark.parametrize(
+        ("name", "value", "words"),
+        [
+            ("SSL_CERT_FILE", "{0}", "which is no file to use"),
+            ("SSL_CERT_DIR", "{0}/no:{0}/none", "which is not there"),
+            ("SSL_CERT_DIR", "{0}/no:{0}", ""),
+            ("SSLKEYLOGFILE", "{0}/no/keys", "which is no file to use"),
+            ("SSLKEYLOGFILE", "{0}/keys", ""),
+        ],
+    )
+    def test_files_and_lists_of_folders(self, tmp_path, monkeypatch, name, value, words):
+        monkeypatch.setenv(name, value.format(tmp_path))
+        said = network.culprit("https://127.0.0.1")
+        assert (f"{name} names" in said and words in said) if words else not said
+
+    def test_a_strange_certificate_with_no_variable_set(self):
+        assert "set SSL_CERT_FILE" in network.culprit(
+            "https://127.0.0.1", "[SSL: CERTIFICATE_VERIFY_FAILED] self-signed"
+        )
+
     def test_of_a_single_file(self, server, tmp_path, monkeypatch):
         monkeypatch.setenv("HTTP_PROXY", DEAD)
         file = fetch.HubFile("config.json", 2)
@@ -173,7 +193,10 @@ class TestFilesThatAreNotWhole:
     def test_a_folder_that_is_there_and_not_whole(self, tmp_path, file, content, words):
         folder = tmp_path / REPO
         folder.mkdir(parents=True)
-        for name, body in (FILES | {file: content}).items():
+        whole = {
+            name: body for name, body in FILES.items() if not file.startswith(f"{name}.")
+        }  # no index is read beside
+        for name, body in (whole | {file: content}).items():
             (folder / name).write_bytes(body)
         assert words in reason(REPO, models_dir=tmp_path)
         assert (folder / file).read_bytes() == content
