@@ -20,6 +20,7 @@ from course_utils.core.files import write_json
 from course_utils.evals import generation, metrics, statistics
 from course_utils.text import chat, masking, thinking
 from course_utils.text.messages import is_learned
+from course_utils.text.turns import cleaned
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -245,9 +246,14 @@ def evaluate(
             said before the first reply is generated.
         GenerationError: `resume_file` belongs to other work.
     """
-    rows = list(rows)
-    if not rows:
-        raise EvaluationError("There are no rows to evaluate; data.load_built(profile, 'valid') gives the course's.")
+    for name, value in {"batch_size": batch_size, "max_new_tokens": max_new_tokens}.items():
+        if not isinstance(value, int) or value < 1:
+            raise EvaluationError(f"{name} is {value!r}; give a whole number from 1 on.")
+    if tokenizer.pad_token_id is None:
+        raise EvaluationError("The tokenizer has no pad token to fill batches with; set tokenizer.pad_token first.")
+    if isinstance(rows, Mapping | str | None) or not (rows := list(rows)):
+        raise EvaluationError("There are no rows in a list to evaluate; data.load_built(profile, 'valid') gives some.")
+    rows = [_checked(number, row) for number, row in enumerate(rows)]
     prompts = [_prompt(number, row, tokenizer) for number, row in enumerate(rows)]
     try:
         examples = masking.build_dataset(rows, tokenizer, train_on="last")
@@ -265,11 +271,19 @@ def evaluate(
     )
 
 
-def _prompt(number: int, row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The rendered prompt of a row that can be evaluated; an EvaluationError for any other."""
+def _checked(number: int, row: Row) -> Row:
+    """A row that can be evaluated, its messages as training reads them; an EvaluationError for any other."""
     try:
         for field, reason in _misfits(row):
             raise EvaluationError(f"row {number}, {field}: {reason}")
+        return {**row, "messages": cleaned(row["messages"], None)}
+    except chat.MessageError as error:
+        raise EvaluationError(f"row {number}, {error}") from error
+
+
+def _prompt(number: int, row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The rendered prompt of a row; an EvaluationError where the template refuses it."""
+    try:
         *asked, last = row["messages"]
         options = {"tools": row.get("tools"), "enable_thinking": bool(last.get("reasoning_content"))}
         return chat.render(tokenizer, asked, add_generation_prompt=True, **options)
@@ -284,6 +298,9 @@ def _misfits(row: Row) -> Iterator[tuple[str, str]]:
     for field, kind in {"text": "text", "chosen": "preference", "rejected": "preference"}.items():
         if row.get(field) is not None:
             yield field, f"a row of the kind {kind} holds no one reference answer. Evaluate rows with messages."
+    for field in ("images", "videos", "audios"):
+        if row.get(field):
+            yield field, "the models of this course see text alone. Leave the row out."
     source, tags, messages = row.get("source"), row.get("tags") or [], row.get("messages")
     if not _is_name(source):
         yield "source", f"expected a name to group the rows by, other than 'all', found {source!r}."
@@ -295,7 +312,7 @@ def _misfits(row: Row) -> Iterator[tuple[str, str]]:
         yield f"messages[{len(asked)}]", f"the last is the {last['role']}'s, and a reference answer is due. Add it."
     if not {"user", "tool"} & {message["role"] for message in asked}:
         yield "messages", "there is no question: no user's message and no tool's. Leave the row out."
-    if row.get("label") is False or not is_learned(last):
+    if str(row.get("label")).lower() in ("false", "0", "0.0") or not is_learned(last):
         yield f"messages[{len(asked)}]", "the reply is marked as bad or not to be learned. Leave the row out."
 
 
