@@ -29,6 +29,8 @@ METRICS = {"json": "json_strict", "emoji": "emoji", "mawps": "exact", "cmath": "
 """The figure that says most about a source; for any other source it is whether the reply ended by itself."""
 NO_NLL = {"learned": 0.0, "learned_count": 0, "all_tokens": 0.0, "all_count": 0}
 """The sums of an example without tokens: NLL and number, of the learned tokens and of all."""
+OTHER_KINDS = {"text": "text", "chosen": "preference", "rejected": "preference"}
+OTHER_KINDS |= dict.fromkeys(("images", "videos", "audios"), "media")
 
 By = Literal["source", "tag"]
 Row = Mapping[str, Any]
@@ -253,8 +255,7 @@ def evaluate(
         raise EvaluationError("The tokenizer has no pad token to fill batches with; set tokenizer.pad_token first.")
     if isinstance(rows, Mapping | str | None) or not (rows := list(rows)):
         raise EvaluationError("There are no rows in a list to evaluate; data.load_built(profile, 'valid') gives some.")
-    rows = [_checked(number, row) for number, row in enumerate(rows)]
-    prompts = [_prompt(number, row, tokenizer) for number, row in enumerate(rows)]
+    rows, prompts = zip(*(_prepared(number, row, tokenizer) for number, row in enumerate(rows)), strict=True)
     try:
         examples = masking.build_dataset(rows, tokenizer, train_on="last")
     except CourseError as error:
@@ -271,22 +272,14 @@ def evaluate(
     )
 
 
-def _checked(number: int, row: Row) -> Row:
-    """A row that can be evaluated, its messages as training reads them; an EvaluationError for any other."""
+def _prepared(number: int, row: Row, tokenizer: PreTrainedTokenizerBase) -> tuple[Row, str]:
+    """A row as training reads it, and its rendered prompt; an EvaluationError for one that cannot be evaluated."""
     try:
         for field, reason in _misfits(row):
             raise EvaluationError(f"row {number}, {field}: {reason}")
-        return {**row, "messages": cleaned(row["messages"], None)}
-    except chat.MessageError as error:
-        raise EvaluationError(f"row {number}, {error}") from error
-
-
-def _prompt(number: int, row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The rendered prompt of a row; an EvaluationError where the template refuses it."""
-    try:
-        *asked, last = row["messages"]
+        *asked, last = messages = cleaned(row["messages"], None)
         options = {"tools": row.get("tools"), "enable_thinking": bool(last.get("reasoning_content"))}
-        return chat.render(tokenizer, asked, add_generation_prompt=True, **options)
+        return {**row, "messages": messages}, chat.render(tokenizer, asked, add_generation_prompt=True, **options)
     except chat.MessageError as error:
         raise EvaluationError(f"row {number}, {error}") from error
 
@@ -295,12 +288,9 @@ def _misfits(row: Row) -> Iterator[tuple[str, str]]:
     """Each field that keeps a row from being evaluated, and why; a MessageError for wrong messages."""
     if not isinstance(row, Mapping):
         yield "the row", f"expected a dict with messages and source, found {type(row).__name__}."
-    for field, kind in {"text": "text", "chosen": "preference", "rejected": "preference"}.items():
-        if row.get(field) is not None:
-            yield field, f"a row of the kind {kind} holds no one reference answer. Evaluate rows with messages."
-    for field in ("images", "videos", "audios"):
-        if row.get(field):
-            yield field, "the models of this course see text alone. Leave the row out."
+    for field, kind in OTHER_KINDS.items():
+        if row.get(field) not in (None, []):
+            yield field, f"a row of the kind {kind} has no reference answer to text. Evaluate rows with messages."
     source, tags, messages = row.get("source"), row.get("tags") or [], row.get("messages")
     if not _is_name(source):
         yield "source", f"expected a name to group the rows by, other than 'all', found {source!r}."

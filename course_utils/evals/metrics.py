@@ -30,6 +30,7 @@ FENCE = re.compile(r"```(?:json)?\s*\n(.*?)\n?```", re.DOTALL)
 # Fences, text in backticks, and runs of ASCII that are an address, a path, a LaTeX command or a dotted name.
 CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|(?<![!-~])[!-~]*(?:[@/\\]|\w[._]\w|<\w+>)[!-~]*", re.DOTALL | re.ASCII)
 WORD = re.compile(r"[^\W\d_]+")
+BEGINS_CHINESE = re.compile(rf"\W*{HAN.pattern}.*[，。：、；]", re.DOTALL)
 KANA = re.compile("[\u3041-\u3096\u30a1-\u30fa]")
 LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]+")
 
@@ -113,12 +114,7 @@ def language(text: str) -> Literal["Chinese", "Latin", "other"] | None:
     counts = {"Chinese": chinese, "Latin": latin, "other": len(words) - latin}
     if len(KANA.findall(prose)) * 8 > chinese:  # a borrowed の or two is none
         counts |= {"Chinese": 0, "other": chinese + len(words) - latin}
-    elif (
-        chinese >= 4
-        and latin <= 5 * chinese
-        and re.match(rf"\W*{HAN.pattern}", prose)
-        and re.search("[，。：、；]", prose)
-    ):
+    elif chinese >= 4 and latin <= 5 * chinese and BEGINS_CHINESE.match(prose):
         counts["Latin"] = 0
     most = max(counts, key=counts.__getitem__)
     return most if counts[most] else None

@@ -76,9 +76,8 @@ SCALE = (
     r"|tn|bps|ppm|per mille|basis points|(?:third|fourth|fifth|eighth)s|halves)"
 )
 UNITS = (
-    rf"{UNIT}|{SCALE}|(?i:hours?|hrs?|minutes?|mins|seconds?|secs?|days?|weeks?|months?|years?|yrs?|feet|foot|ft|yards?"
-    r"|yds?|inch(?:es)?|miles?|pounds?|lbs?|ounces?|oz|gallons?|gal|quarts?|qt|pints?|dollars?|euros?|lit(?:er|re)s?"
-    r"|(?:kilo|centi)?met(?:er|re)s?|(?:kilo)?grams?)"
+    rf"{UNIT}|{SCALE}|feet|foot|ft|oz|inch(?:es)?|(?i:hour|hr|minute|min|second|sec|day|week|month|year|yr|yard|yd|mile"
+    r"|pound|lb|ounce|gallon|gal|quart|qt|pint|dollar|euro|lit(?:er|re)|(?:kilo|centi)?met(?:er|re)|(?:kilo)?gram)s?"
 )
 SMALL = rf"cents?|pence|ounces?|oz|inch(?:es)?|in|{UNIT}|(?:minute|min|second|sec|hour|hr|day|month)s?"
 LINK = "|".join([
@@ -109,10 +108,7 @@ ENGLISH = (
     "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen"
     "|(?:twen|thir|for|fif|six|seven|eigh|nine)ty|(?:a )?hundred"
 )
-MEASURE = (
-    "(?:[平立]方)?(?:厘米|分米|毫米|千米|千克|公斤|公里|小时|分钟"
-    "|[个只条张本元角分米克岁人天页颗块件辆支名位倍次棵朵头斤吨升度点年月])?"
-)
+MEASURE = "(?:[平立]方)?(?:[厘分毫千]米|千克|公[斤里]|小时|分钟|[个只条张本元角分米克岁人天页颗块名倍次斤])?"
 END = r"[.。!！]?\s*\Z"
 SPAN = rf"[-\d.,/]*\d(?: ?(?:{UNITS}))?"  # one end of it
 PIECE, BEFORE = r"[-+]?(?:[\d./]+|∞)", "A-Za-z_^√/.±≥+×÷-"
