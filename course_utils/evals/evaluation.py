@@ -20,6 +20,7 @@ from course_utils.core.files import write_json
 from course_utils.evals import generation, metrics, statistics
 from course_utils.text import chat, masking, thinking
 from course_utils.text.messages import is_learned
+from course_utils.text.turns import cleaned
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,6 +29,8 @@ METRICS = {"json": "json_strict", "emoji": "emoji", "mawps": "exact", "cmath": "
 """The figure that says most about a source; for any other source it is whether the reply ended by itself."""
 NO_NLL = {"learned": 0.0, "learned_count": 0, "all_tokens": 0.0, "all_count": 0}
 """The sums of an example without tokens: NLL and number, of the learned tokens and of all."""
+OTHER_KINDS = {"text": "text", "chosen": "preference", "rejected": "preference"}
+OTHER_KINDS |= dict.fromkeys(("images", "videos", "audios"), "media")
 
 By = Literal["source", "tag"]
 Row = Mapping[str, Any]
@@ -245,10 +248,14 @@ def evaluate(
             said before the first reply is generated.
         GenerationError: `resume_file` belongs to other work.
     """
-    rows = list(rows)
-    if not rows:
-        raise EvaluationError("There are no rows to evaluate; data.load_built(profile, 'valid') gives the course's.")
-    prompts = [_prompt(number, row, tokenizer) for number, row in enumerate(rows)]
+    for name, value in {"batch_size": batch_size, "max_new_tokens": max_new_tokens}.items():
+        if not isinstance(value, int) or value < 1:
+            raise EvaluationError(f"{name} is {value!r}; give a whole number from 1 on.")
+    if tokenizer.pad_token_id is None:
+        raise EvaluationError("The tokenizer has no pad token to fill batches with; set tokenizer.pad_token first.")
+    if isinstance(rows, Mapping | str | None) or not (rows := list(rows)):
+        raise EvaluationError("There are no rows in a list to evaluate; data.load_built(profile, 'valid') gives some.")
+    rows, prompts = zip(*(_prepared(number, row, tokenizer) for number, row in enumerate(rows)), strict=True)
     try:
         examples = masking.build_dataset(rows, tokenizer, train_on="last")
     except CourseError as error:
@@ -265,14 +272,14 @@ def evaluate(
     )
 
 
-def _prompt(number: int, row: Row, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The rendered prompt of a row that can be evaluated; an EvaluationError for any other."""
+def _prepared(number: int, row: Row, tokenizer: PreTrainedTokenizerBase) -> tuple[Row, str]:
+    """A row as training reads it, and its rendered prompt; an EvaluationError for one that cannot be evaluated."""
     try:
         for field, reason in _misfits(row):
             raise EvaluationError(f"row {number}, {field}: {reason}")
-        *asked, last = row["messages"]
+        *asked, last = messages = cleaned(row["messages"], None)
         options = {"tools": row.get("tools"), "enable_thinking": bool(last.get("reasoning_content"))}
-        return chat.render(tokenizer, asked, add_generation_prompt=True, **options)
+        return {**row, "messages": messages}, chat.render(tokenizer, asked, add_generation_prompt=True, **options)
     except chat.MessageError as error:
         raise EvaluationError(f"row {number}, {error}") from error
 
@@ -281,9 +288,9 @@ def _misfits(row: Row) -> Iterator[tuple[str, str]]:
     """Each field that keeps a row from being evaluated, and why; a MessageError for wrong messages."""
     if not isinstance(row, Mapping):
         yield "the row", f"expected a dict with messages and source, found {type(row).__name__}."
-    for field, kind in {"text": "text", "chosen": "preference", "rejected": "preference"}.items():
-        if row.get(field) is not None:
-            yield field, f"a row of the kind {kind} holds no one reference answer. Evaluate rows with messages."
+    for field, kind in OTHER_KINDS.items():
+        if row.get(field) not in (None, []):
+            yield field, f"a row of the kind {kind} has no reference answer to text. Evaluate rows with messages."
     source, tags, messages = row.get("source"), row.get("tags") or [], row.get("messages")
     if not _is_name(source):
         yield "source", f"expected a name to group the rows by, other than 'all', found {source!r}."
@@ -295,7 +302,7 @@ def _misfits(row: Row) -> Iterator[tuple[str, str]]:
         yield f"messages[{len(asked)}]", f"the last is the {last['role']}'s, and a reference answer is due. Add it."
     if not {"user", "tool"} & {message["role"] for message in asked}:
         yield "messages", "there is no question: no user's message and no tool's. Leave the row out."
-    if row.get("label") is False or not is_learned(last):
+    if str(row.get("label")).lower() in ("false", "0", "0.0") or not is_learned(last):
         yield f"messages[{len(asked)}]", "the reply is marked as bad or not to be learned. Leave the row out."
 
 

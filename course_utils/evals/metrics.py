@@ -6,10 +6,14 @@ A reply that does not fit a definition is a miss; none raises, whatever a model 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal, InvalidOperation
+from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from course_utils.evals.numbers import parse_number as parse_number
 from course_utils.evals.numbers import same_number
@@ -20,20 +24,46 @@ MAX_DEPTH = 100
 """JSON nested deeper than this is no answer to anything, and breaks the programs that walk through it."""
 
 EMOJI = re.compile("[\U0001f300-\U0001faff\u2600-\u27bf\u2b50\u2b55\u231a\u231b\u23e9-\u23f3]")
-# Lines, tables and numbers repeat themselves, too, without a letter or in the cells of one row (pitfall
-# tables-taken-for-loops).
-LOOP = re.compile(
-    r"""(?=\S)(?=((?:(?!\|)[\W\d_]){0,76}))  # up to the first letter
-    (?:(\1[^|]{4,80}?)\2{3,}  # a piece four times in a row
-    |((?=.*[^\W\d_])(?:.{1,160}\n){1,3}?)\3{3,}  # one to three rows of a table
-    |((?s:.){1,80}?)(?:\4{149,}|(?<=\n)\4{19,}))  # anything, very often""",
-    re.VERBOSE,
-)
+LONGEST_PIECE = 1000
+CLOSED_FENCE = re.compile(r"^```[^\n`]*\n(?:(?!```).*\n)+```", re.MULTILINE)
 FENCE = re.compile(r"```(?:json)?\s*\n(.*?)\n?```", re.DOTALL)
 # Fences, text in backticks, and runs of ASCII that are an address, a path, a LaTeX command or a dotted name.
 CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|(?<![!-~])[!-~]*(?:[@/\\]|\w[._]\w|<\w+>)[!-~]*", re.DOTALL | re.ASCII)
 WORD = re.compile(r"[^\W\d_]+")
+BEGINS_CHINESE = re.compile(rf"\W*{HAN.pattern}.*[，。：、；]", re.DOTALL)
+KANA = re.compile("[\u3041-\u3096\u30a1-\u30fa]")
 LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]+")
+
+
+def looping(text: str) -> str | None:
+    """The first piece of a text, of up to `LONGEST_PIECE` characters, that stands too often in a row, or None.
+
+    Closed code fences are left out, and JSON is none.
+    """
+    text = "" if isinstance(parse_json(text), (dict, list)) else CLOSED_FENCE.sub("", text)
+    signs = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    for size in range(1, min(LONGEST_PIECE, len(text) // 4) + 1):
+        # A run of places that equal the one a piece further on, three pieces long, is a piece four times.
+        ends = np.append(np.flatnonzero(signs[size:] != signs[:-size]), len(text) - size)
+        runs = np.diff(ends, prepend=-1) - 1
+        for end, run in zip(ends[runs >= 3 * size], runs[runs >= 3 * size], strict=True):
+            piece = text[end - run : end - run + size]
+            if run // size + 1 >= _enough(piece):
+                return piece
+    return None
+
+
+LOOP = SimpleNamespace(search=looping)  # as lessons call it
+
+
+def _enough(piece: str) -> float:
+    """How often a piece may not stand in a row: lines, tables, sums and short words repeat themselves, too."""
+    letters = sum(map(len, WORD.findall(piece))) + len(HAN.findall(piece))  # a Chinese character is a word
+    if not piece.strip():
+        return math.inf
+    if not letters or len(piece) < 4 or ("|" in piece and "\n" not in piece):
+        return 20 if "\n" in piece else 150
+    return 4 if "|" in piece or (letters >= 6 and not re.search("[+=×÷]", piece)) else 10
 
 
 def faults(
@@ -44,8 +74,8 @@ def faults(
     empty: without its thinking nothing of it can be seen (white space, characters without width), or the thinking
         was cut off.
     does not end: the model did not write its stop token.
-    loop: a piece with a letter in it, of 4 to 80 characters from that letter on, stands four times in a row (of a
-        table: its rows), or anything at all 150 times, a line 20 times; and the reference has no such place.
+    loop: a piece with six letters in it (three Chinese characters) stands four times in a row, a shorter one or a
+        term of a sum ten times, a line 20 times, anything 150 times (`looping`); and nothing does in the reference.
     template token: the model wrote a token of the template, other than one pair of thinking tags.
     other language: `language` gives another answer than for the reference.
 
@@ -59,9 +89,9 @@ def faults(
     shown = written.replace(thinking.OPENER, "", 1).replace(thinking.CLOSER, "", 1)
     expected = language(reference)
     found = {
-        "empty": not shows(reply),
+        "empty": not shows(reply.replace("\ufffd", "")),
         "does not end": not stopped,
-        "loop": bool(LOOP.search(reply)) and not LOOP.search(reference),
+        "loop": bool(looping(reply)) and not looping(reference),
         "template token": any(token in shown for token in template_tokens),
         "other language": expected is not None and language(reply) not in (expected, None),
     }
@@ -72,7 +102,8 @@ def language(text: str) -> Literal["Chinese", "Latin", "other"] | None:
     """The script that a text is written in, or None for code, JSON, numbers and signs.
 
     Code, addresses and paths are left out. Each Chinese character counts as a word, and so does each run of letters of
-    another script; the most frequent script names the text. It tells Chinese from English, not English from French.
+    another script; the most frequent script names the text, or Chinese where it begins so, has Chinese punctuation, and
+    a fifth of the words. Kana make it Japanese. It tells Chinese from English, not English from French.
     """
     if isinstance(parse_json(text), (dict, list)):
         return None
@@ -81,6 +112,10 @@ def language(text: str) -> Literal["Chinese", "Latin", "other"] | None:
     words = WORD.findall(HAN.sub(" ", prose))
     latin = sum(bool(LATIN.fullmatch(word)) for word in words)
     counts = {"Chinese": chinese, "Latin": latin, "other": len(words) - latin}
+    if len(KANA.findall(prose)) * 8 > chinese:  # a borrowed の or two is none
+        counts |= {"Chinese": 0, "other": chinese + len(words) - latin}
+    elif chinese >= 4 and latin <= 5 * chinese and BEGINS_CHINESE.match(prose):
+        counts["Latin"] = 0
     most = max(counts, key=counts.__getitem__)
     return most if counts[most] else None
 

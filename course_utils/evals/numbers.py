@@ -16,8 +16,11 @@ from typing import NamedTuple
 SAME = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F) if code != ord("，")}  # full-width ASCII
 SAME |= dict.fromkeys(map(ord, "−–‒‐‑﹣"), "-") | dict.fromkeys(map(ord, "\t\u00a0\u2007\u2009\u202f\u3000"), " ")
 SAME |= dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"))  # of no width
-SAME |= str.maketrans({"⁄": "/", "∕": "/", "∙": "·", "⋅": "·", "￥": "¥", "٫": ".", "٬": ","})
-SYMBOLS = {"times": "×", "cdot": "×", "div": "÷", "pm": "±", "pi": "π"}  # of LaTeX
+SAME |= str.maketrans({"⁄": "/", "∕": "/", "∙": "·", "⋅": "·", "٫": ".", "٬": ",", "∶": ":"})
+SAME |= {code: "$" for code in range(0xA2, 0x10000) if unicodedata.category(chr(code)) == "Sc"}
+SYMBOLS = {"times": "×", "cdot": "×", "div": "÷", "pm": "±", "mp": "±", "pi": "π", "infty": "∞"}  # of LaTeX
+SYMBOLS |= {"c?dots": "⋯", "ldots": "⋯", "(?:[gl]e(?:q|qslant)?|[gl]t|neq?)": "≥"}
+FUNCTION = r"(?<![A-Za-z])(?:(?:arc)?(?:sin|cos|tan|cot)|log|ln|lg|exp|sqrt)(?:[_^] ?(?:\{[^{}]*\}|\w+))?"
 FRACTIONS, RAISED = "[¼-¾⅐-⅞]", "[⁰¹²³⁴-⁹⁻]+"
 PLAIN = [(re.compile(pattern), plain) for pattern, plain in (
     (r"\\(?:tag|label|[hv]space)\*? ?\{[^{}]*\}", ""),
@@ -29,18 +32,26 @@ PLAIN = [(re.compile(pattern), plain) for pattern, plain in (
     (r"\^ ?\{ ?(-?\d+) ?\}", r"^\1"),
     (r"\^ ?\{? ?\\circ ?\}?|\\degree(?![a-z])", "°"),
     *((rf"\\{name}(?![a-z])", sign) for name, sign in SYMBOLS.items()),
-    (r"(?:\\sqrt|√) ?(?:\[[^\]]*\])? ?", "√"),
+    (rf"(?:\\?{FUNCTION}(?= ?[({{\[]|\\| -?[\d.])|√) ?(?:\[[^\]]*\])? ?", "√"),
+    (r"(?<=[A-Za-z])\((?=-?[\d.])", "√("),  # f(3)
+    (r"(?:±|\+/-) *", "±"),
+    (r" ?(?:[≥≤≠≮≯]|!=) *|(?<=[\w)] )[<>]=? (?=-?[\d.])|(?<![\w</])([A-Za-z])[<>]=?(?=-?[\d.])", r"\1≥"),
+    (r"\{ ?(-?[\d.,]+) ?\\over ?([\d.,]+) ?\}", r"\1/\2"),
+    (r"(\\[dtc]?frac ?\{ ?)([\d.,]+ ?\} ?\{ ?)-", r"\1-\2"),
     (r"\\(?:text[a-z]*|mbox|mathrm|rm) ?\{([^{}\d]*)\}", r"⟨\1⟩"),  # a unit, or words
     (r"(?<=\d)(?=\\[dtc]?frac)|(?<=[A-Za-z])(?=\\boxed|\\text|\\math|(?:\*\*|`)\S)", " "),
     (r"\\[dtc]?frac ?(?:\{ ?(-?[\d.,]+) ?\}|(\d)) ?(?:\{ ?([\d.,]+) ?\}|(\d))", r"\1\2/\3\4"),
-    *[(r"\\(?:boxed|fbox|text[a-z]*|math[a-z]+|mbox|bm|underline) ?\{([^{}]*)\}", r"\1")] * 2,  # one in the other
+    *[(r"\\(?:text[a-z]*|math[a-z]+|mbox|bm|underline) ?\{([^{}]*)\}", r"\1")] * 2,  # one in the other
     (r"(?<!\d)(\*{1,3}|`+|(?<!\w)_{1,2})(?=\S)([^\n]{1,200}?)(?<=\S)\1(?!\d)", r"\2"),  # Markdown
     (r"(?<=\d)，(?=\d{3}(?!\d))", ","),
-    (r"-[A-Z]{0,3}[$€£¥] ?", "-"),
-    (r"[$€£¥]", " "),
+    (r"([-±])(?:\$|(?<![A-Za-z].)[A-Z][A-Za-z]{0,2}\.? ?\$?) ?(?=[\d.])", r"\1"),
+    (r"(\$ ?[\d.,]*\d) ?[mb](?![A-Za-z])", r"\1 million"),
+    (r"\$|(?<![A-Za-z])Rs\.? ?(?=[-\d])", " "),
     (r"(?<==) ?- (?=[\d.])", " -"),
     (r"\b(?:[Mm]inus|[Nn]egative) (?=[\d.])|(?:负|零下)(?=[\d.])", "-"),
+    (r"(?<![\w.^×*,/])(?<![\d×*] )(?<!\d x )10\^(?=-?\d)", "1e"),
     (r" {2,}", " "),
+    *[(r"\\(?:boxed|fbox) ?\{([^{}]*)\}", lambda found: _unboxed(found))] * 2,
 )]  # fmt: skip
 
 
@@ -60,43 +71,59 @@ WHOLE = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)(?!\d)"  # only groups of
 DECIMAL = rf"(?:{WHOLE}(?:\.\d+(?!\d|\.\.|…))?|\.\d+(?!\d))"
 UNIT = r"[cdkm]?m|[km]?g|[cdm]?[lL]|[th]|m?s|min|km/h|m/s|°[CF]?"
 # What joins digits to something that is read as a whole or not at all: 12:30, 9 - 2, 3元5角.
+SCALE = (
+    r"(?i:(?:ten|hundred|thousand|million|billion|trillion)(?:th)?s?|dozens?|lakhs?|crores?|grand|gross|mrd|mlrd|mio|mln"
+    r"|tn|bps|ppm|per mille|basis points|(?:third|fourth|fifth|eighth)s|halves)"
+)
+UNITS = (
+    rf"{UNIT}|{SCALE}|feet|foot|ft|oz|inch(?:es)?|(?i:hour|hr|minute|min|second|sec|day|week|month|year|yr|yard|yd|mile"
+    r"|pound|lb|ounce|gallon|gal|quart|qt|pint|dollar|euro|lit(?:er|re)|(?:kilo|centi)?met(?:er|re)|(?:kilo)?gram)s?"
+)
+SMALL = rf"cents?|pence|ounces?|oz|inch(?:es)?|in|{UNIT}|(?:minute|min|second|sec|hour|hr|day|month)s?"
 LINK = "|".join([
     r"[.,:'’_ ]|\.?\(|\^-?| : |[eE]-?",
-    r" ?(?:[-+/×÷·—~xX]|\*{1,2}|plus|times|divided by|over|[加减乘除]以?) ?-?",
-    rf" ?(?:{UNIT}|hours?|minutes?|feet|foot|ft|pounds?|lbs?|dollars?|days?|weeks?|years?)(?: and)? ",
-    r"(?:[年月元角分时点吨斤天米]|小时|分钟|[千分厘毫]米|千?克|公斤)零?",
+    r" ?(?:[-+/×÷·—~xX]|\*{1,2}|plus|times|divided by|over|out of|[加减乘除]以?|余数?|[到至比]) ?-?",
+    r"[…⋯]{2,6} ?|\.{3,6}| ?⋯ ?| ?[Rr] ?| ?(?:with )?(?:a )?rem(?:ainder)?\.?(?: of)? ",
+    rf" ?(?:{UNITS})\.?(?: and)? |(?: ?(?:{UNITS})\.?)?(?:,| and|, and) (?=[\d.]+ ?(?:{SMALL})(?![A-Za-z]))",
+    r"个?(?:[年月元块角毛分秒时点吨斤里米升天周]|小时|钟头|分钟|星期|(?:平方)?[千分厘毫]?米|毫升|千?克|公[里斤]|英?[丈尺寸])[零又]?",
 ])  # fmt: skip
-# What makes another number of the one before it: 3 million, 3万, 3x, 3D.
-SCALE = r"(?i:(?:ten|hundred|thousand|million|billion|trillion)(?:th)?s?|dozens?|(?:third|fourth|fifth|eighth)s|halves)"
+# What makes another number of the one before it: 3 million, 3万, 3x, 3D, 5 < x.
 SPOILT = "|".join([
-    rf" ?⟨? ?(?:{SCALE}|mn|bn|mil|[kKMB])(?![A-Za-z])| and (?:a|one|two|three) (?:half|third|quarter)",
-    r" ?(?:%|⟨? ?(?i:per ?cent)|‰|π|√|[十百万亿兆]|千(?![克米瓦卡])|(?:个|小时|年|天)?半|分之)",
+    rf"[ -]?⟨? ?(?:{SCALE}|mn|bn|mil|[kKMB])(?![A-Za-z])| and (?:a|one|two|three) (?:half|third|quarter)",
+    r" ?(?:%|⟨? ?(?i:per ?cent|pct)|‰|\*?π|\*? ?pi(?![A-Za-z])|√|[<>≥]=? ?[A-Za-z](?![A-Za-z>]))",
+    r" ?(?:[十百万亿兆萬億拾佰仟]|千(?![克米瓦卡])|(?:个|小时|年|天)?半|分之|之间)",
+    r" ?[^\W\d_A-Za-z\u0080-\u024fμΩ㐀-鿿]|[打成折](?![开算印工包功为员绩立本了])| \(?(?:repeating|recurring)|的?循环",
     r"[\u0300-\u036f_^]|[A-Za-z](?<![gmslLth])(?![A-Za-z])|[A-Za-z]+[\d_^]",
 ])  # fmt: skip
 NUMBER = "".join([
-    r"(?:(?<![A-Za-z0-9_)\]}%°.^√/±+-])(?P<sign>[-+])|(?<![A-Za-z_^√/.±+-]))",
+    r"(?:(?<![A-Za-z0-9_)\]}%°.^√/±≥+-])(?P<sign>[-+])|(?<![A-Za-z_^√/.±≥+-]))(?<![+×÷] )(?<!(?<![A-Za-z])[A-Za-z] - )",
     r"(?:(?P<whole>\d+)(?: | and |又)(?!\d{3} ?/)(?=\d+ ?/ ?\d))?",
     rf"(?P<top>{DECIMAL})(?:(?:[eE]| ?[×x*] ?10\^)(?P<power>[-+]?\d{{1,4}})(?!\d))?",
-    rf"(?: ?/ ?(?P<bottom>{WHOLE}))?(?P<percent> ?(?:%|⟨? ?(?i:per ?cent)(?![A-Za-z])⟩?))?",
+    rf"(?: ?/ ?(?P<bottom>{WHOLE}))?(?P<percent> ?(?:%|⟨? ?(?i:per ?cent|pct)(?![A-Za-z])⟩?))?",
     rf"(?: ?(?P<unit>(?:⟨(?! ?{SCALE}\b)[^⟩]*⟩|(?:{UNIT})(?![A-Za-z/]))(?:\^?-?[23])?))?",
     rf"(?!(?:{LINK})\.?\d)(?!{SPOILT})",
 ])  # fmt: skip
 HAN = "[零〇一二两三四五六七八九十百千万亿壹贰叁肆伍陆柒捌玖拾佰仟]"
 ENGLISH = (
-    "zero|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen"
+    "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen"
     "|(?:twen|thir|for|fif|six|seven|eigh|nine)ty|(?:a )?hundred"
 )
-PIECE, BEFORE = r"[-+]?[\d./]+", "A-Za-z_^√/.±+×÷-"
+MEASURE = "(?:[平立]方)?(?:[厘分毫千]米|千克|公[斤里]|小时|分钟|[个只条张本元角分米克岁人天页颗块名倍次斤])?"
+END = r"[.。!！]?\s*\Z"
+SPAN = rf"[-\d.,/]*\d(?: ?(?:{UNITS}))?"  # one end of it
+PIECE, BEFORE = r"[-+]?(?:[\d./]+|∞)", "A-Za-z_^√/.±≥+×÷-"
 # What holds a number and is not read, in whole.
 JUNK = "|".join([
     rf"[(\[{{] ?{PIECE}(?:(?: ?[;、，] ?|, |,(?!\d{{3}}(?!\d))){PIECE})+ ?[)\]}}]",  # (3, 4)
     r"\\[A-Za-z]+ ?(?:\{(?:[^{}]|\{[^{}]*\})*\} ?)+",  # other LaTeX
-    rf"(?:{HAN}|\d)+分之(?:{HAN}|\d)+|(?!万一|千万){HAN}{{2,}}|(?:[是为得剩有]|等于) ?(?:(?!一){HAN}|一(?!\w))",
-    rf"(?i:\b(?:is|are|equals?|makes?) (?:{ENGLISH})\b)",
+    rf"(?:{HAN}|\d)+分之\d+|(?<!也就)(?<!即)(?:[是为得剩有共:]|等于) ?(?:{HAN}+分之)?{HAN}+{MEASURE}{END}",
+    rf"(?i:(?:\b(?:from|is|are|about)|:) ?){SPAN} to {SPAN}|[Bb]etween {SPAN} and {SPAN}",
+    rf"(?i:\b(?:is|are|equals?|makes?)(?:[- ](?:{ENGLISH}))+(?! (?:ways|steps|reasons|cases|dozen))(?: [a-z]+)?{END})",
     rf"(?:(?<![{BEFORE}])[{BEFORE}]++(?:(?<=√)[{{(])?)?\d+(?:(?:{LINK})\.?\d+)*+",
 ])  # fmt: skip
 # What says nothing about the number before it: exponents and names (cm^2, CO2, x_1), and all of 1,2,3 but the last.
 SKIP = "|".join([
+    r"(?:(?<=\w )|(?<=[㐀-鿿]))(?<!is )(?<![是为于得])\([^()]*[+×÷*=-][^()]*\)",  # 8 (5 + 3) apples
     r"(?<![A-Za-zµΩ°⟩)\]}])[A-Za-zµΩ°⟩)\]}]++(?:\^-?\d+|(?<=[A-Za-z])_\{?\w+\}?)",
     r"(?<![A-Za-z])[A-Za-z]{1,2}[23](?![\w.^])|(?<![\d.,])\d+(?:,(?!\d{3}(?!\d))\d+)+,(?!\d{3}(?!\d))(?=\d)",
 ])  # fmt: skip
@@ -121,11 +148,7 @@ def parse_number(text: str) -> Fraction | None:
 
 def last_number(reply: str) -> Number | None:
     """The last number of a reply, or None where the last thing that looks like one is not understood."""
-    found = None
-    for match in SCAN.finditer(_plain(reply)):
-        if not match["skip"] and not re.fullmatch(r"\\\D*", match[0]):
-            found = match
-    return _number(found)
+    return _number((_found(_plain(reply)) or [None])[-1])
 
 
 def same_number(reply: str, reference: str) -> bool | None:
@@ -137,6 +160,17 @@ def same_number(reply: str, reference: str) -> bool | None:
         return None
     found = last_number(reply)
     return found is not None and found.value == due.value and ("" in (found.unit, due.unit) or found.unit == due.unit)
+
+
+def _found(plain: str) -> list[re.Match[str]]:
+    """What holds a number, read or not."""
+    return [each for each in SCAN.finditer(plain) if not each["skip"] and not re.fullmatch(r"\\\D*", each[0])]
+
+
+def _unboxed(box: re.Match[str]) -> str:
+    """The content of a box that holds one answer; any other box as it is, which is no number: 12, 13; 5!; x > 5."""
+    listed = re.search(r"[,;] ?[A-Za-z\\]|\d ?!", box[1])
+    return box[0] if listed or len(_found(box[1].rpartition("=")[2])) > 1 else box[1]
 
 
 def _whole(text: str) -> Number | None:

@@ -224,6 +224,20 @@ def test_a_row_with_nothing_to_learn_is_answered_and_has_no_perplexity(float32_m
     assert "perplexity of the reference" not in {f["figure"] for f in report.figures() if f["source"] == "tools"}
 
 
+def test_thinking_in_the_reference_s_text_is_thinking(float32_model, monkeypatch):
+    """Nothing raw from the API: a row is read as training reads it, with its thinking in a key or in the text."""
+    tokenizer, prompts = copy.deepcopy(float32_model[1]), []
+    (trl,) = find_spec("trl").submodule_search_locations
+    tokenizer.chat_template = (Path(trl) / "chat_templates" / "qwen3.jinja").read_text(encoding="utf-8")
+    output = [*tokenizer("<think>\nHm.\n</think>\n\n8", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    monkeypatch.setattr(generation, "generate", lambda _, __, texts, **___: prompts.extend(texts) or [output] * 2)
+    inline, apart = {"content": "<think>\ny\n</think>\n\n8"}, {"content": "8", "reasoning_content": "y"}
+    rows = [{"messages": [USER, {"role": "assistant", **said}], "source": "x"} for said in (inline, apart)]
+    found = evaluation.evaluate(float32_model[0], tokenizer, rows, batch_size=2, max_new_tokens=20).rows
+    assert prompts[0] == prompts[1] and "</think>" not in prompts[0]
+    assert found[0] == found[1] and found[0]["exact"] and found[0]["reference"] == "8"
+
+
 USER, REPLY = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 HALF_EMOJI = "cut \ud83d"
 CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
@@ -242,6 +256,9 @@ class TestRowsThatCannotBeEvaluated:
             ({"messages": [USER, CALL, {"role": "tool", "content": "7"}]}, r"messages\[2\]: the last is the tool's"),
             ({"messages": [USER, REPLY | {"weight": 0}]}, r"messages\[1\]: the reply is marked"),
             ({"label": False}, r"messages\[1\]: the reply is marked"),
+            *(({"label": label}, r"messages\[1\]: the reply is marked") for label in (0, "false", "False", 0.0)),
+            ({"images": ["cat.png"]}, "images: "),
+            ({"videos": ["cat.mp4"]}, "videos: "),
             ({"messages": []}, "messages: expected a list"),
             ({"messages": None}, "messages: expected a list"),
             ({"messages": "Hi"}, "messages: expected a list"),
@@ -284,8 +301,21 @@ class TestRowsThatCannotBeEvaluated:
             evaluation.evaluate(*float32_model, [toy_rows[0], thought], batch_size=2, max_new_tokens=4)
 
     def test_no_rows(self, float32_model):
-        with pytest.raises(evaluation.EvaluationError, match="no rows"):
-            evaluation.evaluate(*float32_model, [], batch_size=2, max_new_tokens=4)
+        for rows in ([], None, {"messages": [USER, REPLY], "source": "x"}, "rows.jsonl"):
+            with pytest.raises(evaluation.EvaluationError, match="no rows"):
+                evaluation.evaluate(*float32_model, rows, batch_size=2, max_new_tokens=4)
+
+    def test_sizes_and_a_tokenizer_that_generation_cannot_use(self, float32_model, toy_rows, monkeypatch):
+        monkeypatch.setattr(generation, "generate", lambda *_, **__: pytest.fail("replies were generated"))
+        for name in ("batch_size", "max_new_tokens"):
+            for value in (0, -1, None, 1.5):
+                sizes = {"batch_size": 2, "max_new_tokens": 4} | {name: value}
+                with pytest.raises(evaluation.EvaluationError, match=f"^{name} is"):
+                    evaluation.evaluate(*float32_model, toy_rows[:1], **sizes)
+        unpadded = copy.deepcopy(float32_model[1])
+        unpadded.pad_token = None
+        with pytest.raises(evaluation.EvaluationError, match="no pad token"):
+            evaluation.evaluate(float32_model[0], unpadded, toy_rows[:1], batch_size=2, max_new_tokens=4)
 
     def test_rows_as_arrow_gives_them_are_evaluated(self, float32_model, toy_rows, monkeypatch):
         monkeypatch.setattr(generation, "generate", lambda *_, **__: [[2]])

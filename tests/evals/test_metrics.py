@@ -182,6 +182,15 @@ class TestUsableAsPeopleSeeIt:
             "8, 8, 8, 8, 8, 8, 8, 8",
             "ha ha ha",
             "😀" * 20,
+            "```html\n" + "<li>Item</li>\n" * 6 + "```",
+            "[false, false, false, false, false, false, false, false, false, false]",
+            "So: [null, null, null, null, null]",
+            "5 apples + 5 apples + 5 apples + 5 apples + 5 apples = 25 apples",
+            "+".join([r"\frac{1}{2}"] * 5),
+            "- [ ] Task\n" * 4,
+            "No! No! No! No! No!",
+            "very very very very very good",
+            "a\n" + "." * 80 + " 17",
         ],
     )
     def test_no_loop(self, text):
@@ -191,9 +200,9 @@ class TestUsableAsPeopleSeeIt:
         "text",
         [
             "It is late. " * 4,
-            "So: " + "I see. " * 4,
+            "So: " + "I see. " * 10,
             "好的，没问题。" * 4,
-            "- yes\n" * 5,
+            "- yes\n" * 10,
             "**Step**: go on\n" * 4,
             "| a | b |\n" * 5,
             "| a | b |\n| c | d |\n" * 5,
@@ -207,6 +216,11 @@ class TestUsableAsPeopleSeeIt:
             "1, " * 200,
             "```\n" * 25,
             "---\n" * 25,
+            "It is a long sentence that goes on and on until there are more than eighty characters in it. " * 4,
+            ("The first sentence of a paragraph. " + "Another one, " * 3 + "which says more.\n\n") * 6,
+            "这个句子很长，说了又说，一直说下去，" * 9,
+            "```python\n" + "print('again and again')\n" * 6,
+            "No! " * 20,
         ],
     )
     def test_a_loop(self, text):
@@ -216,7 +230,7 @@ class TestUsableAsPeopleSeeIt:
     @given(st.text("ab |-\n", min_size=1, max_size=12), st.integers(4, 30))
     def test_a_piece_with_letters_four_times_is_a_loop_anywhere_in_prose(self, piece, times):
         sentence = f"So {piece.replace('|', '')} it is. "
-        assert metrics.LOOP.search("Well. " + sentence * times + "The end")
+        assert metrics.looping("Well. " + sentence * times + "The end")
 
     @pytest.mark.parametrize(
         "text",
@@ -232,11 +246,18 @@ class TestUsableAsPeopleSeeIt:
             r"结果是 $\frac{a}{b} \times \text{cm}$。",
             "用<strong>加粗</strong>",
             "代码：\n```python\nprint('hello world of words')\n```",
+            "推荐三部电影：The Shawshank Redemption、The Godfather、Pulp Fiction",
+            "安装命令：\n\npip install torch torchvision torchaudio transformers datasets",
         ],
     )
     def test_a_chinese_sentence_is_chinese(self, text):
         assert metrics.language(text) == "Chinese"
         assert metrics.faults(text, "好。", written=text, stopped=True, template_tokens=TOKENS) == ()
+
+    @pytest.mark.parametrize("text", ["今日は天気がいいです。", "東京都の天気予報", "カタカナと漢字"])
+    def test_kana_make_a_text_japanese(self, text):
+        assert metrics.language(text) == "other"
+        assert metrics.language("这家の店不错，大家都喜欢。") == "Chinese"
 
     @pytest.mark.parametrize(
         "text", ["He/she may go and/or stay.", "See https://a.b/c for more.", "Run `f(x)` now.", "It is late.So go on."]
@@ -248,7 +269,7 @@ class TestUsableAsPeopleSeeIt:
         "text",
         [
             *("\u200b", "\ufeff", "\u2060\u200d", "\ufe0f", "\U000e0101", "\x00\x07", "\u00ad", "\u3164", "\u2800"),
-            *(" \n\t\u00a0\u3000", "\u200b \u200b\n", "\u0301", "\ue000", "\u200e\u202e"),
+            *(" \n\t\u00a0\u3000", "\u200b \u200b\n", "\u0301", "\ue000", "\u200e\u202e", "\ufffd", "\ufffd\ufffd\n"),
         ],
     )
     def test_what_nobody_sees_is_empty(self, text):
@@ -261,7 +282,16 @@ class TestUsableAsPeopleSeeIt:
         assert metrics.faults(text, "8", written=text, stopped=True, template_tokens=TOKENS) == ()
 
     @pytest.mark.parametrize(
-        "text", ["a" * 20_000, "ab " * 7000, "a\n" * 10_000, "`" * 20_000, "@" * 20_000, "x_" * 9999]
+        "text",
+        [
+            "a" * 20_000,
+            "ab " * 7000,
+            "a\n" * 10_000,
+            "`" * 20_000,
+            "@" * 20_000,
+            "x_" * 9999,
+            " ".join(map(str, range(5000))),
+        ],
     )
     def test_a_long_reply_takes_no_long_time(self, text):
         start = perf_counter()

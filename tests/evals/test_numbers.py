@@ -79,6 +79,9 @@ class TestOneNumber:
             ("1.5×10³", 1500),
             ("1.5 × 10⁻³", "0.0015"),
             ("1.5 x 10^3", 1500),
+            *((form, 1000) for form in ("10^3", "10^{3}", "10³", r"\boxed{10^3}")),
+            *((form, "-3/4") for form in (r"\frac{3}{-4}", r"{-3 \over 4}")),
+            *((form, -3) for form in ("-₹3", "-Rs 3", "-US$3", "-CHF 3", "−₽3")),
             # a percent is a hundredth
             ("12%", "3/25"),
             (r"12\%", "3/25"),
@@ -86,6 +89,7 @@ class TestOneNumber:
             ("１２％", "3/25"),
             ("12 percent", "3/25"),
             ("12 per cent", "3/25"),
+            ("12 pct", "3/25"),
             # units
             (r"12\text{ cm}^2", 12),
             (r"12~\mathrm{m/s}", 12),
@@ -125,7 +129,7 @@ class TestOneNumber:
             *("(3,4)", "(3, 4)", "[3, 4]", r"\{3, 4\}", r"\left(3, -4\right)", "3:4", "3 : 4"),
             *("2-3", "2–3", "2 - 3", "2~3", "2～3", "1-1/2", "3+4", "3 × 4", r"3 \times 4", "3 plus 4", "3加4", "2**3"),
             *("12:30", "2024-01-05", "1/2/2024", "1.2.3", "192.168.0.1", "v2", "Qwen3", "COVID-19", "5'3"),
-            *("2^10", "2^{10}", "2³", "10^3", "√2", r"\sqrt{2}", r"3\sqrt{2}", r"\sqrt[3]{8}", r"\frac{3\sqrt{2}}{4}"),
+            *("2^10", "2^{10}", "2³", "√2", r"\sqrt{2}", r"3\sqrt{2}", r"\sqrt[3]{8}", r"\frac{3\sqrt{2}}{4}"),
             *("3x", "3x^2", "12π", r"12\pi", r"\frac{x}{2}", "x/2", r"\binom{5}{2}", "3 5/2", "3i", "2 125/1000"),
             *("0.333...", "0.333…", "0.(3)", r"0.\overline{3}", r"0.\dot{3}", "0.3\u0305"),
             *("一百二十", "3万", "3.5万", "3万5千", "2亿", "3百", "5分之2", "百分之12", "三分之一"),
@@ -205,6 +209,8 @@ class TestLastNumber:
             ("一共是3万元", "3"),
             ("3加4等于七。", "4"),
             ("3加4等于一百二十", "4"),
+            ("3加4是七个。", "4"),
+            ("3 and 4 make twenty-one", "4"),
             ("3 and 4 are seven.", "4"),
             ("1.234,5", "5"),
             ("1.234,5", "1.234"),
@@ -246,6 +252,114 @@ class TestLastNumber:
     def test_a_part_of_what_was_written_is_not_right(self, reply, part):
         assert numbers.parse_number(part) is not None
         assert metrics.same_answer(reply, part) is False
+
+    @pytest.mark.parametrize(
+        ("part", "replies"),
+        {
+            "sign lost": {
+                "2": ["x = \\pm 2", "± 2", "+/- 2", "\\mp 2"],
+                "3": ["-₹3", "-Rs 3", "−฿3", "-CHF 3", "± $3"],
+                "300": ["-₩300"],
+            },
+            "scale": {
+                "5": ["5萬", "5億", "5만", "5천", "$5m", "£5m", "5-thousand", "5‰", "5成"]
+                + [
+                    "5 lakh",
+                    "5 crore",
+                    "$5 m",
+                    "5 Mrd.",
+                    "5 Mio",
+                    "5 млн",
+                    "5 grand",
+                    "5 pct",
+                    "5 bps",
+                    "5 basis points",
+                    "5 ppm",
+                    "5 лет",
+                ],
+                "12": ["12打", "12成"],
+                "8": ["8折。"],
+            },
+            "compound": {
+                "5": [
+                    "3个小时5分钟",
+                    "3块5",
+                    "3块5毛",
+                    "3小时又5分钟",
+                    "3斤5两",
+                    "3个月零5天",
+                    "3英尺5英寸",
+                    "3平方米5平方分米",
+                ],
+                "200": ["1公里200米", "1 km and 200 m"],
+                "500": ["2升500毫升", "3 kg, 500 g"],
+                "30": ["3 hours, 30 minutes", "3 hrs 30 mins", "3 hr 30 min", "3h 30m"],
+                "50": ["$5 and 50 cents", "5 dollars, 50 cents"],
+                "3": ["5 ft. 3 in.", "2 lb. 3 oz.", "1 week, 3 days", "5 hundred and 3"],
+                "1": ["2 yards 1 foot"],
+                "2": ["1 gallon 2 quarts"],
+            },
+            "remainder": {
+                "3": ["7余3", "7余数3", "7……3", "7⋯3", "7......3", "7\\cdots\\cdots 3", "7 R 3", "7 remainder 3"],
+            },
+            "function": {
+                "2": ["sqrt(2)", "log 2", "\\boxed{\\ln 2}", "\\log 2", "ln(2)"],
+                "3": ["f(3)", "3 pi", "3*pi", "max(3)"],
+                "30": ["sin(30)", "\\cos 30^\\circ"],
+                "8": ["\\boxed{\\log_2 8}", "log_2 8", "\\log_{2} 8"],
+                "5": ["\\boxed{5!}"],
+            },
+            "part of a notation": {
+                "4": ["{3 \\over 4}", "3 out of 4"],
+                "0.3": ["0.3 repeating", "0.3 recurring"],
+                "1010": ["1010₂"],
+                "2": ["1∶2", "1比2"],
+            },
+            "interval, inequality, equation": {
+                "3": ["(-∞, 3]", "[-\\infty, 3)", "\\boxed{y = 2x + 3}", "x + 3", "n - 3"],
+                "2": ["[2, ∞)"],
+                "5": ["\\boxed{x \\geq 5}", "x > 5", "x>5", "x ≤ 5", "x != 5", "5 < x", "\\boxed{x<5}"],
+                "13": ["\\boxed{12, 13}", "\\boxed{12 \\text{ and } 13}", "\\boxed{x = 12, y = 13}"],
+                "15": ["10到15", "10至15", "from 10 to 15", "between 10 and 15", "在10和15之间"],
+            },
+        }.items(),
+    )
+    def test_no_part_of_a_larger_whole_is_right(self, part, replies):
+        """Numbers as people write them: signs, scales, compounds, remainders, functions and intervals count whole."""
+        for number, written in replies.items():
+            for reply in written:
+                assert not metrics.same_answer(reply, number), (part, reply)
+                assert not metrics.same_answer(f"So it is {reply}", number), (part, reply)
+
+    @pytest.mark.parametrize(
+        ("reply", "number"),
+        [
+            ("答案是5。这是两个数的和。", 5),
+            ("面积是12平方厘米，因为它是三角形。", 12),
+            ("结果是12，这是四舍五入后的值。", 12),
+            ("共有3个,也就是三个", 3),
+            ("12（十二）", 12),
+            ("12元，即十二元", 12),
+            ("一共12个，是总数的三分之一，十分简单！", 12),
+            ("12个（12=3×4）。", 12),
+            ("The total is 12. There are two ways to check this.", 12),
+            ("The answer is 12, and there are three reasons.", 12),
+            ("12 (twelve)", 12),
+            ("She has 8 (5+3) apples.", 8),
+            ("In 5 hours, 300 miles are driven.", 300),
+            ("f(3) = 5", 5),
+            ("log_2 8 = 3", 3),
+            (r"\boxed{3 + 4 = 7}", 7),
+            ("x > 5, so x = 6", 6),
+            ("<b>5</b>", 5),
+            ("=> 5", 5),
+            ("> 5", 5),
+            ("把10分成2份，每份5个", 5),
+        ],
+    )
+    def test_words_and_remarks_around_a_number_do_not_void_it(self, reply, number):
+        """Numbers as people write them: words that are no figure, and remarks in brackets, say nothing about it."""
+        assert metrics.same_answer(reply, str(number))
 
     def test_a_unit_may_be_left_out_and_two_that_differ_are_two_answers(self):
         for reply in ("12", "12 cm", r"It is 12\text{ cm}.", "12 long"):
