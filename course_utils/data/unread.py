@@ -29,7 +29,7 @@ CONTENT |= {"content", "notes", "value", "reasoning", "thinking", *PICTURES, *gu
 OF_LABELS = re.compile("tag|label|keyword|categor|topic|lang|type|domain|skill|genre|author|source|model|meta|ids?$")
 YES_OR_NO = {"true": True, "1": 1, "false": False, "0": 0}
 WORDS = 4  # of a text in a column
-LETTER = re.compile(r"[^\W\d_]")
+WORD = re.compile(r"[^\W\d_]{2}")  # the N_02 of an equation is none
 UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")  # of Chinese and Japanese: two count as a word
 ADDRESS = re.compile(r"\w+://\S+")
 IN_REGISTRY = "name in dataset_info.json all columns that you want; the others are left out"
@@ -147,5 +147,5 @@ def _groups(name: str, value: Any) -> Iterator[list[str]]:
 
 
 def _words(text: str) -> int:
-    words = [word for word in text.split() if LETTER.search(word) and not ADDRESS.fullmatch(word)]
+    words = [word for word in text.split() if WORD.search(word) and not ADDRESS.fullmatch(word)]
     return sum(max(1, len(UNSPACED.findall(word)) // 2) for word in words)
