@@ -333,7 +333,7 @@ class TestTurnsThatAreNotToBeLearned:
             ({"weight": 0.5}, "weight", "expected 0 or false"),
             ({"loss": "false"}, "loss", "expected 0 or false"),
             ({"train": []}, "train", "expected 0 or false"),
-            ({"mask": 2}, "mask", "expected 0 (not"),
+            ({"mask": 2}, "mask", "expected 0 "),
             ({"weight": 0, "train": True}, "weight", "contradict each other"),
         ],
     )
