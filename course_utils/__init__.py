@@ -26,7 +26,6 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds this list and _
     from course_utils.deploy import adapters as adapters
     from course_utils.deploy import client as client
     from course_utils.deploy import export as export
-    from course_utils.deploy import gguf as gguf
     from course_utils.deploy import publishing as publishing
     from course_utils.deploy import serving as serving
     from course_utils.evals import evaluation as evaluation
@@ -57,7 +56,7 @@ _FOLDERS = {
     "text": ("chat", "masking", "packing", "thinking"),
     "evals": ("evaluation", "generation", "metrics", "statistics"),
     "train": ("modeling", "trackers", "training"),
-    "deploy": ("adapters", "client", "export", "gguf", "publishing", "serving"),
+    "deploy": ("adapters", "client", "export", "publishing", "serving"),
     "lessons": (
         "colab", "conversation", "doctor", "figures", "highlight", "live", "machine", "pipeline", "reports", "tables",
     ),

@@ -95,11 +95,6 @@ def prepared(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
     return done + (_in_order_of_calls(done, results) if results else [])  # a row may end with the call
 
 
-def learned_turns(messages: Sequence[Mapping[str, Any]]) -> list[int]:
-    """The places of the assistant's turns that no flag takes out of training, of valid messages."""
-    return [index for index, turn in enumerate(messages) if turn["role"] == "assistant" and is_learned(turn)]
-
-
 def is_learned(message: Mapping[str, Any]) -> bool:
     """False where one of `LEARN_FLAGS` takes a turn out of training.
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from course_utils import adapters, chat, data, evaluation, export, gguf, masking, profiles
+from course_utils import adapters, chat, data, evaluation, export, masking, profiles
 from course_utils.core.files import write_json, write_text
+from notebooks import gguf_file
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PAGE = ROOT / "docs" / "merge.json", ROOT / "docs" / "merge.md"
@@ -154,13 +155,13 @@ def main() -> None:
             "gguf": {},
         }
         try:
-            gguf.find_converter()
+            gguf_file.find_converter()
         except export.ExportError as error:
             print(error)
         else:
             for kind in ("bf16", "q8_0"):
-                file = gguf.to_gguf(merged, Path(scratch) / f"{kind}.gguf", outtype=kind)
-                found["gguf"][kind] = asdict(gguf.check_gguf(merged, file, prompts, **HOW))
+                file = gguf_file.to_gguf(merged, Path(scratch) / f"{kind}.gguf", outtype=kind)
+                found["gguf"][kind] = asdict(gguf_file.check_gguf(merged, file, prompts, **HOW))
     write_json(RESULTS, found)
     write_text(PAGE, as_page(found))
     print(as_page(found))

@@ -10,7 +10,8 @@ import sys
 
 import pytest
 
-from course_utils import adapters, chat, export, gguf
+from course_utils import adapters, chat, export
+from notebooks import gguf_file
 from notebooks.ollama import modelfile
 
 
@@ -194,7 +195,7 @@ def test_a_folder_that_is_not_whole_is_not_converted(tmp_path, converter):
     converter("")
     (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1")
     with pytest.raises(export.ExportError, match="Git LFS pointer"):
-        gguf.to_gguf(tmp_path, tmp_path / "model.gguf")
+        gguf_file.to_gguf(tmp_path, tmp_path / "model.gguf")
 
 
 def test_without_the_converter_it_is_told_how_to_get_it(merged, tmp_path, monkeypatch):
@@ -202,7 +203,7 @@ def test_without_the_converter_it_is_told_how_to_get_it(merged, tmp_path, monkey
     for folder in ("", str(tmp_path / "llama.cpp")):
         monkeypatch.setenv("LLAMA_CPP", folder)
         with pytest.raises(export.ExportError, match=r"git clone.*llama\.cpp(.|\n)*LLAMA_CPP"):
-            gguf.to_gguf(merged.path, tmp_path / "model.gguf")
+            gguf_file.to_gguf(merged.path, tmp_path / "model.gguf")
 
 
 @pytest.fixture(params=["variable", "path"])
@@ -212,8 +213,8 @@ def converter(request, tmp_path, monkeypatch):
     def put(code):
         tools = tmp_path / "tools"
         tools.mkdir()
-        (tools / gguf.CONVERTER).write_text(code)
-        (tools / gguf.CONVERTER).chmod(0o755)
+        (tools / gguf_file.CONVERTER).write_text(code)
+        (tools / gguf_file.CONVERTER).chmod(0o755)
         monkeypatch.setenv("LLAMA_CPP", str(tools) if request.param == "variable" else "")
         monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
 
@@ -227,13 +228,13 @@ def converter(request, tmp_path, monkeypatch):
 def test_a_converter_that_fails_leaves_nothing(converter, code, words, tmp_path):
     converter(code)
     with pytest.raises(export.ExportError, match=words):
-        gguf.to_gguf(tmp_path, tmp_path / "out" / "model.gguf")
+        gguf_file.to_gguf(tmp_path, tmp_path / "out" / "model.gguf")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_what_the_converter_writes_becomes_the_file(converter, tmp_path):
     converter("import sys; open(sys.argv[-1], 'wb').write(b'GGUF\\r\\n\\xff')")
-    assert gguf.to_gguf(tmp_path, tmp_path / "out" / "model.gguf").read_bytes() == b"GGUF\r\n\xff"
+    assert gguf_file.to_gguf(tmp_path, tmp_path / "out" / "model.gguf").read_bytes() == b"GGUF\r\n\xff"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.gguf"]
 
 

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from course_utils import chat, export, gguf
+from course_utils import chat, export
+from notebooks import gguf_file
 
 pytestmark = pytest.mark.long
 CAPITALS = ("France", "Spain", "Italy", "Japan", "China", "Kenya", "Chile", "India", "Norway", "Egypt")
@@ -46,9 +47,9 @@ def test_fifty_prompts(smol, trained, merged, prompts):
 @pytest.mark.parametrize("outtype", ["bf16", "q8_0"])
 def test_the_real_converter(outtype, merged, prompts, llama_cpp, tmp_path, monkeypatch):
     monkeypatch.setenv("LLAMA_CPP", str(llama_cpp))
-    file = gguf.to_gguf(merged.path, tmp_path / "model.gguf", outtype=outtype)
+    file = gguf_file.to_gguf(merged.path, tmp_path / "model.gguf", outtype=outtype)
     assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]
-    found = gguf.check_gguf(merged.path, file, prompts[::3])
+    found = gguf_file.check_gguf(merged.path, file, prompts[::3])
     if outtype == "bf16":  # the weights are kept as they are
         assert found.equal == found.prompts and found.logit_error == 0
     else:
