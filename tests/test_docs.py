@@ -14,7 +14,7 @@ from course_utils import data, hub
 from notebooks.extras import blind_vote, public_tasks
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SOURCES = [ROOT / "install.py", *sorted((ROOT / "course_utils").rglob("*.py"))]
+SOURCES = [ROOT / "install.py", *sorted((ROOT / "course_utils").rglob("*.py")), *(ROOT / "notebooks").glob("*.py")]
 
 
 @cache
