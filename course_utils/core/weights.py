@@ -117,7 +117,10 @@ def skeleton(folder: str | Path) -> PreTrainedModel:
         ValueError: transformers cannot load it or its tokenizer, or its files lack weights that would then be random.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         model, told = AutoModelForCausalLM.from_pretrained(
             str(folder), device_map="meta", output_loading_info=True, local_files_only=True, use_safetensors=True
@@ -126,6 +129,9 @@ def skeleton(folder: str | Path) -> PreTrainedModel:
     except Exception as error:  # whatever a model's own classes make of its files
         said = (str(error).strip().splitlines() or [""])[0]
         raise ValueError(f"transformers cannot read it ({type(error).__name__}: {said}).") from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     if missing := sorted(told["missing_keys"]):
         raise ValueError(
             f"its files lack {len(missing)} tensors, which would be random ({', '.join(missing[:3])}"
@@ -207,9 +213,10 @@ def adapter_config(folder: Path) -> dict[str, Any]:
 
 def _numbers_fault(folder: Path, alpha: float) -> str:
     """Whether an adapter's tensors hold no numbers, or change nothing."""
-    changes = False
     with safe_open(folder / ADAPTER_FILES[1], framework="pt") as opened:
-        for name in opened.keys():  # noqa: SIM118
+        names = list(opened.keys())
+        changes = not names  # of an empty file a merge says that it finds no layer of its base
+        for name in names:
             tensor = opened.get_tensor(name).float()
             if not tensor.isfinite().all():
                 return f"holds NaN or infinity ({name}): its training went wrong."

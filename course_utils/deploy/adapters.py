@@ -125,20 +125,6 @@ def check_base(adapter: Adapter, base: str | Path) -> None:
         raise ExportError(f"{adapter.folder} {problem}")
 
 
-def check_place(adapter: Adapter, base: str | Path) -> None:
-    """Refuse an adapter whose tensors find no place in a base, as far as the base's folder is here to tell.
-
-    Raises:
-        ExportError: it was trained on another model.
-    """
-    if weights.model_fault(base):
-        return
-    try:
-        weights.mount(weights.skeleton(base), adapter.folder)
-    except ValueError as error:
-        raise ExportError(f"{adapter.folder} {error}") from error
-
-
 def new_tokens(base: str | Path, adapter: str | Path) -> list[str]:
     """The tokens that the tokenizer beside an adapter has and its base's does not, by their ids; often none."""
     known, own = (_vocabulary(Path(folder)) for folder in (base, adapter))

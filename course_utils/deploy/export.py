@@ -62,12 +62,12 @@ def merge_adapter(base: str | Path, adapter: str | Path, out_dir: str | Path) ->
     """
     _check_place(base, adapter, out_dir)
     found = read_adapter(adapter)
-    model, tokenizer = load_with_adapter(base, adapter)
-    if getattr(model.config, "quantization_config", None):
+    if _is_quantised(base):
         raise ExportError(
             f"{base} holds quantised weights, and a merge into them would round most of the adapter away. Download the "
             "16-bit model that they were made of and merge into that."
         )
+    model, tokenizer = load_with_adapter(base, adapter)
     tied = sorted(set(TIED) & (set(found.modules) - set(found.whole)))
     if tied and model.config.tie_word_embeddings:
         raise ExportError(
@@ -94,6 +94,14 @@ def merge_adapter(base: str | Path, adapter: str | Path, out_dir: str | Path) ->
         ) from error
     files = {path.name: path.stat().st_size for path in sorted(Path(out_dir).iterdir())}
     return MergeReport(Path(out_dir), files, found)
+
+
+def _is_quantised(base: str | Path) -> bool:
+    """Whether the configuration of a model says so; one that cannot be read is told when the model is loaded."""
+    try:
+        return bool(json.loads((Path(base) / "config.json").read_text(encoding="utf-8")).get("quantization_config"))
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _check_place(base: str | Path, adapter: str | Path, out_dir: str | Path) -> None:

@@ -26,7 +26,7 @@ import httpx
 from course_utils.core.errors import CourseError
 from course_utils.core.profiles import Profile
 from course_utils.core.programs import TEXT
-from course_utils.deploy.adapters import check_base, check_place, new_tokens, read_adapter
+from course_utils.deploy.adapters import check_base, new_tokens, read_adapter
 from course_utils.text.thinking import OPENER
 
 HOST = "127.0.0.1"
@@ -97,7 +97,6 @@ def command(
             what = f"{' and '.join(special)}, which vLLM does not mount" if special else f"rank {mounted.rank}"
             limit = "" if special else f", and vLLM serves {LORA_RANKS[-1]} at most"
             raise ServingError(f"{mounted.folder} has {what}{limit}; serve it merged (export.merge_adapter).")
-        check_place(mounted, folder)
         line += ["--enable-lora", "--lora-modules", f"{mounted.folder.name}={mounted.folder}"]
         line += ["--max-lora-rank", str(ranks[0])]
     return line

@@ -23,17 +23,7 @@ from course_utils.core.files import write_json
 from course_utils.core.paths import home
 from course_utils.hub import fetch
 from course_utils.hub.fetch import DownloadError, HubFile, SourceError
-from course_utils.hub.repositories import (
-    DATASET,
-    ENDPOINTS,
-    MODEL,
-    Listing,
-    RepoType,
-    ask,
-    chosen,
-    list_files,
-    pinned,
-)
+from course_utils.hub.repositories import DATASET, ENDPOINTS, MODEL, Listing, RepoType, ask, chosen, list_files, pinned
 from course_utils.hub.wheels import from_wheels, make
 
 WEIGHTS_INDEX = "model.safetensors.index.json"

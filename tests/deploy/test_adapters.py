@@ -322,8 +322,6 @@ class TestMounted:
         assert torch.equal(logits(model), before) and not any("lora" in name for name in model.state_dict())
         with pytest.raises(ExportError, match="another base model"):
             export.merge_adapter(base, tmp_path / "adapter", tmp_path / "merged")
-        with pytest.raises(ExportError, match="another base model"):
-            serving.command(profiles.PROFILES["16gb"], base, adapter=tmp_path / "adapter")
 
     def test_another_base_by_its_name_and_a_start_that_repeats_the_base(self, base, tmp_path):
         trained_adapter(base, tmp_path / "adapter", init_lora_weights="pissa", noise=0.002)
