@@ -131,8 +131,9 @@ def parse_message(
         parsed = ParsedOutput(apart, answer, "truncated" if answer is None else "answered")
     elif not ended:
         parsed = ParsedOutput(apart, None, "truncated")
-    else:
-        parsed = ParsedOutput(apart, "", "answered") if calls else ParsedOutput("", apart, "no_thinking")
+    else:  # an empty content was written by the model; without one, what was taken for a thought is the answer
+        empty = calls or message.get("content") is not None
+        parsed = ParsedOutput(apart, "", "answered") if empty else ParsedOutput("", apart, "no_thinking")
     if parsed.answer is None and calls and ended:  # the call ended the thought
         return ParsedOutput(parsed.thinking, "", "answered")
     return parsed

@@ -11,4 +11,4 @@ INVISIBLE = re.compile("[\u115f\u1160\u2800\u3164\uffa0]")  # letters and signs 
 def shows(text: str) -> bool:
     """Whether anything of a text can be seen: a letter, a digit, a sign, or one that is newer than Python's tables."""
     kinds = (unicodedata.category(sign) for sign in INVISIBLE.sub("", text))
-    return any(kind[0] in "LNPS" or kind in ("Cn", "Co") for kind in kinds)
+    return any(kind[0] in "LNPS" or kind == "Cn" for kind in kinds)

