@@ -179,7 +179,6 @@ class TestAdapters:
             {"a.lora_A.weight": torch.ones(4, 8), "a.lora_B.weight": torch.zeros(8, 4)},
             {"a.lora_embedding_A": torch.zeros(4, 8), "a.lora_embedding_B": torch.ones(8, 4)},
             {"a.lora_A.weight": torch.ones(0), "a.lora_B.weight": torch.ones(0)},
-            {},
         ],
         ids=str,
     )

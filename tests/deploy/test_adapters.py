@@ -334,6 +334,13 @@ class TestMounted:
             with pytest.raises(modeling.ModelError, match=words):
                 modeling.load_adapter(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
 
+    def test_one_without_tensors(self, base, tmp_path):
+        trained_adapter(base, tmp_path / "adapter")
+        save_file({}, tmp_path / "adapter" / "adapter_model.safetensors")
+        with pytest.raises(ExportError, match="it changes 0 layers of"):
+            export.merge_adapter(base, tmp_path / "adapter", tmp_path / "merged")
+        assert not (tmp_path / "merged").exists()
+
     def test_one_that_fits(self, base, tmp_path):
         expected = trained_adapter(base, tmp_path / "adapter")
         model = modeling.load_adapter(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter")
