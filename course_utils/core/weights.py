@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,12 +63,9 @@ def fault(folder: str | Path, *, model: bool = False) -> str:
     for file in sorted({*loaded, *whole} if known else folder.glob("*")):
         if found := file_fault(file, model):
             return found
-        if file in loaded and file.suffix == ".json" and file.is_file():
-            try:
-                if not isinstance(json.loads(file.read_bytes()), dict):
-                    return f"{file.name} holds no JSON object. Copy or download it again."
-            except ValueError as error:
-                return f"{file.name} was cut, or is no JSON ({error}). Copy or download it again."
+        is_json = file in loaded and file.suffix == ".json" and file.is_file()
+        if is_json and (found := _json_fault(file, file.stat().st_mtime_ns)):
+            return found
     index = folder / "model.safetensors.index.json"
     if folder / "model.safetensors" not in whole and index.exists():
         try:
@@ -99,45 +97,43 @@ def fault(folder: str | Path, *, model: bool = False) -> str:
     return ""
 
 
-def model_fault(folder: str | Path) -> str:
-    """The same of a model that is loaded next: also whether tensors are missing, and transformers can read the rest."""
-    if problem := fault(folder, model=True):
-        return problem
+@cache
+def _json_fault(file: Path, changed: int) -> str:
+    """The same of a file that holds a JSON object; of a tokenizer's 11 MB read once, until the file is `changed`."""
     try:
-        skeleton(folder)
+        value = json.loads(file.read_bytes())
     except ValueError as error:
-        return str(error)
-    return ""
+        return f"{file.name} was cut, or is no JSON ({error}). Copy or download it again."
+    return "" if isinstance(value, dict) else f"{file.name} holds no JSON object. Copy or download it again."
 
 
-def skeleton(folder: str | Path) -> PreTrainedModel:
-    """The model of a folder without its numbers: of the weights only names and shapes are read.
+def model_fault(folder: str | Path) -> str:
+    """The same of a model that is loaded next: also whether tensors are missing, and transformers can read the rest.
 
-    Raises:
-        ValueError: transformers cannot load it or its tokenizer, or its files lack weights that would then be random.
+    Of the weights only names and shapes are read.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    if problem := fault(folder, model=True):
+        return problem
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model, told = AutoModelForCausalLM.from_pretrained(
+        _, told = AutoModelForCausalLM.from_pretrained(
             str(folder), device_map="meta", output_loading_info=True, local_files_only=True, use_safetensors=True
         )
         AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # whatever a model's own classes make of its files
         said = (str(error).strip().splitlines() or [""])[0]
-        raise ValueError(f"transformers cannot read it ({type(error).__name__}: {said}).") from error
+        return f"transformers cannot read it ({type(error).__name__}: {said})."
     finally:
         if bars:
             logging.enable_progress_bar()
     if missing := sorted(told["missing_keys"]):
-        raise ValueError(
-            f"its files lack {len(missing)} tensors, which would be random ({', '.join(missing[:3])}"
-            f"{', …' * (len(missing) > 3)}). Copy or download it again."
-        )
-    return model
+        first = f"{', '.join(missing[:3])}{', …' * (len(missing) > 3)}"
+        return f"its files lack {len(missing)} tensors, which would be random ({first}). Copy or download it again."
+    return ""
 
 
 def file_fault(file: Path, readable: bool = False) -> str:
@@ -233,12 +229,11 @@ def adapter_shapes(folder: Path) -> dict[str, list[int]]:
         return {name: opened.get_slice(name).get_shape() for name in names}
 
 
-def other_base(config: dict[str, Any], base: str | Path) -> str:
-    """What to do where an adapter names another base, as a sentence whose subject is the folder; "" where it does not.
+def other_base(named: str, base: str | Path) -> str:
+    """What to do where the base that an adapter names is another one, as a sentence whose subject is the folder.
 
-    Of Qwen3-4B and its Instruct-2507, only the names differ.
+    Of Qwen3-4B and its Instruct-2507, only the names differ. "" where it is this one, or none is named.
     """
-    named = config.get("base_model_name_or_path") or ""
     if _model_name(named) in {"", _model_name(str(base)), _model_name(str(Path(base).resolve()))}:
         return ""
     advice = (
@@ -263,15 +258,16 @@ def _model_name(path: str) -> str:
 def mount(model: PreTrainedModel, folder: Path) -> PeftModel:
     """An adapter on a model, with every tensor in its place.
 
+    Args:
+        model: of the base that `other_base` finds to be the adapter's.
+        folder: one whose configuration `adapter_config` takes.
+
     Raises:
-        ValueError: as for `adapter_config`; or the adapter is of another model, as a sentence whose subject is the
-            folder.
+        ValueError: the adapter is of another model, as a sentence whose subject is the folder.
     """
     from peft import PeftModel, get_peft_model_state_dict
 
-    config, base = adapter_config(folder), model.config.name_or_path
-    if base and (problem := other_base(config, base)):
-        raise ValueError(problem)
+    base = model.config.name_or_path
     try:
         mounted = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
     except (RuntimeError, ValueError, KeyError, TypeError) as error:  # PEFT lists every tensor whose shape differs
@@ -308,11 +304,7 @@ def _repeats_base(mounted: PeftModel) -> bool:
     alike = []
     for layer in mounted.modules():
         base = getattr(layer, "base_layer", None)
-        if (
-            isinstance(base, torch.nn.Linear)
-            and base.weight.device.type != "meta"
-            and "default" in getattr(layer, "lora_A", ())
-        ):
+        if isinstance(base, torch.nn.Linear) and "default" in getattr(layer, "lora_A", ()):
             weight = dequantize_module_weight(base).detach().float()
             down, up = (getattr(layer, name)["default"].weight.detach().float() for name in ("lora_A", "lora_B"))
             pair = up.T @ weight, up.T @ up @ down

@@ -121,7 +121,7 @@ def check_base(adapter: Adapter, base: str | Path) -> None:
     Raises:
         ExportError: the folder `base` has another name.
     """
-    if problem := weights.other_base({"base_model_name_or_path": adapter.base}, base):
+    if problem := weights.other_base(adapter.base, base):
         raise ExportError(f"{adapter.folder} {problem}")
 
 

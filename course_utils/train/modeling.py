@@ -123,6 +123,12 @@ def load_adapter(model: PreTrainedModel, adapter_dir: str | Path) -> PeftModel:
             their names say (pitfall adapter-changes-base).
     """
     try:
+        named, base = (
+            weights.adapter_config(Path(adapter_dir)).get("base_model_name_or_path"),
+            model.config.name_or_path,
+        )
+        if base and (problem := weights.other_base(named or "", base)):
+            raise ValueError(problem)
         return weights.mount(model, Path(adapter_dir))
     except ValueError as error:
         raise ModelError(f"{adapter_dir} {error}") from error

@@ -239,4 +239,4 @@ class TestAdapters:
 def test_names_of_one_base(named, same):
     """Kind: adapters from elsewhere; caches and 4-bit copies write the name of one base in many ways."""
     for base in ("models/Qwen3-0.6B", "/hub/models--Qwen--Qwen3-0.6B/snapshots/123"):
-        assert (weights.other_base({"base_model_name_or_path": named}, base) == "") is same
+        assert (weights.other_base(named, base) == "") is same
