@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Qwen3's added tokens in the order of their ids, from 151643 on.
 QWEN_SPECIAL = [
@@ -31,7 +31,7 @@ SMOLLM2_IDS = [1, 9690, 198, 2683, 359, 253, 5356, 11173, 30, 2, 198]
 def smollm2(payload: Path, folder: Path) -> None:
     """Write SmolLM2-135M-Instruct (bfloat16 safetensors, tokenizer, template) from its Q4_1 GGUF file."""
     import torch
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = _smollm2_tokenizer(payload)
     _check_ids(tokenizer, SMOLLM2_IDS)
@@ -51,12 +51,7 @@ def smollm2(payload: Path, folder: Path) -> None:
         **ends,
     )
     model = LlamaForCausalLM.from_pretrained(payload.parent, gguf_file=payload.name, config=config, dtype=torch.float32)
-    # transformers still takes the unpacked model for a quantised one, and would refuse to save it.
-    model.hf_quantizer = None
-    del model.config.quantization_config
-    model.generation_config = GenerationConfig(**ends | {"eos_token_id": [tokenizer.eos_token_id]})
-    model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    _save(model, tokenizer, ends, folder)
 
 
 def _smollm2_tokenizer(payload: Path) -> PreTrainedTokenizerBase:
@@ -98,7 +93,7 @@ def qwen2_5(payload: Path, folder: Path) -> None:
     """Write Qwen2.5-Coder-0.5B-Instruct (bfloat16 safetensors, tokenizer, template) from Qwen's Q4_K_M GGUF file."""
     import torch
     from gguf import GGUFReader
-    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+    from transformers import Qwen2Config, Qwen2ForCausalLM
 
     fields = GGUFReader(payload).fields
     tokens = fields["tokenizer.ggml.tokens"].contents()
@@ -127,6 +122,17 @@ def qwen2_5(payload: Path, folder: Path) -> None:
     model.config.tie_word_embeddings = True
     model.set_input_embeddings(torch.nn.Embedding.from_pretrained(model.lm_head.weight.data, freeze=False))
     model.tie_weights()
+    _save(model, tokenizer, ends, folder)
+
+
+def _save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: dict[str, int | None], folder: Path
+) -> None:
+    """Write a model that was read from a GGUF file, in bfloat16, and its tokenizer; `ends` are its special ids."""
+    import torch
+    from transformers import GenerationConfig
+
+    # transformers still takes the unpacked model for a quantised one, and would refuse to save it.
     model.hf_quantizer = None
     del model.config.quantization_config
     model.generation_config = GenerationConfig(**ends | {"eos_token_id": [tokenizer.eos_token_id]})

@@ -19,7 +19,7 @@ from typing import Any
 
 from course_utils.hub import fetch, network
 from course_utils.hub.fetch import MODEL_MARKS, PART, RECORD, DownloadError, HubFile, SourceError, TransientError
-from course_utils.hub.wheels import WHEELS, WheelSource
+from course_utils.hub.wheels import WHEELS, Pin, WheelSource
 
 ENDPOINTS = {
     "mirror": "https://hf-mirror.com",
@@ -197,6 +197,11 @@ class RepoType:
     without_hub: str = ""  # the end of an error text: what comes without a hub
     pinned: WheelSource | None = None  # the one file to take, at one revision, of a model of the course's own
 
+    @property
+    def pin(self) -> Pin | None:
+        """The repository and the revision of `pinned`."""
+        return self.pinned.pin if self.pinned else None
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -341,8 +346,7 @@ def _list_huggingface(repo_type: RepoType, name: str, address: str, token: str) 
     from huggingface_hub import HfApi, RepoFile, hf_hub_url
 
     api = HfApi(endpoint=address, token=token or False)
-    pin = repo_type.pinned and repo_type.pinned.pin
-    wanted = pin.revision if pin else "main"
+    wanted = repo_type.pin.revision if repo_type.pin else "main"
     info = api.repo_info(
         name, repo_type=repo_type.name, revision=wanted, timeout=fetch.CONNECT_SECONDS, files_metadata=True
     )

@@ -161,8 +161,7 @@ def _from_hubs(repo_type: RepoType, name: str, hubs: dict[str, str], target: Pat
         try:
             if reason := no_answer(kind):
                 raise SourceError(reason)
-            repo = repo_type.pinned.pin.repo if repo_type.pinned and repo_type.pinned.pin else name
-            listing = list_files(repo_type, repo, kind, address, send_token)
+            listing = list_files(repo_type, repo_type.pin.repo if repo_type.pin else name, kind, address, send_token)
             with fetch.locked(target):
                 if not fetch.holds(target, repo_type.marks):  # or another process made it meanwhile
                     _take(name, listing, target, attempts, repo_type)
