@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from course_utils.core.errors import printable
+
 
 class Unfit(ValueError):
     """JSON that Python would read and that other readers refuse, or read in another way."""
@@ -18,8 +20,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
-        twice = twice.encode(errors="backslashreplace").decode()  # half of a character could not be printed
+        twice = printable(next(name for name in found if names.count(name) > 1))
         raise Unfit(twice, f"the key {twice!r} stands twice in one object, and one value would be lost. Keep one.")
     return found
 

@@ -22,7 +22,7 @@ QUERIES = ("input", "context", "passage", "document", "background", "article", "
 RESPONSES = ("output", "response", "completion", "answer")
 SYSTEMS = ("system", "system_prompt", "system_message")
 LABELS = ("kto_tag", "label", "thumbs_up", "desirable", "is_good")
-YES_OR_NO = {"true", "false", "0", "1"}
+YES_OR_NO = {"true": True, "1": 1, "false": False, "0": 0}
 TEXTS_OF_ROWS = {*TURNS, *PROMPTS, *QUERIES, *RESPONSES, *SYSTEMS, "history", "text"}  # such a column is no remark
 NAMES = {  # of each role, in small letters
     "user_tag": ("user", "human", "prompter"),

@@ -105,12 +105,13 @@ def _holds_json(path: Path) -> bool:
 # ------------------------------------------------------------------------------------------------------------ JSON
 def _json(path: Path) -> Iterator[Record | Problem]:
     """Lines, or a document: a .json file is one, and so is a .jsonl file that opens with a list of rows or with {."""
+    if path.suffix == ".json":
+        return _document(path)
     with path.open("rb") as file:
         first = next((text for line in _lines_of(file) if (text := line.removeprefix(MARK).strip())), b"")
     value, is_open = _parsed(first.decode("utf-8", "surrogateescape")) if first.startswith(b"[") else (None, False)
     of_rows = any(isinstance(row, dict | list) for row in value or ()) and not _is_conversation(value)
-    is_document = path.suffix == ".json" or first == b"{" or is_open or of_rows
-    return _document(path) if is_document else _lines(path)
+    return _document(path) if first == b"{" or is_open or of_rows else _lines(path)
 
 
 def _lines_of(file: BinaryIO) -> Iterator[bytes]:

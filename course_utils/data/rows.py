@@ -31,7 +31,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from course_utils.core.errors import CourseError
+from course_utils.core.errors import CourseError, printable
 from course_utils.core.files import atomic_file
 from course_utils.text.messages import LEARN_FLAGS, is_learned
 from course_utils.text.script import shows
@@ -51,16 +51,8 @@ NOT_UTF8 = "holds bytes that are not UTF-8, or half of a character. Save the fil
 BAR_AFTER = 2.0  # seconds of work before a progress bar appears
 
 
-def printable(text: str) -> str:
-    """A text in which half of a character, as a path or a key may hold, is written as an escape."""
-    return text.encode(errors="backslashreplace").decode()
-
-
 class DataError(CourseError):
     """A file, a row or a request for data that cannot be used as it is."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(printable(reason))
 
 
 class Fault(NamedTuple):

@@ -27,7 +27,6 @@ PICTURES = {"image", "images", "imageurl", "video", "videos", "audio", "audios"}
 CONTENT = {"thought", "thoughts", "analysis", "functioncall", "refusal", "rationale", "explanation", "critique"}
 CONTENT |= {"content", "notes", "value", "reasoning", "thinking", *PICTURES, *guessing.TEXTS_OF_ROWS}
 OF_LABELS = re.compile("tag|label|keyword|categor|topic|lang|type|domain|skill|genre|author|source|model|meta|ids?$")
-YES_OR_NO = {"true": True, "1": 1, "false": False, "0": 0}
 WORDS = 4  # of a text in a column
 WORD = re.compile(r"[^\W\d_]{2}")  # the N_02 of an equation is none
 UNSPACED = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")  # of Chinese and Japanese: two count as a word
@@ -93,7 +92,7 @@ def flags(row: Row, read: Collection[str]) -> Iterator[Fault]:
     for key, value in said.items():
         if _bare(key) == "loss" and isinstance(value, float) and value not in (0, 1):
             continue  # a loss that was measured
-        value = YES_OR_NO.get(value.lower(), value) if isinstance(value, str) else value
+        value = guessing.YES_OR_NO.get(value.lower(), value) if isinstance(value, str) else value
         if key in LEARN_FLAGS:
             try:
                 if not is_learned({key: value}):

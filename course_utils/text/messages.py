@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from course_utils.core.errors import CourseError
+from course_utils.core.errors import CourseError, printable
 from course_utils.core.strict_json import STRICT
 from course_utils.text import thinking
 
@@ -157,8 +157,7 @@ def _checked(index: int, message: Message) -> Message:
     for key, value in message.items():
         if key not in FIELDS:
             hint = f"; write {FIELD_HINTS[key]!r}" if key in FIELD_HINTS else f"; known keys: {', '.join(FIELDS)}"
-            shown = str(key).encode(errors="backslashreplace").decode()  # half of a character could not be printed
-            raise MessageError(index, shown, f"the template would drop this key{hint}")
+            raise MessageError(index, printable(str(key)), f"the template would drop this key{hint}")
         if isinstance(value, str) and not value.isascii():
             check_whole(index, key, value)
     role = message.get("role")
