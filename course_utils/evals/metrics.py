@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal, InvalidOperation
-from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -51,9 +50,6 @@ def looping(text: str) -> str | None:
             if run // size + 1 >= _enough(piece):
                 return piece
     return None
-
-
-LOOP = SimpleNamespace(search=looping)  # as lessons call it
 
 
 def _enough(piece: str) -> float:
