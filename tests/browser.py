@@ -101,7 +101,7 @@ def serve(root: Path, settings: Path) -> Iterator[Lab]:
     (settings / "config").mkdir()
     (settings / "config/jupyter_server_config.json").write_text(json.dumps(chosen))
     own = {f"JUPYTER_{name}_DIR": str(settings / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
-    own |= {"IPYTHONDIR": str(settings / "ipython"), "PYTHONPATH": str(root), "COURSE_PROFILE": "cpu"}
+    own |= {"IPYTHONDIR": str(settings / "ipython"), "PYTHONPATH": str(root), "COURSE_PROFILE": "tiny"}
     line = ["make", "--old-file=install", f"BIN={Path(sys.executable).parent}", "lab"]
     with (settings / "log").open("w") as log:
         # A group of its own, because make, the shell and the server are three processes.

@@ -86,9 +86,9 @@ class Scripted:
 
 
 @pytest.fixture(scope="session")
-def cpu() -> profiles.Profile:
-    """The cpu profile; tests train for a few steps with it, into folders of their own."""
-    return profiles.PROFILES["cpu"]
+def tiny() -> profiles.Profile:
+    """The tiny profile; tests train for a few steps with it, into folders of their own."""
+    return profiles.PROFILES["tiny"]
 
 
 @pytest.fixture(scope="session")
@@ -108,23 +108,23 @@ def toy_rows() -> list[dict]:
 
 
 @pytest.fixture(scope="session")
-def trained(smol, cpu, toy_rows, tmp_path_factory):
+def trained(smol, tiny, toy_rows, tmp_path_factory):
     """A short run on the toy rows: (TrainResult, settings)."""
     from course_utils import masking, modeling, training
 
-    settings = replace(cpu.train, max_steps=6, eval_steps=3, output_dir=str(tmp_path_factory.mktemp("run")))
-    model, tokenizer = modeling.load_model(smol, cpu)
-    model = modeling.attach_lora(model, cpu)
+    settings = replace(tiny.train, max_steps=6, eval_steps=3, output_dir=str(tmp_path_factory.mktemp("run")))
+    model, tokenizer = modeling.load_model(smol, tiny)
+    model = modeling.attach_lora(model, tiny)
     examples = masking.build_dataset(toy_rows, tokenizer)
     return training.train(model, tokenizer, examples, examples, settings), settings
 
 
 @pytest.fixture(scope="session")
-def tuned(smol, cpu, trained):
+def tuned(smol, tiny, trained):
     """(the small model with that adapter on it, its tokenizer), ready to answer."""
     from course_utils import modeling
 
-    model, tokenizer = modeling.load_model(smol, cpu, load_in_4bit=False)
+    model, tokenizer = modeling.load_model(smol, tiny, load_in_4bit=False)
     return modeling.for_inference(modeling.load_adapter(model, trained[0].adapter_dir)), tokenizer
 
 

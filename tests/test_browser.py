@@ -55,7 +55,7 @@ def browser():
 def lab(browser, trained, smol, qwen3, qwen3_2507, tmp_path_factory):
     """JupyterLab on a copy of the course; the first cells of its lessons have no output until they are run."""
     root = jupyterlab.copy_course(tmp_path_factory.mktemp("course"))
-    shutil.copytree(trained[0].adapter_dir, root / "runs/cpu/adapter")  # else lesson 05 would train for minutes
+    shutil.copytree(trained[0].adapter_dir, root / "runs/tiny/adapter")  # else lesson 05 would train for minutes
     for name in LESSONS:
         path = root / "notebooks" / f"{name}.ipynb"
         notebook = nbformat.read(path, as_version=4)

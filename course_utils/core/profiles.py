@@ -23,6 +23,7 @@ from course_utils.core.settings import TrainSettings, meanings
 VARIABLE = "COURSE_PROFILE"
 NEEDED_VRAM_GIB = 14.0  # "16 GB" GPUs report 14.6 to 15.7 GiB
 ROOMY_VRAM_GIB = 20.0  # "24 GB" GPUs report 22 to 23.6 GiB
+NEEDED_RAM_GIB = 10.0  # to train the real Qwen on a CPU and to go on working beside it
 
 
 class ProfileError(CourseError):
@@ -33,7 +34,7 @@ class ProfileError(CourseError):
 class Profile:
     """All that differs between machines; each field's meaning and unit stand beside it."""
 
-    name: str = Field(description="cpu, t4, 16gb or 24gb")
+    name: str = Field(description="tiny, cpu, t4, 16gb or 24gb")
     device: budget.Device = Field(description="where the model lies and is trained: cpu, or cuda for an NVIDIA GPU")
     model: str = Field(description="base model, a name for hub.download")
     load_in_4bit: bool = Field(description="hold the frozen base in NF4: a quarter of the memory of bfloat16")
@@ -106,8 +107,8 @@ def choose(name: str | None = None, hardware: Hardware | None = None) -> Profile
             )
         reason = f"Profile {found} was asked for by {asker}."
     profile = PROFILES[found]
-    if found == "cpu":
-        profile = replace(profile, device=hardware.device)  # the small model, on a GPU that is too small for the others
+    if profile.device == "cpu":
+        profile = replace(profile, device=hardware.device)  # a small model, on a GPU that is too small for the others
         if not hardware.bf16:  # an old GPU has float16; a CPU emulates bfloat16, slower than its real float32
             profile = replace(profile, dtype="float16" if profile.device == "cuda" else "float32")
     warning = _misfit(profile, hardware)
@@ -117,10 +118,13 @@ def choose(name: str | None = None, hardware: Hardware | None = None) -> Profile
 def _fitting(hardware: Hardware) -> tuple[str, str]:
     """The name of the profile that the hardware asks for, and the first half of the sentence that says why."""
     if hardware.device == "cpu":
-        return "cpu", "No NVIDIA GPU was found, so the small model is trained on the CPU (profile cpu)"
+        memory, name = f"{hardware.ram_gib:.0f} GiB of memory", PROFILES["cpu"].model
+        if hardware.ram_gib < NEEDED_RAM_GIB:
+            return "tiny", f"No NVIDIA GPU and only {memory}, so the smallest model is trained here (profile tiny)"
+        return "cpu", f"No NVIDIA GPU was found, and {memory}, so {name} is trained on the CPU (profile cpu)"
     gpu = f"{hardware.gpu} with {hardware.vram_gib:.1f} GiB"
     if hardware.vram_gib < NEEDED_VRAM_GIB:
-        return "cpu", f"Found {gpu}, but the 4-billion model needs a 16 GB GPU, so it is the small model (profile cpu)"
+        return "cpu", f"Found {gpu}, but the 4-billion model needs a 16 GB GPU, so it is a small one (profile cpu)"
     if not hardware.bf16:
         major, minor = hardware.capability or (0, 0)
         return "t4", f"Found {gpu}, of compute capability {major}.{minor} without bfloat16, so it is profile t4"
@@ -131,7 +135,9 @@ def _fitting(hardware: Hardware) -> tuple[str, str]:
 
 def _misfit(profile: Profile, hardware: Hardware) -> str:
     """What of this hardware does not fit the profile, or ""."""
-    if profile.name == "cpu":
+    if profile.name in ("cpu", "tiny"):
+        if profile.name == "cpu" and hardware.device == "cpu" and hardware.ram_gib < NEEDED_RAM_GIB:
+            return f"this machine has {hardware.ram_gib:.0f} GiB of memory; profile tiny needs less"
         slow = "this CPU has no bfloat16 instructions, so it computes in float32 and takes about twice as long"
         return slow if hardware.device == "cpu" and not hardware.bf16 else ""
     if hardware.device == "cpu":

@@ -1,8 +1,10 @@
 """From raw files to what a lesson trains on: normalise, clean, pools, deduplicate, split, mix, save (C30, C34).
 
 data/build/pools/<source>                       Arrow, every source once, whatever the profile
-data/build/<profile>/{train,valid,general}      Arrow: quick to load
-data/build/<profile>/{train,valid,general}.jsonl  the same rows to read, Chinese as it is
+data/build/<profile>/{train,valid,test,general}      Arrow: quick to load
+data/build/<profile>/{train,valid,test,general}.jsonl  the same rows to read, Chinese as it is
+
+Settings are chosen by `valid`; `test` is asked once, when they are settled; `general` is never trained on.
 
 Between the pools and what is saved the rows are plain dicts, and each row's key is made once.
 """
@@ -35,11 +37,11 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 RAW_FILES = {"cmath": "cmath.jsonl", "mawps": "mawps.csv", "emoji": "emoji.jsonl"}  # in raw/, to be normalised
-REGISTERED = ("json", "tools", "thinking", "general")  # in dataset_info.json
+REGISTERED = ("json", "tools", "thinking", "plain", "general")  # in dataset_info.json
 HELD_OUT = "general"  # never trained on: it shows what is forgotten
-PARTS = ("train", "valid", "general")
-VALID_RATIO = 0.2  # the bundled set is small: 2 % would be a handful of rows
-MIN_VALID = 100
+PARTS = ("train", "valid", "test", "general")
+TEST_RATIO, VALID_RATIO = 0.2, 0.08  # the bundled set is small: 2 % would be a handful of rows
+MIN_TEST, MIN_VALID = 100, 40
 STAMP = "POOL.json"  # in the folder of a pool: what it was made of
 
 
@@ -114,7 +116,7 @@ def _fingerprint(source: str, folder: Path) -> str:
 class BuildReport:
     """Rows for each step and source, and where the results lie.
 
-    `counts[source]` has raw, unique (after deduplication), kept (what the profile trains on), train and valid.
+    `counts[source]` has raw, unique (after deduplication), kept (what the profile trains on), train, valid and test.
     """
 
     counts: dict[str, dict[str, int]]
@@ -128,7 +130,7 @@ class BuildReport:
 
 
 def build(profile: Profile, *, dataset_dir: str | Path = "data", seed: int = 42) -> BuildReport:
-    """Build the pools and the train, validation and general sets of a profile.
+    """Build the pools and the train, validation, test and general sets of a profile.
 
     A profile trains on rows in one of its languages and of one of its kinds. Rows tagged "negative" (a broken reply,
     then the right one) are left out unless "negative" is among the kinds, and so is every question that a general row
@@ -154,10 +156,16 @@ def build(profile: Profile, *, dataset_dir: str | Path = "data", seed: int = 42)
     keyed = _kept(unique, profile)
     kept = [row for row, _ in keyed]
     marks = [(key, row["source"]) for row, key in keyed]
-    held = held_back(marks, valid_ratio=VALID_RATIO, min_valid=MIN_VALID, seed=seed)
-    valid = [kept[number] for number in sorted(held)]
-    train, train_features = _mixture([row for number, row in enumerate(kept) if number not in held], profile, seed)
-    parts = {"train": (train, train_features), "valid": (valid, features_of(kept)), "general": (general, None)}
+    tested = held_back(marks, valid_ratio=TEST_RATIO, min_valid=MIN_TEST, seed=seed)
+    rest = [number for number in range(len(kept)) if number not in tested]
+    validated = held_back([marks[n] for n in rest], valid_ratio=VALID_RATIO, min_valid=MIN_VALID, seed=seed)
+    valid = [kept[number] for place, number in enumerate(rest) if place in validated]
+    train = [kept[number] for place, number in enumerate(rest) if place not in validated]
+    test = [_up_to_the_call(kept[number]) for number in sorted(tested)]
+    train, train_features = _mixture(train, profile, seed)
+    features = features_of(kept)
+    parts = {"train": (train, train_features), "valid": (valid, features), "test": (test, features)}
+    parts["general"] = (general, None)
     target = folder / "build" / profile.name
     paths = {"pools": folder / "build" / "pools"}
     with quiet(), atomic_dir(target) as draft:
@@ -165,7 +173,7 @@ def build(profile: Profile, *, dataset_dir: str | Path = "data", seed: int = 42)
             to_dataset(rows, features).save_to_disk(draft / part)
             export_jsonl(rows, draft / f"{part}.jsonl")
             paths |= {name: target / name for name in (part, f"{part}.jsonl")}
-    steps = {"unique": unique, "kept": kept, "train": train, "valid": valid}
+    steps = {"unique": unique, "kept": kept, "train": train, "valid": valid, "test": test}
     tallies = {step: Counter(row["source"] for row in rows) for step, rows in steps.items()}
     counts = {
         source: {"raw": made[source].read} | {step: tally[source] for step, tally in tallies.items()}
@@ -179,7 +187,7 @@ def load_built(profile: Profile, part: str, dataset_dir: str | Path = "data") ->
 
     Args:
         profile: the profile it was built for.
-        part: "train", "valid" or "general".
+        part: "train", "valid", "test" or "general".
         dataset_dir: as for `build`.
 
     Raises:
@@ -213,6 +221,12 @@ def _kept(unique: list[Row], profile: Profile) -> list[tuple[Row, str]]:
             f"kinds {', '.join(profile.kinds)}: no row has both. Check the tags of the rows."
         )
     return kept
+
+
+def _up_to_the_call(row: Row) -> Row:
+    """A row that is asked for its first tool call, where it has one: the result and the answer come after it."""
+    calls = [place for place, message in enumerate(row["messages"]) if message.get("tool_calls")]
+    return {**row, "messages": row["messages"][: calls[0] + 1]} if calls else row
 
 
 def _mixture(rows: list[Row], profile: Profile, seed: int) -> tuple[list[Row], Features]:

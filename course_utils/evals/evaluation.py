@@ -18,6 +18,7 @@ import torch
 from course_utils.core.errors import CourseError
 from course_utils.core.files import write_json
 from course_utils.evals import generation, metrics, statistics
+from course_utils.evals.fast_generation import merged_in_memory
 from course_utils.text import chat, masking, thinking
 from course_utils.text.messages import is_learned
 from course_utils.text.turns import cleaned
@@ -25,7 +26,8 @@ from course_utils.text.turns import cleaned
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-METRICS = {"json": "json_strict", "emoji": "emoji", "mawps": "exact", "cmath": "exact", "cluener": "entity_f1"}
+METRICS = {"json": "json_strict", "emoji": "emoji", "mawps": "bare", "cmath": "bare", "cluener": "entity_f1"}
+METRICS |= {"tools": "calls", "general": "emoji_fits"}
 """The figure that says most about a source; for any other source it is whether the reply ended by itself."""
 NO_NLL = {"learned": 0.0, "learned_count": 0, "all_tokens": 0.0, "all_count": 0}
 """The sums of an example without tokens: NLL and number, of the learned tokens and of all."""
@@ -146,7 +148,7 @@ class Figure:
 
 
 def _rate(name: str, key: str, **options: Any) -> Figure:
-    return Figure(name, lambda row: (int(row[key]), 1), **options)
+    return Figure(name, lambda row: (int(row[key] or False), 1), **options)
 
 
 def _asks_for_json(row: Row) -> bool:
@@ -154,7 +156,11 @@ def _asks_for_json(row: Row) -> bool:
 
 
 def _asks_for_an_answer(row: Row) -> bool:
-    return _asks_for_json(row) or metrics.parse_number(row["reference"]) is not None
+    return _asks_for_json(row) or _asks_for_a_number(row)
+
+
+def _asks_for_a_number(row: Row) -> bool:
+    return metrics.parse_number(row["reference"]) is not None
 
 
 def _f1_part(row: Row) -> statistics.Part:
@@ -170,12 +176,15 @@ FIGURES = {
         higher_is_better=False,
         shown=math.exp,
     ),
-    "usable": _rate("usable", "usable"),
+    "tokens": Figure("tokens of a reply", lambda row: (row["tokens"], 1), higher_is_better=None),
+    "usable": _rate("well-formed and ended", "usable"),
     "stopped": _rate("ends by itself", "stopped"),
     "json_strict": _rate("JSON valid, strict", "json_strict", asked_by=_asks_for_json),
     "json_lenient": _rate("JSON valid, lenient", "json_lenient", asked_by=_asks_for_json),
     "json_schema": _rate("JSON with the right keys and types", "json_schema", asked_by=_asks_for_json),
-    "exact": _rate("answer right", "exact", asked_by=_asks_for_an_answer),
+    "bare": _rate("answer right, as asked", "bare", asked_by=_asks_for_a_number),
+    "exact": _rate("answer reached", "exact", asked_by=_asks_for_an_answer),
+    "calls": _rate("right tool, right arguments", "calls", asked_by=lambda row: row["calls"] is not None),
     "entity_f1": Figure("entity F1", _f1_part, asked_by=lambda row: row["entities"] is not None),
     "emoji": _rate("emoji in the reply", "emoji", higher_is_better=None),
     "emoji_fits": _rate("emoji only where the reference has one", "emoji_fits"),
@@ -200,8 +209,9 @@ class EvalReport:
     """What a model answered, and what that is worth.
 
     Attributes:
-        rows: one dict per prompt: `source`, `tags`, `prompt` (the last user message), `reference`, `reply`, `status`
-            (of the thinking), `nll` (sums of the reference), and what `metrics.measure` returns.
+        rows: one dict per prompt: `source`, `tags`, `prompt` (the last user message), `reference`, `reply`, `tokens`
+            (that the model wrote), `status` (of the thinking), `nll` (sums of the reference), and what
+            `metrics.measure` returns.
     """
 
     rows: list[dict[str, Any]]
@@ -257,11 +267,12 @@ def evaluate(
         raise EvaluationError("There are no rows in a list to evaluate; data.load_built(profile, 'valid') gives some.")
     rows, prompts = zip(*(_prepared(number, row, tokenizer) for number, row in enumerate(rows)), strict=True)
     try:
-        examples = masking.build_dataset(rows, tokenizer, train_on="last")
+        examples = masking.build_dataset(rows, tokenizer, train_on="last", train_on_tool_calls=True)
     except CourseError as error:
         raise EvaluationError(str(error)) from error
     how = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "resume_file": resume_file}
-    outputs = generation.generate(model, tokenizer, prompts, **how)
+    with merged_in_memory(model):
+        outputs = generation.generate(model, tokenizer, prompts, **how)
     sums = dict(zip(examples["row"], _nlls(model, tokenizer, list(examples), batch_size), strict=True))
     stops = set(generation.stop_ids(model, tokenizer))
     return EvalReport(
@@ -322,8 +333,9 @@ def _measured(
         "source": row["source"],
         "tags": list(row.get("tags") or ()),
         "prompt": next(m["content"] for m in reversed(row["messages"][:-1]) if m["role"] in ("user", "tool")),
-        "reference": row["messages"][-1]["content"] or "",
+        "reference": row["messages"][-1]["content"] or metrics.written_calls(row["messages"][-1].get("tool_calls")),
         "reply": reply,
+        "tokens": len(output),
         "status": parsed.status,
         **metrics.measure(reply, row, written=written, stopped=stopped, template_tokens=tokenizer.get_added_vocab()),
     }
@@ -334,8 +346,9 @@ class Comparison:
     """Two reports on the same prompts, as `evaluation.json` holds them: each field is a key of the file.
 
     Attributes:
-        table: one dict per source: prompts, perplexity, usable, and the source's own metric, before and after;
-            `intervals` holds the 95 % interval of each of these figures, `verdicts` what the paired tests say.
+        table: one dict per source: prompts, perplexity, the source's own metric, the share of answers reached by
+            whatever way (where numbers are due) and tokens of a reply, before and after; `intervals` holds the 95 %
+            interval of each of these figures, `verdicts` what the paired tests say.
         worse: the changes by source that the paired test calls worse, also of sources that were never trained on.
         perplexities, figures, replies: "before" and "after", each with that report's `perplexities`, its `figures` by
             "source" and by "tag", and its `rows`.
@@ -401,7 +414,9 @@ def _table(before: Rows, after: Rows) -> list[dict[str, Any]]:
         own = FIGURES[METRICS.get(source, "stopped")]
         line: dict[str, Any] = {"source": source, "prompts": len(old), "metric": own.name}
         intervals, verdicts = {}, {}
-        columns = {"perplexity": FIGURES["perplexity"], "usable": FIGURES["usable"], "metric": own}
+        columns = {"perplexity": FIGURES["perplexity"], "metric": own, "tokens": FIGURES["tokens"]}
+        if source != "all" and "bare" in _asked(old):
+            columns["reached"] = FIGURES["exact"]
         for column, figure in columns.items():
             for when, rows in (("before", old), ("after", new)):
                 found = figure.interval(rows)

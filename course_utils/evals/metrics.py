@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, NamedTuple
 
@@ -194,6 +194,50 @@ def same_answer(reply: str, reference: str) -> bool:
     return reply.strip() == reference.strip() if same is None else same
 
 
+def bare_answer(reply: str, reference: str) -> bool:
+    """True where the reply is the reference's number and nothing else: the answer as the maths rows ask for it."""
+    return parse_number(reply) is not None and same_answer(reply, reference)
+
+
+CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
+
+
+def written_calls(calls: Sequence[Mapping[str, Any]] | None) -> str:
+    """Calls as Qwen's templates write them; "" where there are none."""
+    functions = [call.get("function", call) for call in calls or ()]
+    return "\n".join(
+        f'<tool_call>\n{{"name": "{function["name"]}", "arguments": {_arguments(function)}}}\n</tool_call>'
+        for function in functions
+    )
+
+
+def _arguments(function: Mapping[str, Any]) -> str:
+    """The arguments of a call as JSON text."""
+    found = function["arguments"]
+    return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+
+
+def tool_calls(reply: str) -> list[Any]:
+    """What a reply calls, in Qwen's form: the JSON of each `<tool_call>`, None for one that is no JSON."""
+    return [_json(found, parse_int=Decimal, parse_float=Decimal) for found in CALL.findall(reply)]
+
+
+def same_calls(reply: str, due: Sequence[Mapping[str, Any]]) -> bool:
+    """True where a reply calls the tools that are due with equal arguments, in whatever order, and no other.
+
+    Args:
+        reply: an answer without its thinking.
+        due: the `tool_calls` of the reference message; `arguments` is an object or its JSON text.
+    """
+    wanted = tool_calls(written_calls(due))
+    for call in (found := tool_calls(reply)):
+        match = next((place for place, each in enumerate(wanted) if _equal(call, each)), None)
+        if match is None:
+            return False
+        wanted.pop(match)
+    return bool(found) and not wanted
+
+
 def _equal(one: Any, other: Any) -> bool:
     """Whether two JSON values, their numbers read as Decimals, are the same."""
     if type(one) is not type(other):
@@ -244,10 +288,11 @@ def measure(
         written, stopped, template_tokens: see `faults`.
 
     Returns:
-        `stopped`, `faults`, `usable`, `json_strict`, `json_lenient`, `json_schema`, `exact`, `emoji`, `emoji_fits` (an
-        emoji only where the reference has one) and `entities` (counts, or None where the row asks for none).
+        `stopped`, `faults`, `usable`, `json_strict`, `json_lenient`, `json_schema`, `exact` (the answer is reached, by
+        whatever way), `bare` (and nothing else stands there), `emoji`, `emoji_fits` (an emoji only where the reference
+        has one), and `calls` (the right ones) and `entities` (counts), None where the row asks for none.
     """
-    reference = row["messages"][-1]["content"] or ""
+    reference, due = row["messages"][-1]["content"] or "", row["messages"][-1].get("tool_calls")
     calls = {token for token in template_tokens if row.get("tools") and "tool_call" in token}
     found = faults(reply, reference, written=written, stopped=stopped, template_tokens={*template_tokens} - calls)
     strict, wanted = parse_json(reply), parse_json(reference)
@@ -260,7 +305,9 @@ def measure(
         "json_lenient": isinstance(parse_json(reply, lenient=True), dict),
         "json_schema": isinstance(wanted, dict) and fits(strict, wanted),
         "exact": same_answer(reply, reference),
+        "bare": bare_answer(reply, reference),
         "emoji": emoji,
         "emoji_fits": emoji == emoji_wanted,
+        "calls": same_calls(reply, due) if due else None,
         "entities": entity_counts(reply, reference)._asdict() if "ner" in (row.get("tags") or ()) else None,
     }

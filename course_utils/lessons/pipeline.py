@@ -35,7 +35,10 @@ def train_adapter(profile: Profile, *, file: str | Path | None = None, resume: b
     else:
         rows = own_rows(file, profile, tokenizer)
     model = modeling.attach_lora(model, profile)
-    train, valid = (masking.build_dataset(part, tokenizer, max_length=profile.train.max_length) for part in rows)
+    train, valid = (
+        masking.build_dataset(part, tokenizer, max_length=profile.train.max_length, train_on_tool_calls=True)
+        for part in rows
+    )
     return training.train(model, tokenizer, train, valid, profile.train, resume=resume, profile=profile)
 
 
@@ -95,7 +98,7 @@ def evaluate_adapter(profile: Profile, *, merged: bool = False, resume: bool = F
     """
     # In 16 bits also where training was in 4: NF4 generates half as fast.
     model, tokenizer = modeling.load_model(hub.download(profile.model), profile, load_in_4bit=False)
-    rows = [*data.load_built(profile, "valid"), *data.load_built(profile, "general")]
+    rows = [*data.load_built(profile, "test"), *data.load_built(profile, "general")]
     out, name = run_dir(profile), "evaluation_merged" if merged else "evaluation"
     kept = {when: out / f"{name}_{when}.jsonl" for when in ("before", "after")}
 

@@ -97,14 +97,18 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> Shown:
     def said(row: Mapping[str, Any], key: str) -> str:
         return f"{row[f'{key} before']:.2f} → {row[f'{key} after']:.2f}, {row['verdicts'][key]}"
 
+    def reached(row: Mapping[str, Any]) -> str:
+        return said(row, "reached") if "reached before" in row else ""
+
     return table(
         {
             "source": row["source"],
             "prompts": row["prompts"],
             "perplexity": said(row, "perplexity"),
-            "usable": said(row, "usable"),
             "its own figure": row["metric"],
             "before → after": said(row, "metric"),
+            "answer reached": reached(row),
+            "tokens a reply": f"{row['tokens before']:.0f} → {row['tokens after']:.0f}",
         }
         for row in rows
     )

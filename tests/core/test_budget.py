@@ -61,8 +61,8 @@ def tiny_folder(tmp_path_factory, qwen3_2507):
     return folder
 
 
-def test_nf4_weights_are_as_large_as_bitsandbytes_makes_them(tiny_folder, cpu):
-    model, _ = modeling.load_model(tiny_folder, cpu, load_in_4bit=True)
+def test_nf4_weights_are_as_large_as_bitsandbytes_makes_them(tiny_folder, tiny):
+    model, _ = modeling.load_model(tiny_folder, tiny, load_in_4bit=True)
     found = nbytes(parameter.data for parameter in model.parameters())
     for module in model.modules():
         if state := getattr(getattr(module, "weight", None), "quant_state", None):
@@ -83,14 +83,14 @@ def test_8_bit_weights_are_as_large_as_bitsandbytes_makes_them():
 
 @pytest.mark.parametrize("length", [96, 512])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_training_terms_are_the_tensors_that_training_makes(tiny_folder, cpu, checkpointing, length):
+def test_training_terms_are_the_tensors_that_training_makes(tiny_folder, tiny, checkpointing, length):
     """One step by hand, in the order of the terms."""
     import torch
 
     rows = 2
     profile = replace(
-        cpu,
-        train=replace(cpu.train, batch_size=rows, max_length=length, gradient_checkpointing=checkpointing),
+        tiny,
+        train=replace(tiny.train, batch_size=rows, max_length=length, gradient_checkpointing=checkpointing),
     )
     predicted = memory_budget(TINY, profile)
     model, _ = modeling.load_model(tiny_folder, profile)
@@ -179,13 +179,13 @@ def test_the_published_predictions_are_those_of_today():
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_work_is_what_torch_counts(tiny_folder, cpu, checkpointing):
+def test_the_work_is_what_torch_counts(tiny_folder, tiny, checkpointing):
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     length = 64
-    train = replace(cpu.train, gradient_checkpointing=checkpointing, max_length=length)
-    profile = replace(cpu, dtype="float32", train=train)
+    train = replace(tiny.train, gradient_checkpointing=checkpointing, max_length=length)
+    profile = replace(tiny, dtype="float32", train=train)
     model, _ = modeling.load_model(tiny_folder, profile)
     model = modeling.attach_lora(model, profile)
     model.train()

@@ -8,7 +8,7 @@ import pytest
 from course_utils import profiles, settings
 from course_utils.core.settings import SettingsError, TrainSettings
 
-CPU = profiles.PROFILES["cpu"].train
+CPU = profiles.PROFILES["tiny"].train
 
 
 @pytest.mark.parametrize(

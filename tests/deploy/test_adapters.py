@@ -259,7 +259,7 @@ class TestWhatCannotBeRead:
             modeling.load_model(copy, profile=None)
 
     @pytest.mark.parametrize("lost", ["layers.1.", "layers.0.mlp.up_proj.weight", "lm_head.weight"])
-    def test_a_base_without_some_of_its_tensors(self, base, cpu, lost, tmp_path):
+    def test_a_base_without_some_of_its_tensors(self, base, tiny, lost, tmp_path):
         """Kind: wrong in silence; what a model's files lack would be random numbers."""
         trained_adapter(base, tmp_path / "adapter")
         copy = shutil.copytree(base, tmp_path / "tiny")
@@ -268,7 +268,7 @@ class TestWhatCannotBeRead:
         with pytest.raises(ExportError, match=f"lack .*{lost}"):
             export.merge_adapter(copy, tmp_path / "adapter", tmp_path / "merged")
         with pytest.raises(modeling.ModelError, match=f"lack .*{lost}"):
-            modeling.load_model(copy, cpu)
+            modeling.load_model(copy, tiny)
 
     @pytest.mark.parametrize(
         "config", [{"model_type": "qwen9"}, {"num_hidden_layers": 3}, {"hidden_size": 32}, {"vocab_size": 50_000}]

@@ -64,8 +64,8 @@ def gone(pid, seconds=5.0):
 
 
 class TestCommand:
-    def test_for_each_kind_of_machine(self, cpu):
-        line = serving.command(cpu, "models/x", port=8123)
+    def test_for_each_kind_of_machine(self, tiny):
+        line = serving.command(tiny, "models/x", port=8123)
         assert "serve" in line and line[line.index("--host") + 1] == "127.0.0.1"
         gpu = serving.command(GPU, "models/x")
         assert gpu[:3] == ["vllm", "serve", str(Path("models/x").absolute())]
@@ -159,24 +159,24 @@ class TestCommand:
         assert "--enable-lora" in line and f"{tmp_path.name}={tmp_path}" in line
         assert line[line.index("--max-lora-rank") + 1] == str(served)
 
-    def test_what_cannot_be_served(self, cpu, tmp_path):
+    def test_what_cannot_be_served(self, tiny, tmp_path):
         with pytest.raises(ExportError, match="holds no adapter"):
             serving.command(GPU, "models/x", adapter=tmp_path)
         with pytest.raises(ServingError, match=r"rank 1024.*512 at most"):
             serving.command(GPU, "models/x", adapter=adapter(tmp_path, r=1024))
         with pytest.raises(ServingError, match="merge the adapter"):
-            serving.command(cpu, "models/x", adapter=tmp_path)
+            serving.command(tiny, "models/x", adapter=tmp_path)
         with pytest.raises(ServingError, match="no 8-bit cache"):
-            serving.command(cpu, "models/x", fp8_cache=True)
+            serving.command(tiny, "models/x", fp8_cache=True)
 
-    def test_every_flag_is_explained_and_no_other(self, cpu, tmp_path):
+    def test_every_flag_is_explained_and_no_other(self, tiny, tmp_path):
         thinks = ROOT / "models" / "qwen3-tokenizer"
         line = serving.command(GPU, thinks, port=8123, adapter=adapter(tmp_path, r=16), fp8_cache=True)
         explained = explain(line)
         assert {flag for flag, _, _ in explained} == set(FLAGS)
         assert ("--port", "8123") in [row[:2] for row in explained]
         assert ("--enforce-eager", "") in [row[:2] for row in explained]
-        assert [row[0] for row in explain(serving.command(cpu, "models/x"))] == ["--host", "--port"]
+        assert [row[0] for row in explain(serving.command(tiny, "models/x"))] == ["--host", "--port"]
 
 
 class TestLifeOfAServer:
@@ -261,13 +261,13 @@ class TestLifeOfAServer:
             pass
 
 
-def test_the_command_shows_line_log_and_how_to_ask_and_reports_the_end(cpu, monkeypatch):
+def test_the_command_shows_line_log_and_how_to_ask_and_reports_the_end(tiny, monkeypatch):
     from typer.testing import CliRunner
 
     from course_utils import cli
 
     line = stub("--dies")
-    ready = SimpleNamespace(profile=cpu, run_dir=Path("runs/cpu"))
+    ready = SimpleNamespace(profile=tiny, run_dir=Path("runs/tiny"))
     monkeypatch.setattr("course_utils.lessons.setup.setup", lambda needs, profile: ready)
     monkeypatch.setattr(serving, "command", lambda *args, **kwargs: line)
     ended = CliRunner().invoke(cli.app, ["serve"])
@@ -347,8 +347,8 @@ def conversations(request) -> list:
 
 class TestTheRealModel:
     @pytest.fixture(scope="class")
-    def line(self, cpu, smol):
-        return serving.command(cpu, smol, port=serving.free_port())
+    def line(self, tiny, smol):
+        return serving.command(tiny, smol, port=serving.free_port())
 
     @pytest.fixture(scope="class")
     def killed(self, line, conversations):

@@ -241,7 +241,7 @@ class TestUsableAsPeopleSeeIt:
             "请发邮件到 first.last@example-company.co.uk",
             "文件在 /usr/local/share/data/train/file.txt 里",
             "打开 C:\\Users\\name\\Documents\\file.txt",
-            "运行 `python -m course_utils evaluate --profile cpu` 即可",
+            "运行 `python -m course_utils evaluate --profile tiny` 即可",
             "先看 course_utils.evals.metrics 和 read_the_long_file 两处",
             r"结果是 $\frac{a}{b} \times \text{cm}$。",
             "用<strong>加粗</strong>",

@@ -138,7 +138,7 @@ def test_the_terminal_answers_with_both(tuned, monkeypatch, trained):
     monkeypatch.setattr(Conversation.__init__, "__kwdefaults__", short)
     adapter = ["--adapter", str(trained[0].adapter_dir)]
     run = CliRunner().invoke(
-        cli.app, ["chat", "--profile", "cpu", "--both", *adapter], input="What is the capital of France?\n/new\n\n"
+        cli.app, ["chat", "--profile", "tiny", "--both", *adapter], input="What is the capital of France?\n/new\n\n"
     )
     assert run.exit_code == 0, run.output
     assert "base> The capital of France is Paris.\n" in run.output

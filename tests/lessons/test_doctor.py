@@ -277,7 +277,7 @@ def test_the_verdict_for_24_gb_budgets_its_own_model_in_16_bits(known_budgets):
 @pytest.mark.parametrize(("findings", "base"), [(GPU_8, "16gb"), (OLD_8, "t4")])
 def test_an_8_gb_gpu_gets_the_small_model_and_a_way_on(known_budgets, findings, base):
     verdict = examined(findings).verdict
-    assert verdict[0] == "You can do lessons 1-6 with smollm2-135m-instruct (profile cpu)."
+    assert verdict[0] == "You can do lessons 1-6 with smollm2-135m-instruct (profile tiny)."
     assert f'replace(PROFILES["{base}"], model="Qwen/Qwen3-1.7B")' in verdict[1]
     assert "needs a 16 GB GPU" in fact(examined(findings), "why").value
 
@@ -340,8 +340,8 @@ def test_an_unknown_profile_is_refused_before_anything_is_asked(monkeypatch):
 def test_the_hubs_are_asked_unless_offline(monkeypatch):
     monkeypatch.setattr(machine, "look", lambda: replace(CPU, hubs=None))
     monkeypatch.setattr(hub, "reachable", lambda seconds: {"mirror": None})
-    assert "mirror reachable" in fact(doctor.examine("cpu"), "model hubs").value
-    assert fact(doctor.examine("cpu", online=False), "model hubs").value == "not asked"
+    assert "mirror reachable" in fact(doctor.examine("tiny"), "model hubs").value
+    assert fact(doctor.examine("tiny", online=False), "model hubs").value == "not asked"
 
 
 # ---- what people see

@@ -21,8 +21,8 @@ from lab import run_lessons
 @pytest.mark.parametrize(("folder", "seen"), [("", ""), ("notebooks", "../"), ("notebooks/extras", "../../")])
 def test_setup_finds_the_clone_from_any_folder_in_it(monkeypatch, folder, seen):
     monkeypatch.chdir(ROOT / folder)
-    ready = setup.setup(profile="cpu")
-    assert str(ready.model_dir) == f"{seen}models/smollm2-135m-instruct" and str(ready.run_dir) == f"{seen}runs/cpu"
+    ready = setup.setup(profile="tiny")
+    assert str(ready.model_dir) == f"{seen}models/smollm2-135m-instruct" and str(ready.run_dir) == f"{seen}runs/tiny"
     assert ready.profile.train.output_dir == str(ready.run_dir)
     assert "profile" in repr(ready) and "was asked for" in repr(ready)
     assert str(ROOT) not in repr(ready) + ready._repr_html_()
@@ -32,16 +32,16 @@ def test_setup_finds_the_clone_from_any_folder_in_it(monkeypatch, folder, seen):
 def test_outside_of_the_clone_setup_finds_it_too(monkeypatch, tmp_path):
     monkeypatch.delenv(paths.VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
-    ready = setup.setup(["data"], profile="cpu")
+    ready = setup.setup(["data"], profile="tiny")
     assert ready.model_dir.samefile(ROOT / "models/smollm2-135m-instruct")
-    assert ready.run_dir.resolve() == (ROOT / "runs/cpu").resolve() and ready.home.samefile(ROOT)
+    assert ready.run_dir.resolve() == (ROOT / "runs/tiny").resolve() and ready.home.samefile(ROOT)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("file", "settings", "folder"),
     [
-        (None, {}, "runs/cpu"),
+        (None, {}, "runs/tiny"),
         ("my.jsonl", {}, "runs/own/my"),
         ("my.jsonl", {"output_dir": "runs/x"}, "runs/x"),
         ("my.jsonl", {"output_dir": str(ROOT / "runs/y")}, "runs/y"),
@@ -55,7 +55,7 @@ def test_train_writes_into_the_clone_wherever_it_is_called(monkeypatch, tmp_path
     monkeypatch.setattr(setup, "setup", lambda needs, profile: None)
     monkeypatch.setattr(cli, "is_first_process", lambda: False)
     monkeypatch.setattr(pipeline, "train_adapter", lambda profile, **_: trained.append(profile))
-    cli.train("cpu", tmp_path / "config.json", file and tmp_path / file)
+    cli.train("tiny", tmp_path / "config.json", file and tmp_path / file)
     assert Path(trained[0].train.output_dir).resolve() == (ROOT / folder).resolve()
 
 
@@ -76,16 +76,16 @@ def test_missing_needs_are_made_in_order_and_only_once(monkeypatch):
 
     needs = {"data": need("data"), "adapter": need("adapter", "data"), "merged": need("merged", "adapter")}
     monkeypatch.setattr(setup, "NEEDS", needs)
-    ready = setup.setup(["merged", "data"], profile="cpu")
+    ready = setup.setup(["merged", "data"], profile="tiny")
     assert calls == ["data", "adapter", "merged"]
     assert [what.split(",")[0] for what in ready.made] == calls
-    assert setup.setup(["merged", "data"], profile="cpu").made == ()
+    assert setup.setup(["merged", "data"], profile="tiny").made == ()
 
 
 def test_what_cannot_be_made_names_the_command(monkeypatch):
     monkeypatch.setattr(setup, "NEEDS", {"x": Need("x", lambda profile: False, setup._command("no-such-command"))})
-    with pytest.raises(LessonError, match="python -m course_utils no-such-command --profile cpu"):
-        setup.setup(["x"], profile="cpu")
+    with pytest.raises(LessonError, match="python -m course_utils no-such-command --profile tiny"):
+        setup.setup(["x"], profile="tiny")
 
 
 def notebook(tmp_path, *cells):
@@ -99,8 +99,8 @@ def test_a_failing_cell_is_named_and_the_notebook_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(run_lessons, "notebooks", lambda: [path])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LessonError, match=r"01_try\.ipynb, cell 1: ZeroDivisionError"):
-        run_lessons.run(profiles.PROFILES["cpu"])
-    kept = nbformat.read(tmp_path / "runs/cpu/notebooks/01_try.ipynb", as_version=4)
+        run_lessons.run(profiles.PROFILES["tiny"])
+    kept = nbformat.read(tmp_path / "runs/tiny/notebooks/01_try.ipynb", as_version=4)
     assert kept.cells[0].outputs[0].data["text/plain"] == "2"
 
 
@@ -112,14 +112,14 @@ def test_the_lessons_kernels_have_the_same_home(tmp_path, monkeypatch):
     monkeypatch.setattr(run_lessons, "_write_report", lambda profile, durations: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(paths.VARIABLE, ".")
-    run_lessons.run(profiles.PROFILES["cpu"])
-    kept = nbformat.read(tmp_path / "runs/cpu/notebooks/01_try.ipynb", as_version=4)
+    run_lessons.run(profiles.PROFILES["tiny"])
+    kept = nbformat.read(tmp_path / "runs/tiny/notebooks/01_try.ipynb", as_version=4)
     assert kept.cells[0].outputs[0].text.strip() == str(tmp_path.resolve())
 
 
 def test_the_run_writes_the_report(tmp_path, monkeypatch):
     row = compared("json")
-    out = tmp_path / "runs/cpu"
+    out = tmp_path / "runs/tiny"
     out.mkdir(parents=True)
     figures = {"perplexities": {}, "figures": {}, "replies": {}}
     evaluation.Comparison([row], [{"figure": "usable"}], **figures).save(out / "evaluation.json")
@@ -127,7 +127,7 @@ def test_the_run_writes_the_report(tmp_path, monkeypatch):
     path = notebook(tmp_path, "import os; os.environ['COURSE_PROFILE']")
     monkeypatch.setattr(run_lessons, "notebooks", lambda: [path])
     monkeypatch.chdir(tmp_path)
-    page = run_lessons.run(profiles.PROFILES["cpu"])
+    page = run_lessons.run(profiles.PROFILES["tiny"])
     facts = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
     assert facts["table"] == [row] and facts["seed"] == 42 and set(facts["seconds"]) == {"01_try"}
     text = page.read_text(encoding="utf-8")
@@ -137,14 +137,14 @@ def test_the_run_writes_the_report(tmp_path, monkeypatch):
     assert (out / "notebooks/01_try.html").is_file()
 
 
-def test_a_stopped_evaluation_goes_on_and_writes_table_page_and_replies(monkeypatch, trained, toy_rows, cpu, tmp_path):
+def test_a_stopped_evaluation_goes_on_and_writes_table_page_and_replies(monkeypatch, trained, toy_rows, tiny, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained[0].adapter_dir.parent, run)
     monkeypatch.setattr(pipeline, "run_dir", lambda profile: run)
     monkeypatch.setattr(pipeline.hub, "download", lambda name: ROOT / "models" / name)
     rows = {"valid": toy_rows[:4], "general": [toy_rows[4] | {"source": "general"}]}
     monkeypatch.setattr(pipeline.data, "load_built", lambda profile, part: rows[part])
-    profile = replace(cpu, max_new_tokens=4, eval_batch_size=4)
+    profile = replace(tiny, max_new_tokens=4, eval_batch_size=4)
     judged = pipeline.evaluation.evaluate
     asked = []
 

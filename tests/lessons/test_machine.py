@@ -95,7 +95,7 @@ def test_faults_of_a_process_are_found_by_looking(tmp_path):
         "for name in ('transformers.utils', 'unsloth.models', 'transformers', 'unsloth'):\n"
         "    sys.modules[name] = types.ModuleType(name)\n"
         "from course_utils import doctor\n"
-        "print(json.dumps(doctor.examine('cpu', online=False).to_dict()))"
+        "print(json.dumps(doctor.examine('tiny', online=False).to_dict()))"
     )
     run = subprocess.run(
         [sys.executable, "-c", code],

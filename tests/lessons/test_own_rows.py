@@ -37,11 +37,11 @@ BROKEN = {  # row 4 of a file, and what is said of it
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_row_is_named_with_the_command_that_lists_all(kind, cpu, smol_tokenizer, tmp_path):
+def test_a_broken_row_is_named_with_the_command_that_lists_all(kind, tiny, smol_tokenizer, tmp_path):
     wrong, words = BROKEN[kind]
     file = write(tmp_path / "my rows.jsonl", [*map(line, QUESTIONS[:3]), wrong, *map(line, QUESTIONS[3:])])
     with pytest.raises(LessonError) as refused:
-        pipeline.own_rows(file, cpu, smol_tokenizer)
+        pipeline.own_rows(file, tiny, smol_tokenizer)
     said = str(refused.value)
     assert said.startswith(f"{file}, row 4, line 4") and words in said
     command = f"check-data '{file}' --tokenizer smollm2-135m-instruct --max-length 512`"
@@ -57,55 +57,55 @@ OTHERS = {  # rows of other kinds, and what is said of a file of them
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_rows_of_another_kind_are_refused_in_the_words_of_the_check(kind, cpu, smol_tokenizer, tmp_path):
+def test_rows_of_another_kind_are_refused_in_the_words_of_the_check(kind, tiny, smol_tokenizer, tmp_path):
     """Kind of fault: `check-data` and `train` give the same answer."""
     row, words = OTHERS[kind]
     file = write(tmp_path / "rows.jsonl", [json.dumps(row).replace("{}", str(number)) for number in range(12)])
     with pytest.raises(data.DataError, match=words) as refused:
-        pipeline.own_rows(file, cpu, smol_tokenizer)
+        pipeline.own_rows(file, tiny, smol_tokenizer)
     assert str(refused.value) == data.check(file).not_chats
     mixed = write(tmp_path / "chats.jsonl", [line(question) for question in QUESTIONS])
     with pytest.raises(data.DataError, match=r"holds chat and .* rows in one"):
-        pipeline.own_rows(mixed.parent, cpu, smol_tokenizer)
+        pipeline.own_rows(mixed.parent, tiny, smol_tokenizer)
 
 
-def test_a_text_that_nobody_reads_is_refused_and_a_label_is_a_warning(cpu, smol_tokenizer, tmp_path):
+def test_a_text_that_nobody_reads_is_refused_and_a_label_is_a_warning(tiny, smol_tokenizer, tmp_path):
     """Kind of fault: `train --data` is no quieter than `check-data`."""
     rows = [json.loads(line(question)) for question in QUESTIONS]
     lost = write(tmp_path / "lost.jsonl", [json.dumps(row | {"context": "It was on the shelf."}) for row in rows])
     with pytest.raises(LessonError, match=r"lost\.jsonl, row 1, line 1, context: would be lost"):
-        pipeline.own_rows(lost, cpu, smol_tokenizer)
+        pipeline.own_rows(lost, tiny, smol_tokenizer)
     labels = write(tmp_path / "labels.jsonl", [json.dumps(row | {"topic": "places"}) for row in rows])
     with pytest.warns(UserWarning, match="not read are the columns topic"):
-        pipeline.own_rows(labels, cpu, smol_tokenizer)
+        pipeline.own_rows(labels, tiny, smol_tokenizer)
 
 
-def test_a_turn_that_is_not_to_be_learned_stays_so_on_the_way_to_training(cpu, smol_tokenizer, tmp_path):
+def test_a_turn_that_is_not_to_be_learned_stays_so_on_the_way_to_training(tiny, smol_tokenizer, tmp_path):
     """Kind of fault: training hears what a row says about itself."""
     rows = [json.loads(line(question, "Place: the shelf")) for question in QUESTIONS]
     for row in rows:
         bad = {"role": "assistant", "content": "No idea!", "weight": 0}
         row["messages"][1:1] = [bad, {"role": "user", "content": "Look again."}]
     file = write(tmp_path / "rows.jsonl", map(json.dumps, rows))
-    for part in pipeline.own_rows(file, cpu, smol_tokenizer):
+    for part in pipeline.own_rows(file, tiny, smol_tokenizer):
         for example in masking.build_dataset(part, smol_tokenizer):
             learned = [id for id, label in zip(example["input_ids"], example["labels"], strict=True) if label >= 0]
             text = smol_tokenizer.decode(learned)
             assert "the shelf" in text and "idea" not in text
 
 
-def test_too_few_rows_are_refused(cpu, smol_tokenizer, tmp_path):
+def test_too_few_rows_are_refused(tiny, smol_tokenizer, tmp_path):
     nine = write(tmp_path / "nine.jsonl", [line(question) for question in QUESTIONS[:9]])
     with pytest.raises(LessonError, match=r"nine\.jsonl holds 9 rows; 10 are the least"):
-        pipeline.own_rows(nine, cpu, smol_tokenizer)
+        pipeline.own_rows(nine, tiny, smol_tokenizer)
     ten = write(tmp_path / "ten.jsonl", [line(question) for question in QUESTIONS[:10]])
-    assert [len(part) for part in pipeline.own_rows(ten, cpu, smol_tokenizer)] == [8, 2]
+    assert [len(part) for part in pipeline.own_rows(ten, tiny, smol_tokenizer)] == [8, 2]
 
 
-def test_what_is_held_back_is_not_trained_in_other_numbers(cpu, smol_tokenizer, tmp_path):
+def test_what_is_held_back_is_not_trained_in_other_numbers(tiny, smol_tokenizer, tmp_path):
     asked = [*QUESTIONS, *(f"Where is order {number}?" for number in range(8))]
     file = write(tmp_path / "rows.jsonl", [line(question) for question in asked])
-    train, valid = pipeline.own_rows(file, cpu, smol_tokenizer)
+    train, valid = pipeline.own_rows(file, tiny, smol_tokenizer)
     assert len(train) + len(valid) == len(asked) and len(valid) >= 3
     assert not data.leaks(train, valid)
     orders = ["order" in row["messages"][0]["content"] for row in train]
@@ -128,7 +128,7 @@ def test_the_log_has_each_steps_loss(tmp_path):
 
 def command(*arguments: str, cwd: Path = ROOT, typed: str = "") -> subprocess.CompletedProcess[str]:
     """`python -m course_utils …` on two cores."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COURSE_PROFILE": "cpu"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COURSE_PROFILE": "tiny"}
     return subprocess.run(
         [sys.executable, "-m", "course_utils", *arguments],
         cwd=cwd,
@@ -142,7 +142,7 @@ def command(*arguments: str, cwd: Path = ROOT, typed: str = "") -> subprocess.Co
 
 def files_of_the_clone() -> set[str]:
     """All files in the clone's folder but models, caches and what the lessons write, which may run beside this test."""
-    found, lessons = set(), {str(ROOT / "runs" / "cpu"), str(ROOT / "data" / "build")}
+    found, lessons = set(), {str(ROOT / "runs" / "tiny"), str(ROOT / "data" / "build")}
     for folder, folders, names in os.walk(ROOT):
         folders[:] = [
             name for name in folders if name not in CACHES | {".git", "models"} and f"{folder}/{name}" not in lessons
@@ -200,9 +200,9 @@ def test_a_misspelled_setting_is_one_line(tmp_path):
 
 def test_a_broken_file_is_one_line(tmp_path):
     file = write(tmp_path / "rows.jsonl", [*map(line, QUESTIONS), BROKEN["cut off"][0]])
-    chosen = {"data": "rows.jsonl", "profile": "cpu", "output_dir": str(tmp_path / "run")}
+    chosen = {"data": "rows.jsonl", "profile": "tiny", "output_dir": str(tmp_path / "run")}
     (tmp_path / "config.json").write_text(json.dumps(chosen), encoding="utf-8")
-    said = the_error(command("train", "--profile", "cpu", "--config", "config.json", cwd=tmp_path))
+    said = the_error(command("train", "--profile", "tiny", "--config", "config.json", cwd=tmp_path))
     assert said.startswith(f"error: {file}, row 25, line 25: not JSON")
     assert not (tmp_path / "run").exists()
     checked = command("check-data", "rows.jsonl", cwd=tmp_path)
@@ -210,7 +210,7 @@ def test_a_broken_file_is_one_line(tmp_path):
     assert "Traceback" not in checked.stderr
 
 
-@pytest.mark.parametrize("text", ['{"data": 3}', '{"profile": ["cpu"]}', "[]", "{"])
+@pytest.mark.parametrize("text", ['{"data": 3}', '{"profile": ["tiny"]}', "[]", "{"])
 def test_a_configuration_that_says_nothing_sensible(text, tmp_path, monkeypatch):
     from course_utils import cli
 

@@ -115,17 +115,17 @@ def test_rows_that_are_no_task_are_refused_and_nothing_is_written(smol_tokenizer
     assert not list(tmp_path.iterdir())
 
 
-def test_a_tool_that_fails_is_told_with_its_last_words_and_leaves_the_old_report(cpu, tasks, tmp_path):
+def test_a_tool_that_fails_is_told_with_its_last_words_and_leaves_the_old_report(tiny, tasks, tmp_path):
     tool = tmp_path / "lm_eval"
     tool.write_text("#!/bin/sh\necho first; echo no such model; exit 3\n")
     tool.chmod(0o755)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").touch()
     with pytest.raises(PublicTaskError, match=r"lm_eval run --model hf …` failed: first \| no such model"):
-        public_tasks.run_lm_eval(cpu, "model", tasks, tmp_path / "out", bin_dir=tmp_path)
+        public_tasks.run_lm_eval(tiny, "model", tasks, tmp_path / "out", bin_dir=tmp_path)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["old"]
     with pytest.raises(PublicTaskError, match=r"is not there.*environment"):
-        public_tasks.run_lm_eval(cpu, "model", tasks, tmp_path / "out", bin_dir=tmp_path / "nowhere")
+        public_tasks.run_lm_eval(tiny, "model", tasks, tmp_path / "out", bin_dir=tmp_path / "nowhere")
 
 
 def test_a_folder_without_a_report_is_told(tmp_path):
@@ -146,19 +146,19 @@ def test_an_environment_is_made_once_and_again_for_another_version(tmp_path, mon
 
 
 @pytest.mark.long
-def test_the_harness_agrees_with_the_course_on_base_and_tuned(cpu, smol, trained, smol_tokenizer, tmp_path):
+def test_the_harness_agrees_with_the_course_on_base_and_tuned(tiny, smol, trained, smol_tokenizer, tmp_path):
     """lm-eval for real, offline, from an environment made for this test; in float32, where no two tokens tie."""
-    cpu = replace(cpu, dtype="float32")
+    tiny = replace(tiny, dtype="float32")
     result, _ = trained
     merged = export.merge_adapter(smol, result.adapter_dir, tmp_path / "merged").path
     tools = public_tasks.environment(tmp_path / "tools")
     tasks = public_tasks.write_tasks(ROWS, smol_tokenizer, tmp_path / "tasks", max_new_tokens=24)
     for folder in (smol, merged):
-        scores = public_tasks.run_lm_eval(cpu, folder, tasks, tmp_path / "out", bin_dir=tools)
+        scores = public_tasks.run_lm_eval(tiny, folder, tasks, tmp_path / "out", bin_dir=tools)
         assert [score.task for score in scores] == ["course_general", "course_json", "course_mawps"]
         assert [score.prompts for score in scores] == [5, 5, 4]
         model, tokenizer = adapters.load_base(folder)
-        report = evaluation.evaluate(model.float(), tokenizer, ROWS, batch_size=cpu.eval_batch_size, max_new_tokens=24)
+        report = evaluation.evaluate(model.float(), tokenizer, ROWS, batch_size=tiny.eval_batch_size, max_new_tokens=24)
         for score, source, figure in zip(scores[1:], ("json", "mawps"), ("json_strict", "exact"), strict=True):
             mine = [line for line in report.rows if line["source"] == source]
             assert [sample["prompt"] for sample in score.samples] == [

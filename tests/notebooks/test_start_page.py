@@ -22,7 +22,7 @@ TASKS = [
 
 @pytest.fixture(scope="module")
 def found() -> Diagnosis:
-    return doctor.examine("cpu", online=False)
+    return doctor.examine("tiny", online=False)
 
 
 def test_every_notebook_has_a_link_that_leads_to_it(found):
@@ -44,12 +44,12 @@ def test_what_is_solved_and_what_is_there(found):
 
 
 def test_what_is_there_is_found_from_another_folder(tmp_path, monkeypatch):
-    adapter = tmp_path / "home/runs/cpu/adapter/adapter_model.safetensors"
+    adapter = tmp_path / "home/runs/tiny/adapter/adapter_model.safetensors"
     adapter.parent.mkdir(parents=True)
     adapter.touch()
     monkeypatch.setenv("COURSE_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    assert [what for what, there in start_page._needs(PROFILES["cpu"]) if there] == ["the trained adapter (3 minutes)"]
+    assert [what for what, there in start_page._needs(PROFILES["tiny"]) if there] == ["the trained adapter (3 minutes)"]
 
 
 def test_a_fault_stands_there_as_text_and_what_is_fine_does_not(found):

@@ -30,9 +30,9 @@ def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
 
 
-def run(smol, cpu, toy_rows, settings, **options):
-    model, tokenizer = modeling.load_model(smol, cpu)
-    model = modeling.attach_lora(model, cpu)
+def run(smol, tiny, toy_rows, settings, **options):
+    model, tokenizer = modeling.load_model(smol, tiny)
+    model = modeling.attach_lora(model, tiny)
     examples = masking.build_dataset(toy_rows, tokenizer)
     return training.train(model, tokenizer, examples, examples, settings, **options)
 
@@ -68,13 +68,13 @@ def test_the_tracker_gets_what_the_log_adds(trained):
         assert [point.step for point in read.Scalars(f"train/{name}")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_the_same_seed_gives_the_same_adapter(smol, cpu, toy_rows, trained, tmp_path):
+def test_the_same_seed_gives_the_same_adapter(smol, tiny, toy_rows, trained, tmp_path):
     result, settings = trained
-    again = run(smol, cpu, toy_rows, replace(settings, output_dir=str(tmp_path / "again")))
+    again = run(smol, tiny, toy_rows, replace(settings, output_dir=str(tmp_path / "again")))
     assert digest(again.adapter_dir) == digest(result.adapter_dir)
 
 
-def test_a_run_that_was_stopped_goes_on(smol, cpu, toy_rows, trained, tmp_path):
+def test_a_run_that_was_stopped_goes_on(smol, tiny, toy_rows, trained, tmp_path):
     from transformers import TrainerCallback
 
     class Stop(TrainerCallback):
@@ -84,8 +84,8 @@ def test_a_run_that_was_stopped_goes_on(smol, cpu, toy_rows, trained, tmp_path):
     result, settings = trained
     settings = replace(settings, output_dir=str(tmp_path / "stopped"))
     with pytest.raises(KeyboardInterrupt):
-        run(smol, cpu, toy_rows, settings, callbacks=[Stop()])
-    resumed = run(smol, cpu, toy_rows, settings, resume=True)
+        run(smol, tiny, toy_rows, settings, callbacks=[Stop()])
+    resumed = run(smol, tiny, toy_rows, settings, resume=True)
     assert digest(resumed.adapter_dir) == digest(result.adapter_dir)
 
 
@@ -126,7 +126,7 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_adapter(smol, tmp_path, 
     same_as_the_whole_one()
 
 
-def test_a_second_run_into_the_same_folder_is_refused(smol, cpu, toy_rows, trained, tmp_path):
+def test_a_second_run_into_the_same_folder_is_refused(smol, tiny, toy_rows, trained, tmp_path):
     """While this run stands still in its second step, a process begins another one in its folder."""
     from transformers import TrainerCallback
 
@@ -147,21 +147,21 @@ def test_a_second_run_into_the_same_folder_is_refused(smol, cpu, toy_rows, train
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 outcomes.append((done.returncode, done.stderr.splitlines()[-1], snapshot() == before))
 
-    first = run(smol, cpu, toy_rows, settings, callbacks=[Second()])
+    first = run(smol, tiny, toy_rows, settings, callbacks=[Second()])
     assert [(code, unchanged) for code, _, unchanged in outcomes] == [(1, True)] * 2
     assert all(f"FolderInUse: A run goes on in {settings.output_dir}" in error for _, error, _ in outcomes)
     assert digest(first.adapter_dir) == digest(result.adapter_dir)
     with pytest.raises(training.TrainingError, match="train rows, valid rows differ"):  # it is free again
-        run(smol, cpu, toy_rows[:6], settings, resume=True)
+        run(smol, tiny, toy_rows[:6], settings, resume=True)
 
 
-def test_only_the_first_of_several_processes_clears_a_folder(smol, cpu, toy_rows, trained, tmp_path, monkeypatch):
+def test_only_the_first_of_several_processes_clears_a_folder(smol, tiny, toy_rows, trained, tmp_path, monkeypatch):
     """The first holds the folder: were it refused, the others must not have cleared it."""
     monkeypatch.setattr(training, "_trainer", lambda *_, **__: pytest.fail("stop here"))
     monkeypatch.setenv("RANK", "1")
     before = shutil.copytree(trained[1].output_dir, tmp_path / "run")
     with pytest.raises(pytest.fail.Exception, match="stop here"):
-        run(smol, cpu, toy_rows, replace(trained[1], output_dir=str(before)))
+        run(smol, tiny, toy_rows, replace(trained[1], output_dir=str(before)))
     names = [sorted(path.name for path in Path(folder).rglob("*")) for folder in (before, trained[1].output_dir)]
     assert names[0] == names[1]
 
@@ -176,7 +176,7 @@ def test_a_checkpoint_that_was_cut_off_is_not_gone_on_from(tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["checkpoint-2", "checkpoint-4"]
 
 
-def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(smol, cpu, toy_rows, trained, tmp_path):
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(smol, tiny, toy_rows, trained, tmp_path):
     from transformers import TrainerCallback
 
     class CtrlC(TrainerCallback):
@@ -188,27 +188,27 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(smol, cpu, toy_rows, t
     settings = replace(settings, output_dir=str(tmp_path / "stopped"))
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(training.Interrupted, match=r"after step 2 of 6.*resume=True"):
-        run(smol, cpu, toy_rows, settings, callbacks=[CtrlC()])
+        run(smol, tiny, toy_rows, settings, callbacks=[CtrlC()])
     assert signal.getsignal(signal.SIGINT) is before
     assert not (tmp_path / "stopped" / "adapter").exists()
-    resumed = run(smol, cpu, toy_rows, settings, resume=True)
+    resumed = run(smol, tiny, toy_rows, settings, resume=True)
     assert digest(resumed.adapter_dir) == digest(result.adapter_dir)
     assert [entry["step"] for entry in resumed.log] == [entry["step"] for entry in result.log]
 
 
-def test_only_the_same_run_goes_on(smol, cpu, toy_rows, trained, tmp_path):
+def test_only_the_same_run_goes_on(smol, tiny, toy_rows, trained, tmp_path):
     settings = replace(trained[1], output_dir=str(tmp_path / "run"), max_steps=1)
-    first = run(smol, cpu, toy_rows, settings)
-    assert run(smol, cpu, toy_rows, settings, resume=True) == first, "a finished run is returned as it is"
+    first = run(smol, tiny, toy_rows, settings)
+    assert run(smol, tiny, toy_rows, settings, resume=True) == first, "a finished run is returned as it is"
     with pytest.raises(training.TrainingError, match="learning_rate differ from when it began"):
-        run(smol, cpu, toy_rows, replace(settings, learning_rate=1e-5), resume=True)
+        run(smol, tiny, toy_rows, replace(settings, learning_rate=1e-5), resume=True)
     with pytest.raises(training.TrainingError, match="train rows, valid rows differ"):
-        run(smol, cpu, toy_rows[:6], settings, resume=True)
+        run(smol, tiny, toy_rows[:6], settings, resume=True)
 
 
-def test_a_loss_that_is_no_number_ends_the_run(smol, cpu, toy_rows, trained, tmp_path):
-    model, tokenizer = modeling.load_model(smol, cpu)
-    model = modeling.attach_lora(model, cpu)
+def test_a_loss_that_is_no_number_ends_the_run(smol, tiny, toy_rows, trained, tmp_path):
+    model, tokenizer = modeling.load_model(smol, tiny)
+    model = modeling.attach_lora(model, tiny)
     with torch.no_grad():
         model.base_model.model.model.layers[3].mlp.up_proj.lora_B["default"].weight[0] = float("nan")
     examples = masking.build_dataset(toy_rows, tokenizer)
@@ -219,28 +219,28 @@ def test_a_loss_that_is_no_number_ends_the_run(smol, cpu, toy_rows, trained, tmp
     assert model.get_base_model().config._attn_implementation == "sdpa", "the shortcuts are taken back"
 
 
-def test_a_full_disk(smol, cpu, toy_rows, trained, tmp_path):
+def test_a_full_disk(smol, tiny, toy_rows, trained, tmp_path):
     """No file may grow beyond a mebibyte: what the system says then is what it says on a full disk."""
     settings = replace(trained[1], output_dir=str(tmp_path / "run"), tracker="none")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
     try:
         with pytest.raises(training.TrainingError, match=r"could not be written .* Free some space"):
-            run(smol, cpu, toy_rows, settings)
+            run(smol, tiny, toy_rows, settings)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not (tmp_path / "run" / "adapter").exists()
-    assert digest(run(smol, cpu, toy_rows, settings, resume=True).adapter_dir) == digest(trained[0].adapter_dir)
+    assert digest(run(smol, tiny, toy_rows, settings, resume=True).adapter_dir) == digest(trained[0].adapter_dir)
 
 
-def test_a_folder_that_cannot_be_written_to(smol, cpu, toy_rows, trained, tmp_path):
+def test_a_folder_that_cannot_be_written_to(smol, tiny, toy_rows, trained, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     settings = replace(trained[1], output_dir=str(tmp_path / "file" / "run"))
     with pytest.raises(training.TrainingError, match=r"cannot be written to .* set output_dir"):
-        run(smol, cpu, toy_rows, settings)
+        run(smol, tiny, toy_rows, settings)
 
 
-def test_out_of_memory_is_explained_with_budget_and_remedy(smol, cpu, toy_rows, trained, tmp_path):
+def test_out_of_memory_is_explained_with_budget_and_remedy(smol, tiny, toy_rows, trained, tmp_path):
     from transformers import TrainerCallback
 
     class Greedy(TrainerCallback):
@@ -249,16 +249,16 @@ def test_out_of_memory_is_explained_with_budget_and_remedy(smol, cpu, toy_rows, 
 
     settings = replace(trained[1], output_dir=str(tmp_path / "run"))
     with pytest.raises(training.OutOfMemory, match=r"predicted was \d\.\d GiB.*Next: gradient_checkpointing False"):
-        run(smol, cpu, toy_rows, settings, callbacks=[Greedy()], profile=cpu)
+        run(smol, tiny, toy_rows, settings, callbacks=[Greedy()], profile=tiny)
     with pytest.raises(training.OutOfMemory, match="Halve batch_size"):
-        run(smol, cpu, toy_rows, settings, callbacks=[Greedy()])
+        run(smol, tiny, toy_rows, settings, callbacks=[Greedy()])
     assert not (tmp_path / "run" / "adapter").exists()
 
 
-def test_early_stop_keeps_the_best(smol, cpu, toy_rows, trained, tmp_path):
+def test_early_stop_keeps_the_best(smol, tiny, toy_rows, trained, tmp_path):
     wild = {"learning_rate": 0.05, "max_steps": 12, "eval_steps": 1, "early_stop": 1, "scheduler": "constant"}
     settings = replace(trained[1], output_dir=str(tmp_path / "run"), **wild)
-    result = run(smol, cpu, toy_rows, settings)
+    result = run(smol, tiny, toy_rows, settings)
     losses = [entry["eval_loss"] for entry in result.log if "eval_loss" in entry]
     assert result.metrics["steps"] < 12
     assert losses[-1] > min(losses)
@@ -311,14 +311,14 @@ def test_precision(supported, cuda, expected):
 
 
 @pytest.mark.parametrize("supported", [True, False])
-def test_the_trainer_asks_unsloth_for_bfloat16(smol, cpu, toy_rows, trained, tmp_path, monkeypatch, supported):
+def test_the_trainer_asks_unsloth_for_bfloat16(smol, tiny, toy_rows, trained, tmp_path, monkeypatch, supported):
     """Pitfall sft-config-defaults: SFTConfig's own default is bf16, whatever the machine."""
     unsloth = modeling.import_unsloth()
     seen = []
     monkeypatch.setattr(unsloth, "is_bfloat16_supported", lambda: supported)
     made = training._trainer
     monkeypatch.setattr(training, "_trainer", lambda *a, **k: seen.append(made(*a, **k)) or seen[0])
-    profile = cpu if supported else replace(cpu, dtype="float32")
+    profile = tiny if supported else replace(tiny, dtype="float32")
     model, tokenizer = modeling.load_model(smol, profile)
     examples = masking.build_dataset(toy_rows, tokenizer)
     settings = replace(trained[1], output_dir=str(tmp_path / "run"), max_steps=1)
@@ -327,10 +327,10 @@ def test_the_trainer_asks_unsloth_for_bfloat16(smol, cpu, toy_rows, trained, tmp
 
 
 @pytest.mark.parametrize("tokens", [PLAIN_ATTENTION_UP_TO, PLAIN_ATTENTION_UP_TO + 1])
-def test_the_shortcuts_change_no_result_beyond_rounding(smol, cpu, tokens):
+def test_the_shortcuts_change_no_result_beyond_rounding(smol, tiny, tokens):
     """In float32, where rounding is small: the loss and the gradients are those of the stock model, padding and all."""
-    model, _ = modeling.load_model(smol, replace(cpu, dtype="float32"))
-    model = modeling.attach_lora(model, cpu)
+    model, _ = modeling.load_model(smol, replace(tiny, dtype="float32"))
+    model = modeling.attach_lora(model, tiny)
     ids = torch.randint(100, 40_000, (2, tokens), generator=torch.Generator().manual_seed(0))
     seen = torch.ones_like(ids)
     seen[1, tokens // 2 :] = 0
@@ -347,11 +347,11 @@ def test_the_shortcuts_change_no_result_beyond_rounding(smol, cpu, tokens):
         assert torch.allclose(stock, ours, rtol=1e-4, atol=1e-4 * float(stock.abs().max()))
 
 
-def test_inputs_that_are_not_copied_give_the_same_bits(smol, cpu, toy_rows):
+def test_inputs_that_are_not_copied_give_the_same_bits(smol, tiny, toy_rows):
     from peft.helpers import disable_input_dtype_casting
 
-    model, tokenizer = modeling.load_model(smol, cpu)
-    model = modeling.attach_lora(model, cpu)
+    model, tokenizer = modeling.load_model(smol, tiny)
+    model = modeling.attach_lora(model, tiny)
     ids = torch.tensor([masking.build_dataset(toy_rows, tokenizer)[0]["input_ids"]])
     found = []
     for way in (nullcontext(), disable_input_dtype_casting(model)):
@@ -372,7 +372,7 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_accumulation(smol, t
         for n in range(16)
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    common = {"profile": "cpu", "batch_size": 2, "max_steps": 3, "eval_steps": 3, "tracker": "none"}
+    common = {"profile": "tiny", "batch_size": 2, "max_steps": 3, "eval_steps": 3, "tracker": "none"}
     common |= {"data": str(tmp_path / "rows.jsonl")}
     together = ["--config_file", str(ROOT / "docs" / "accelerate" / "ddp_cpu.yaml")]
     launches = {1: [], 2: ["-m", "accelerate.commands.launch", *together]}
@@ -395,8 +395,8 @@ def test_two_processes_take_the_steps_of_one_with_twice_the_accumulation(smol, t
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-def test_a_set_that_cannot_teach_is_refused(smol, cpu, trained, tmp_path):
-    model, tokenizer = modeling.load_model(smol, cpu)
+def test_a_set_that_cannot_teach_is_refused(smol, tiny, trained, tmp_path):
+    model, tokenizer = modeling.load_model(smol, tiny)
     silent = [{"input_ids": [1, 2, 3], "labels": [masking.IGNORED] * 3}]
     settings = replace(trained[1], output_dir=str(tmp_path / "none"))
     with pytest.raises(training.TrainingError, match="nothing is learned: 1 of"):
