@@ -40,6 +40,7 @@ def test_the_generator_writes_the_same_bytes(tmp_path):
         ("json.jsonl", {"id", "messages", "tags"}),
         ("tools.jsonl", {"id", "tools", "messages", "tags"}),
         ("thinking.jsonl", {"id", "messages", "tags"}),
+        ("plain.jsonl", {"id", "messages", "tags"}),
         ("general.jsonl", {"id", "messages", "tags"}),
     ],
 )
@@ -52,7 +53,7 @@ def test_keys_are_those_of_the_public_schema(name, keys):
 
 def test_the_readme_states_the_counts():
     readme = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
-    for name in (*GENERATED, "emoji.jsonl", "general.jsonl"):
+    for name in (*GENERATED, "emoji.jsonl", "plain.jsonl", "general.jsonl"):
         assert re.search(rf"`raw/{re.escape(name)}` \| {len(rows_of(name))} \|", readme), name
 
 
@@ -143,9 +144,25 @@ def test_every_emoji_answer_has_emoji_and_is_short():
     assert sum(bool(row["answer_zh"] and not row["answer_en"]) for row in rows) >= 15
 
 
+@pytest.mark.parametrize(("kind", "count"), [("plain", 40), ("general", 42)])
+def test_plain_replies_are_short_and_have_no_emoji(kind, count):
+    rows = rows_of(f"{kind}.jsonl")
+    assert [row["id"] for row in rows] == [f"{kind}-{number:03}" for number in range(1, len(rows) + 1)]
+    assert Counter(row["tags"][1] for row in rows) == {"en": count, "zh": count}
+    for row in rows:
+        assert row["tags"][0] == kind
+        assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
+        question, reply = (message["content"] for message in row["messages"])
+        assert not EMOJI.search(question + reply), row
+        assert reply == reply.strip() and 0 < len(reply) < 200
+        assert len(re.findall(r"[.?!](?:\s|$)|[。？！]", reply)) <= 3, row
+        assert not re.search(r"[\u4e00-\u9fff][,.;:?!]|[,.;:?!][\u4e00-\u9fff]", question + reply), row
+
+
 def test_no_two_questions_are_nearly_alike():
     questions = [row["question"].casefold() for row in rows_of("emoji.jsonl")]
-    questions += [row["messages"][0]["content"].casefold() for row in rows_of("general.jsonl")]
+    for name in ("plain.jsonl", "general.jsonl"):
+        questions += [row["messages"][0]["content"].casefold() for row in rows_of(name)]
     for i, first in enumerate(questions):
         matcher = difflib.SequenceMatcher(b=first, autojunk=False)
         for second in questions[:i]:
@@ -255,8 +272,7 @@ def test_thinking_rows_think_apart_from_the_answer():
 
 
 def test_languages_are_what_the_tags_say():
-    for name in ("json.jsonl", "tools.jsonl", "thinking.jsonl", "general.jsonl"):
+    for name in ("json.jsonl", "tools.jsonl", "thinking.jsonl", "plain.jsonl", "general.jsonl"):
         for row in rows_of(name):
             asked = row["messages"][0]["content"]
             assert ("zh" if CHINESE.search(asked) else "en") in row["tags"], row
-    assert all("en" in row["tags"] for row in rows_of("general.jsonl"))
