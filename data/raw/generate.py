@@ -1,4 +1,4 @@
-"""Write the generated files of this folder: cmath, mawps, json, tools and thinking.
+"""Write the generated files of this folder: cmath, mawps, worked, json, tools and thinking.
 
     python data/raw/generate.py [--out FOLDER]
 
@@ -98,10 +98,9 @@ def golden_of(problem: Problem, numbers: dict[str, int]) -> str:
     return f"{answer[0]}/{answer[1]}" if isinstance(answer, tuple) else str(answer)
 
 
-def cmath_rows() -> list[Row]:
-    """Three rows of each problem, with different numbers."""
+def cmath_problems() -> Iterator[tuple[Problem, dict[str, int]]]:
+    """Each problem three times, with different numbers."""
     rng = random.Random(f"{SEED}:cmath")
-    rows: list[Row] = []
     for problem in PROBLEMS:
         seen: set[str] = set()
         while len(seen) < 3:
@@ -110,12 +109,59 @@ def cmath_rows() -> list[Row]:
             if question in seen or not problem.holds(**numbers) or golden.startswith(("-", "0")):
                 continue
             seen.add(question)
-            digits = max(
-                len(re.sub(r"\D", "", found)) for found in re.findall(r"\d+(?:\.\d+)?", f"{question} {golden}")
-            )
-            rows.append({"grade": problem.grade, "input": question, "golden": golden})
-            rows[-1] |= {"reasoning_step": problem.steps, "num_digits": digits}
-    return rows
+            yield problem, numbers
+
+
+def cmath_rows() -> Iterator[Row]:
+    """The problems as CMATH writes them."""
+    for problem, numbers in cmath_problems():
+        question, golden = problem.text.format(**numbers), golden_of(problem, numbers)
+        figures = re.findall(r"\d+(?:\.\d+)?", f"{question} {golden}")
+        digits = max(len(re.sub(r"\D", "", figure)) for figure in figures)
+        row = {"grade": problem.grade, "input": question, "golden": golden}
+        yield row | {"reasoning_step": problem.steps, "num_digits": digits}
+
+
+# --------------------------------------------------------------------------------------------------------------- worked
+SIGNS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
+
+
+def shown(number: Fraction) -> str:
+    """8 or 2.5, never 8.0."""
+    return f"{float(number):g}"
+
+
+def steps_of(node: ast.expr, numbers: dict[str, Fraction]) -> tuple[list[str], Fraction]:
+    """An equation as steps with one operator each ("28 - 25 = 3."), and its value."""
+    if isinstance(node, ast.Name):
+        return [], numbers[node.id]
+    if not isinstance(node, ast.BinOp):
+        raise TypeError(ast.dump(node))
+    before, left = steps_of(node.left, numbers)
+    between, right = steps_of(node.right, numbers)
+    value = OPERATORS[type(node.op)](left, right)
+    step = f"{shown(left)} {SIGNS[type(node.op)]} {shown(right)} = {shown(value)}."
+    return [*before, *between, step], value
+
+
+def worked_rows() -> Iterator[Row]:
+    """Every row of cmath and mawps as a question, the bare answer, and the steps to it in `reasoning_content`."""
+    worked = [
+        ("cmath", "zh", problem.text.format(**numbers), golden_of(problem, numbers), problem.worked(**numbers))
+        for problem, numbers in cmath_problems()
+    ]
+    for row in mawps_rows():
+        numbers = {f"N_{index:02}": Fraction(number) for index, number in enumerate(row["Numbers"].split())}
+        question = re.sub(r"N_\d\d", lambda match, numbers=numbers: shown(numbers[match[0]]), row["Question"])
+        steps, answer = steps_of(ast.parse(row["Equation"], mode="eval").body, numbers)
+        worked.append(("mawps", "en", question, shown(answer), " ".join(steps)))
+    counts = {"cmath": 0, "mawps": 0}
+    for source, language, question, answer, steps in worked:
+        counts[source] += 1
+        reply = {"role": "assistant", "content": answer, "reasoning_content": steps}
+        messages = [{"role": "user", "content": question}, reply]
+        tags = ["thinking", "math", language, "worked"]
+        yield {"id": f"worked-{source}-{counts[source]:03}", "messages": messages, "tags": tags}
 
 
 # ----------------------------------------------------------------------------------------------------------------- json
@@ -329,7 +375,7 @@ def table(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    """Write the five files."""
+    """Write the generated files."""
     parser = argparse.ArgumentParser(description="Write the generated files of data/raw.")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent, help="folder to write to (default: this one)"
@@ -338,6 +384,7 @@ def main() -> None:
     files = {
         "cmath.jsonl": jsonl(cmath_rows()),
         "mawps.csv": table(mawps_rows()),
+        "worked.jsonl": jsonl(worked_rows()),
         "json.jsonl": jsonl(json_rows()),
         "tools.jsonl": jsonl(tools_rows()),
         "thinking.jsonl": jsonl(thinking_rows()),

@@ -4,6 +4,7 @@ import csv
 import difflib
 import importlib.util
 import json
+import operator
 import re
 import subprocess
 import sys
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RAW = ROOT / "data" / "raw"
 EMOJI = re.compile("[\u2600-\u27bf\u2b50\u2b1b\u267e\u26a0\u23f0-\u23f3\U0001f1e6-\U0001faff]")
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
-GENERATED = ("cmath.jsonl", "mawps.csv", "json.jsonl", "tools.jsonl", "thinking.jsonl")
+GENERATED = ("cmath.jsonl", "mawps.csv", "worked.jsonl", "json.jsonl", "tools.jsonl", "thinking.jsonl")
 
 
 def rows_of(name):
@@ -41,6 +42,7 @@ def test_the_generator_writes_the_same_bytes(tmp_path):
         ("json.jsonl", {"id", "messages", "tags"}),
         ("tools.jsonl", {"id", "tools", "messages", "tags"}),
         ("thinking.jsonl", {"id", "messages", "tags"}),
+        ("worked.jsonl", {"id", "messages", "tags"}),
         ("plain.jsonl", {"id", "messages", "tags"}),
         ("general.jsonl", {"id", "messages", "tags"}),
     ],
@@ -126,6 +128,40 @@ def test_cmath_answers_in_a_second_reckoning():
         used[pattern] += 1
     assert set(used) == set(formulas)
     assert any("/" in row["golden"] for row in rows_of("cmath.jsonl"))
+
+
+@pytest.mark.parametrize(("source", "file", "language"), [("cmath", "cmath.jsonl", "zh"), ("mawps", "mawps.csv", "en")])
+def test_worked_rows_are_those_of_the_source_with_its_bare_answers(source, file, language):
+    worked = [row for row in rows_of("worked.jsonl") if row["id"].startswith(f"worked-{source}-")]
+    normalised = data.normalise(source, rows_of(file))
+    assert len(worked) == len(normalised)
+    for number, (row, original) in enumerate(zip(worked, normalised, strict=True), start=1):
+        assert row["id"] == f"worked-{source}-{number:03}"
+        assert row["tags"] == ["thinking", "math", language, "worked"]
+        said = [(message["role"], message["content"]) for message in row["messages"]]
+        assert said == [(message["role"], message["content"]) for message in original["messages"]]
+
+
+def test_worked_steps_are_true_and_end_in_the_answer():
+    number = r"\d+(?:\.\d+)?(?:/\d+)?"  # 8, 2.5 or 2/6
+    sums = {"+": operator.add, "-": operator.sub, "*": operator.mul, "×": operator.mul}
+    sums |= {"/": operator.truediv, "÷": operator.truediv}
+    rows = rows_of("worked.jsonl")
+    assert len(rows) == 300
+    for row in rows:
+        reply = row["messages"][-1]
+        steps, answer = reply["reasoning_content"], reply["content"]
+        equations = re.findall(rf"(?<![\d./+*×÷-])({number}) ([-+*/×÷]) ({number}) = ({number})(?= |[.，。]|$)", steps)
+        assert 1 <= len(equations) == steps.count("=") <= 3, row
+        for left, sign, right, value in equations:
+            assert sums[sign](Fraction(left), Fraction(right)) == Fraction(value), (row, left, sign, right)
+        assert re.findall(number, steps)[-1] == answer == equations[-1][-1], row
+        assert ("zh" in row["tags"]) == bool(CHINESE.search(steps)) == steps.endswith("。"), row
+        operands = {Fraction(n) for left, _, right, _ in equations for n in (left, right)}
+        asked = row["messages"][0]["content"]
+        known = {Fraction(n) for pattern in (number, r"\d+(?:\.\d+)?") for n in re.findall(pattern, asked)}
+        known |= {Fraction(value) for *_, value in equations} | {1, 2, 4, 10, 60, 100, 180}
+        assert operands <= known, row
 
 
 # ----------------------------------------------------------------------------------------------------------------- chat
@@ -359,7 +395,7 @@ def test_thinking_rows_think_apart_from_the_answer():
 
 
 def test_languages_are_what_the_tags_say():
-    for name in ("json.jsonl", "tools.jsonl", "thinking.jsonl", "plain.jsonl", "general.jsonl"):
+    for name in ("json.jsonl", "tools.jsonl", "thinking.jsonl", "worked.jsonl", "plain.jsonl", "general.jsonl"):
         for row in rows_of(name):
             asked = row["messages"][0]["content"]
             assert ("zh" if CHINESE.search(asked) else "en") in row["tags"], row
