@@ -1,4 +1,4 @@
-"""Write the generated files of this folder: cmath, mawps, json, tools and thinking.
+"""Write the generated files of this folder: cmath, mawps, worked, json, tools and thinking.
 
     python data/raw/generate.py [--out FOLDER]
 
@@ -24,7 +24,7 @@ from _cmath import PROBLEMS, Problem
 from _json_rows import FACTS, FACTS_ZH, NEGATIVES, NEGATIVES_ZH, WORDINGS, WORDINGS_ZH, Fact
 from _mawps import HALVES, STORIES
 from _thinking import WORKED, WRITTEN
-from _tools import TALKS, TOOLS
+from _tools import COMMON, FILLERS, MORE_TOOLS, PARALLEL, RATES, SINGLE, TALKS, TOOLS, Pattern, Talk
 
 SEED = 42
 Row = dict[str, Any]
@@ -98,10 +98,9 @@ def golden_of(problem: Problem, numbers: dict[str, int]) -> str:
     return f"{answer[0]}/{answer[1]}" if isinstance(answer, tuple) else str(answer)
 
 
-def cmath_rows() -> list[Row]:
-    """Three rows of each problem, with different numbers."""
+def cmath_problems() -> Iterator[tuple[Problem, dict[str, int]]]:
+    """Each problem three times, with different numbers."""
     rng = random.Random(f"{SEED}:cmath")
-    rows: list[Row] = []
     for problem in PROBLEMS:
         seen: set[str] = set()
         while len(seen) < 3:
@@ -110,12 +109,59 @@ def cmath_rows() -> list[Row]:
             if question in seen or not problem.holds(**numbers) or golden.startswith(("-", "0")):
                 continue
             seen.add(question)
-            digits = max(
-                len(re.sub(r"\D", "", found)) for found in re.findall(r"\d+(?:\.\d+)?", f"{question} {golden}")
-            )
-            rows.append({"grade": problem.grade, "input": question, "golden": golden})
-            rows[-1] |= {"reasoning_step": problem.steps, "num_digits": digits}
-    return rows
+            yield problem, numbers
+
+
+def cmath_rows() -> Iterator[Row]:
+    """The problems as CMATH writes them."""
+    for problem, numbers in cmath_problems():
+        question, golden = problem.text.format(**numbers), golden_of(problem, numbers)
+        figures = re.findall(r"\d+(?:\.\d+)?", f"{question} {golden}")
+        digits = max(len(re.sub(r"\D", "", figure)) for figure in figures)
+        row = {"grade": problem.grade, "input": question, "golden": golden}
+        yield row | {"reasoning_step": problem.steps, "num_digits": digits}
+
+
+# --------------------------------------------------------------------------------------------------------------- worked
+SIGNS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
+
+
+def shown(number: Fraction) -> str:
+    """8 or 2.5, never 8.0."""
+    return f"{float(number):g}"
+
+
+def steps_of(node: ast.expr, numbers: dict[str, Fraction]) -> tuple[list[str], Fraction]:
+    """An equation as steps with one operator each ("28 - 25 = 3."), and its value."""
+    if isinstance(node, ast.Name):
+        return [], numbers[node.id]
+    if not isinstance(node, ast.BinOp):
+        raise TypeError(ast.dump(node))
+    before, left = steps_of(node.left, numbers)
+    between, right = steps_of(node.right, numbers)
+    value = OPERATORS[type(node.op)](left, right)
+    step = f"{shown(left)} {SIGNS[type(node.op)]} {shown(right)} = {shown(value)}."
+    return [*before, *between, step], value
+
+
+def worked_rows() -> Iterator[Row]:
+    """Every row of cmath and mawps as a question, the bare answer, and the steps to it in `reasoning_content`."""
+    worked = [
+        ("cmath", "zh", problem.text.format(**numbers), golden_of(problem, numbers), problem.worked(**numbers))
+        for problem, numbers in cmath_problems()
+    ]
+    for row in mawps_rows():
+        numbers = {f"N_{index:02}": Fraction(number) for index, number in enumerate(row["Numbers"].split())}
+        question = re.sub(r"N_\d\d", lambda match, numbers=numbers: shown(numbers[match[0]]), row["Question"])
+        steps, answer = steps_of(ast.parse(row["Equation"], mode="eval").body, numbers)
+        worked.append(("mawps", "en", question, shown(answer), " ".join(steps)))
+    counts = {"cmath": 0, "mawps": 0}
+    for source, language, question, answer, steps in worked:
+        counts[source] += 1
+        reply = {"role": "assistant", "content": answer, "reasoning_content": steps}
+        messages = [{"role": "user", "content": question}, reply]
+        tags = ["thinking", "math", language, "worked"]
+        yield {"id": f"worked-{source}-{counts[source]:03}", "messages": messages, "tags": tags}
 
 
 # ----------------------------------------------------------------------------------------------------------------- json
@@ -211,38 +257,92 @@ def json_rows() -> Iterator[Row]:
 
 
 # -------------------------------------------------------------------------------------------------- tools and thinking
-def tools_rows() -> Iterator[Row]:
+def facts_for(pattern: Pattern, rng: random.Random) -> dict[str, tuple[str, Any]]:
+    """What fills each gap of a pattern: as it is written in the text, and its value."""
+    gaps = set(re.findall(r"\{(\w+)\}", json.dumps(pattern)))
+    fillers = COMMON | FILLERS[pattern.language]
+    facts: dict[str, tuple[str, Any]] = {}
+    for name, choice in fillers.items():
+        wanted = [gap for gap in (name, f"{name}2") if gap in gaps]
+        for gap, filler in zip(wanted, rng.sample(list(choice), len(wanted)), strict=True):
+            facts[gap] = filler if isinstance(filler, tuple) else (str(filler), filler)
+    if "topic" in facts:
+        count = facts["limit"][1] if "limit" in facts else rng.randint(1, 3)
+        titles = fillers["topic"][facts["topic"][1]][:count]
+        english = " and ".join(filter(None, [", ".join(titles[:-1]), titles[-1]]))
+        shown = english if pattern.language == "en" else "".join(f"《{title}》" for title in titles)
+        facts["books"] = (shown, titles)
+    for name in ("money", "code"):
+        if name in facts:
+            total = round(facts["amount"][1] * RATES[facts[name][1]] / RATES[facts[f"{name}2"][1]], 2)
+            facts["sum"] = (f"{total:.2f}", total)
+    return facts
+
+
+def talk_of(pattern: Pattern, rng: random.Random) -> Talk:
+    """A pattern with its gaps filled."""
+    facts = facts_for(pattern, rng)
+    shown = {gap: text for gap, (text, _) in facts.items()}
+
+    def filled(values: Row) -> Row:
+        return {key: facts[text[1:-1]][1] if str(text).startswith("{") else text for key, text in values.items()}
+
+    calls = [(name, filled(arguments), filled(result)) for name, arguments, result in pattern.calls]
+    return pattern.language, pattern.question.format(**shown), calls, pattern.answer.format(**shown)
+
+
+def tool_row(number: int, talk: Talk, offered: list[Row]) -> Row:
     """Call, result and answer; arguments and the list of tools are JSON text, so that Arrow cannot add to them."""
-    rng = random.Random(f"{SEED}:tools")
-    for number, (language, question, calls, answer) in enumerate(TALKS, start=1):
-        used = list(dict.fromkeys(name for name, _, _ in calls))
-        others = rng.sample([name for name in TOOLS if name not in used], k=number % 3)
-        offered = [TOOLS[name] for name in TOOLS if name in used or name in others]
-        ids = [f"call_{i}" for i, _ in enumerate(calls, start=1)]
-        made = [
-            {
-                "type": "function",
-                "id": id_,
-                "function": {"name": name, "arguments": json.dumps(values, ensure_ascii=False)},
-            }
-            for id_, (name, values, _) in zip(ids, calls, strict=True)
-        ]
-        results = [
-            {"role": "tool", "tool_call_id": id_, "content": json.dumps(result, ensure_ascii=False)}
-            for id_, (_, _, result) in zip(ids, calls, strict=True)
-        ]
-        messages = [
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": "", "tool_calls": made},
-            *results,
-            {"role": "assistant", "content": answer},
-        ]
-        yield {
-            "id": f"tool-{number:04}",
-            "tools": json.dumps(offered, ensure_ascii=False),
-            "messages": messages,
-            "tags": ["tools", language],
+    language, question, calls, answer = talk
+    ids = [f"call_{i}" for i, _ in enumerate(calls, start=1)]
+    made = [
+        {
+            "type": "function",
+            "id": id_,
+            "function": {"name": name, "arguments": json.dumps(values, ensure_ascii=False)},
         }
+        for id_, (name, values, _) in zip(ids, calls, strict=True)
+    ]
+    results = [
+        {"role": "tool", "tool_call_id": id_, "content": json.dumps(result, ensure_ascii=False)}
+        for id_, (_, _, result) in zip(ids, calls, strict=True)
+    ]
+    messages = [
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": "", "tool_calls": made},
+        *results,
+        {"role": "assistant", "content": answer},
+    ]
+    return {
+        "id": f"tool-{number:04}",
+        "tools": json.dumps(offered, ensure_ascii=False),
+        "messages": messages,
+        "tags": ["tools", language],
+    }
+
+
+def tools_rows() -> Iterator[Row]:
+    """The written conversations, then three to five of each pattern in mixed order, with two to four tools offered."""
+    rng = random.Random(f"{SEED}:tools")
+    for number, talk in enumerate(TALKS, start=1):
+        used = {name for name, _, _ in talk[2]}
+        others = rng.sample([name for name in TOOLS if name not in used], k=number % 3)
+        yield tool_row(number, talk, [TOOLS[name] for name in TOOLS if name in used or name in others])
+
+    rng = random.Random(f"{SEED}:tools:patterns")
+    talks: dict[str, Talk] = {}  # by question, so that none comes twice
+    wanted = [(pattern, 4 + index % 2) for index, pattern in enumerate(SINGLE)] + [(pattern, 3) for pattern in PARALLEL]
+    for pattern, count in wanted:
+        goal = len(talks) + count
+        while len(talks) < goal:
+            talk = talk_of(pattern, rng)
+            talks.setdefault(talk[1], talk)
+    every = TOOLS | MORE_TOOLS
+    for number, talk in enumerate(rng.sample(list(talks.values()), len(talks)), start=len(TALKS) + 1):
+        right = list(dict.fromkeys(name for name, _, _ in talk[2]))
+        wrong = [name for name in every if name not in right]
+        offered = [*right, *rng.sample(wrong, rng.randint(2, 4) - len(right))]
+        yield tool_row(number, talk, [every[name] for name in rng.sample(offered, len(offered))])
 
 
 def thinking_rows() -> Iterator[Row]:
@@ -275,7 +375,7 @@ def table(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    """Write the five files."""
+    """Write the generated files."""
     parser = argparse.ArgumentParser(description="Write the generated files of data/raw.")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent, help="folder to write to (default: this one)"
@@ -284,6 +384,7 @@ def main() -> None:
     files = {
         "cmath.jsonl": jsonl(cmath_rows()),
         "mawps.csv": table(mawps_rows()),
+        "worked.jsonl": jsonl(worked_rows()),
         "json.jsonl": jsonl(json_rows()),
         "tools.jsonl": jsonl(tools_rows()),
         "thinking.jsonl": jsonl(thinking_rows()),

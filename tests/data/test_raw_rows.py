@@ -2,7 +2,9 @@
 
 import csv
 import difflib
+import importlib.util
 import json
+import operator
 import re
 import subprocess
 import sys
@@ -18,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RAW = ROOT / "data" / "raw"
 EMOJI = re.compile("[\u2600-\u27bf\u2b50\u2b1b\u267e\u26a0\u23f0-\u23f3\U0001f1e6-\U0001faff]")
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
-GENERATED = ("cmath.jsonl", "mawps.csv", "json.jsonl", "tools.jsonl", "thinking.jsonl")
+GENERATED = ("cmath.jsonl", "mawps.csv", "worked.jsonl", "json.jsonl", "tools.jsonl", "thinking.jsonl")
 
 
 def rows_of(name):
@@ -40,6 +42,7 @@ def test_the_generator_writes_the_same_bytes(tmp_path):
         ("json.jsonl", {"id", "messages", "tags"}),
         ("tools.jsonl", {"id", "tools", "messages", "tags"}),
         ("thinking.jsonl", {"id", "messages", "tags"}),
+        ("worked.jsonl", {"id", "messages", "tags"}),
         ("plain.jsonl", {"id", "messages", "tags"}),
         ("general.jsonl", {"id", "messages", "tags"}),
     ],
@@ -125,6 +128,40 @@ def test_cmath_answers_in_a_second_reckoning():
         used[pattern] += 1
     assert set(used) == set(formulas)
     assert any("/" in row["golden"] for row in rows_of("cmath.jsonl"))
+
+
+@pytest.mark.parametrize(("source", "file", "language"), [("cmath", "cmath.jsonl", "zh"), ("mawps", "mawps.csv", "en")])
+def test_worked_rows_are_those_of_the_source_with_its_bare_answers(source, file, language):
+    worked = [row for row in rows_of("worked.jsonl") if row["id"].startswith(f"worked-{source}-")]
+    normalised = data.normalise(source, rows_of(file))
+    assert len(worked) == len(normalised)
+    for number, (row, original) in enumerate(zip(worked, normalised, strict=True), start=1):
+        assert row["id"] == f"worked-{source}-{number:03}"
+        assert row["tags"] == ["thinking", "math", language, "worked"]
+        said = [(message["role"], message["content"]) for message in row["messages"]]
+        assert said == [(message["role"], message["content"]) for message in original["messages"]]
+
+
+def test_worked_steps_are_true_and_end_in_the_answer():
+    number = r"\d+(?:\.\d+)?(?:/\d+)?"  # 8, 2.5 or 2/6
+    sums = {"+": operator.add, "-": operator.sub, "*": operator.mul, "×": operator.mul}
+    sums |= {"/": operator.truediv, "÷": operator.truediv}
+    rows = rows_of("worked.jsonl")
+    assert len(rows) == 300
+    for row in rows:
+        reply = row["messages"][-1]
+        steps, answer = reply["reasoning_content"], reply["content"]
+        equations = re.findall(rf"(?<![\d./+*×÷-])({number}) ([-+*/×÷]) ({number}) = ({number})(?= |[.，。]|$)", steps)
+        assert 1 <= len(equations) == steps.count("=") <= 3, row
+        for left, sign, right, value in equations:
+            assert sums[sign](Fraction(left), Fraction(right)) == Fraction(value), (row, left, sign, right)
+        assert re.findall(number, steps)[-1] == answer == equations[-1][-1], row
+        assert ("zh" in row["tags"]) == bool(CHINESE.search(steps)) == steps.endswith("。"), row
+        operands = {Fraction(n) for left, _, right, _ in equations for n in (left, right)}
+        asked = row["messages"][0]["content"]
+        known = {Fraction(n) for pattern in (number, r"\d+(?:\.\d+)?") for n in re.findall(pattern, asked)}
+        known |= {Fraction(value) for *_, value in equations} | {1, 2, 4, 10, 60, 100, 180}
+        assert operands <= known, row
 
 
 # ----------------------------------------------------------------------------------------------------------------- chat
@@ -260,6 +297,92 @@ def test_calls_name_offered_tools_and_their_arguments_fit():
         assert row["messages"][-1]["role"] == "assistant" and row["messages"][-1]["content"]
 
 
+def arguments_of(row):
+    return [json.loads(call["function"]["arguments"]) for call in row["messages"][1]["tool_calls"]]
+
+
+def results_of(row):
+    return [json.loads(message["content"]) for message in row["messages"] if message["role"] == "tool"]
+
+
+def leaves(value):
+    """The values in nested objects and lists."""
+    if isinstance(value, dict | list):
+        return [leaf for item in (value.values() if isinstance(value, dict) else value) for leaf in leaves(item)]
+    return [value]
+
+
+MADE_TOOLS = slice(30, None)  # the rows before them are written out
+WORDS = {  # how a value is written where the question does not name it as it is
+    "today": "今天", "tomorrow": "明天", "yesterday": "昨天", "walk": "on foot", "train": "火车",
+    "bus": "公交", 2: "two|两", 3: "three|三",
+    "USD": "US dollars|美元", "EUR": "euros|欧元", "GBP": "British pounds|英镑", "JPY": "Japanese yen|日元",
+    "CHF": "Swiss francs|瑞士法郎", "CAD": "Canadian dollars|加元", "CNY": "Chinese yuan|人民币",
+}  # fmt: skip
+
+
+def test_tools_are_asked_for_in_two_languages_and_many_ways():
+    rows = rows_of("tools.jsonl")
+    spec = importlib.util.spec_from_file_location("raw_tools", RAW / "_tools.py")
+    raw_tools = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(raw_tools)
+    patterns = [pattern.question for pattern in raw_tools.SINGLE + raw_tools.PARALLEL]
+    used = Counter()
+    for row in rows[MADE_TOOLS]:
+        question = row["messages"][0]["content"]
+        hits = [p for p in patterns if re.fullmatch(re.sub(r"\\{\w+\\}", "(.+)", re.escape(p)), question)]
+        assert len(hits) == 1, (question, hits)
+        used[hits[0]] += 1
+    assert set(used) == set(patterns) and len(patterns) >= 24 and set(used.values()) == {3, 4, 5}
+    assert Counter(row["tags"][1] for row in rows[MADE_TOOLS]) == {"en": 60, "zh": 60}
+    assert len({row["messages"][0]["content"] for row in rows}) == len(rows)
+    assert 0.08 < sum(len(arguments_of(row)) == 2 for row in rows) / len(rows) < 0.12
+
+
+def test_made_rows_offer_several_tools_in_mixed_order():
+    places, names = Counter(), set()
+    for row in rows_of("tools.jsonl")[MADE_TOOLS]:
+        offered = [tool["function"]["name"] for tool in json.loads(row["tools"])]
+        called = {call["function"]["name"] for call in row["messages"][1]["tool_calls"]}
+        assert 2 <= len(offered) <= 4 and len(set(offered)) == len(offered)
+        assert len(called) == 1
+        places[offered.index(*called)] += 1
+        names |= called
+    assert len(names) == 8
+    assert min(places[place] for place in range(3)) >= 20, places
+
+
+def test_arguments_of_made_rows_can_be_read_off_the_question():
+    for row in rows_of("tools.jsonl")[MADE_TOOLS]:
+        question = row["messages"][0]["content"]
+        for arguments in arguments_of(row):
+            places = {}
+            for key, value in arguments.items():
+                written = rf"(?<![\d.:]){value}(?![\d.:])" if isinstance(value, int) else re.escape(value)
+                found = re.search("|".join(filter(None, [written, WORDS.get(value)])), question)
+                assert found, (question, key, value)
+                places[key] = found.start()
+            for first, second in (("source", "target"), ("start", "end")):
+                assert first not in places or places[first] < places[second], (question, arguments)
+
+
+def test_answers_of_made_rows_say_what_the_tools_said():
+    for row in rows_of("tools.jsonl")[MADE_TOOLS]:
+        question, answer = row["messages"][0]["content"], row["messages"][-1]["content"]
+        known = f"{question} {json.dumps([arguments_of(row), results_of(row)], ensure_ascii=False)}"
+        figures = [{Fraction(figure) for figure in re.findall(r"\d+(?:\.\d+)?", text)} for text in (answer, known)]
+        assert figures[0] <= figures[1], row
+        asked_for_degrees = re.search(r"How warm|多少度", question)  # the sky need not be named then
+        for result in results_of(row):
+            for value in leaves({k: v for k, v in result.items() if not (asked_for_degrees and k == "condition")}):
+                if isinstance(value, bool):
+                    assert value
+                elif isinstance(value, str):
+                    assert value in answer, row
+                else:
+                    assert Fraction(str(value)) in figures[0], row
+
+
 def test_thinking_rows_think_apart_from_the_answer():
     for row in rows_of("thinking.jsonl"):
         reply = row["messages"][-1]
@@ -272,7 +395,7 @@ def test_thinking_rows_think_apart_from_the_answer():
 
 
 def test_languages_are_what_the_tags_say():
-    for name in ("json.jsonl", "tools.jsonl", "thinking.jsonl", "plain.jsonl", "general.jsonl"):
+    for name in ("json.jsonl", "tools.jsonl", "thinking.jsonl", "worked.jsonl", "plain.jsonl", "general.jsonl"):
         for row in rows_of(name):
             asked = row["messages"][0]["content"]
             assert ("zh" if CHINESE.search(asked) else "en") in row["tags"], row
