@@ -27,7 +27,7 @@ class BudgetError(CourseError):
 
 @dataclass(frozen=True)
 class Shape:
-    """The dimensions of a Llama- or Qwen3-type decoder; a width is a count of numbers per token."""
+    """The dimensions of a Llama- or Qwen-type decoder; a width is a count of numbers per token."""
 
     layers: int
     hidden: int  # width between the layers
@@ -38,6 +38,7 @@ class Shape:
     vocabulary: int
     tied: bool  # input and output table are one matrix
     head_norms: bool  # Qwen3 normalises queries and keys per head
+    biases: bool  # Qwen2 adds a number to each query, key and value
     head_dim: int
 
     @classmethod
@@ -65,6 +66,7 @@ class Shape:
                 vocabulary=config["vocab_size"],
                 tied=bool(config.get("tie_word_embeddings", False)),
                 head_norms=config.get("model_type") == "qwen3",
+                biases=config.get("model_type") == "qwen2",
                 head_dim=head_dim,
             )
         except KeyError as missing:
@@ -98,8 +100,9 @@ class Shape:
 
     @property
     def norms(self) -> int:
-        """Weights of the normalisation layers."""
+        """Weights of the normalisation layers, and biases."""
         per_layer = 2 * self.hidden + (2 * self.head_dim if self.head_norms else 0)
+        per_layer += self.queries + 2 * self.keys if self.biases else 0
         return self.layers * per_layer + self.hidden
 
     @property

@@ -101,13 +101,13 @@ def test_the_small_model_on_a_small_gpu_is_budgeted_as_on_a_gpu():
 
 
 @pytest.mark.parametrize("by_variable", [False, True])
-def test_an_unknown_name_names_the_four_and_where_it_came_from(monkeypatch, by_variable):
+def test_an_unknown_name_names_them_all_and_where_it_came_from(monkeypatch, by_variable):
     if by_variable:
         monkeypatch.setenv("COURSE_PROFILE", "32gb")
     with pytest.raises(ProfileError) as caught:
         choose(None if by_variable else "32gb", NO_GPU)
     message = str(caught.value)
-    assert "cpu, t4, 16gb, 24gb" in message and "'32gb'" in message
+    assert "cpu, tiny, t4, 16gb, 24gb" in message and "'32gb'" in message
     assert ("COURSE_PROFILE" in message) == by_variable
 
 
@@ -118,7 +118,7 @@ def test_profiles_are_frozen_hashable_and_never_changed_by_choosing():
     with pytest.raises(FrozenInstanceError):
         profile.train.seed = 1
     assert profiles.PROFILES["cpu"].reason == ""
-    assert len({hash(profile) for profile in profiles.PROFILES.values()}) == 4
+    assert len({hash(profile) for profile in profiles.PROFILES.values()}) == 5
 
 
 def test_a_profile_has_no_other_names_and_values_than_those_of_its_fields():
@@ -143,7 +143,7 @@ def test_values_of_a_profile_agree(name):
     assert profile.train.seed == 42
     assert not {"lm_head", "embed_tokens"} & set(profile.train.target_modules)  # pitfall adapter-on-tied-weights
     assert profile.train.r <= 16  # vLLM's max_lora_rank
-    assert (profile.languages == ("en",)) == (name == "cpu")
+    assert (profile.languages == ("en",)) == (name == "tiny")
     assert "thinking" not in profile.kinds  # neither model's template renders it
 
 

@@ -132,10 +132,11 @@ def test_thinking_that_the_prompt_opened_and_that_was_cut_off_is_no_answer(float
 def measured(source, tags, **figures):
     """A measured row, a hit in every figure unless told otherwise."""
     hits = dict.fromkeys(
-        ("usable", "stopped", "json_strict", "json_lenient", "json_schema", "exact", "emoji_fits"), True
+        ("usable", "stopped", "json_strict", "json_lenient", "json_schema", "exact", "bare", "emoji_fits"), True
     )
     nll = {"learned": 4.0, "learned_count": 4, "all_tokens": 8.0, "all_count": 8}
-    base = {"source": source, "tags": tags, "prompt": "?", "reference": "Fine.", "nll": nll, "entities": None}
+    base = {"source": source, "tags": tags, "prompt": "?", "reference": "Fine.", "nll": nll, "tokens": 4}
+    base |= {"calls": None, "entities": None}
     return {**base, **hits, "emoji": False, **figures}
 
 
@@ -170,7 +171,7 @@ def test_what_got_worse_has_its_own_section_and_the_test_is_said_in_words():
         ("general", "emoji only where the reference has one"),
     }
     lines = {line["source"]: line for line in comparison.table}
-    assert lines["json"]["verdicts"] == {"perplexity": "not told apart", "usable": "not told apart", "metric": "better"}
+    assert lines["json"]["verdicts"] == {"perplexity": "not told apart", "tokens": "not told apart", "metric": "better"}
     assert lines["general"]["verdicts"]["perplexity"] == "worse"
     low, high = lines["json"]["intervals"]["metric after"]
     assert 0.7 < low < high == lines["json"]["metric after"] == 1
@@ -209,19 +210,35 @@ def test_evaluate_compare_and_save(float32_model, toy_rows, tmp_path):
         evaluation.compare(report, evaluation.EvalReport(report.rows[:1]))
 
 
-def test_a_row_with_nothing_to_learn_is_answered_and_has_no_perplexity(float32_model, toy_rows, qwen25_template):
+def test_a_tool_row_is_asked_for_its_call(float32_model, toy_rows, qwen25_template, monkeypatch):
     model, tokenizer = float32_model[0], copy.deepcopy(float32_model[1])
     tokenizer.chat_template = qwen25_template  # SmolLM2's has no place for tools
-    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
-    silent = {
+    call = {"type": "function", "function": {"name": "f", "arguments": '{"n": 1}'}}
+    row = {
         "messages": [toy_rows[0]["messages"][0], {"role": "assistant", "content": "", "tool_calls": [call]}],
         "source": "tools",
         "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}],
     }
-    with pytest.warns(UserWarning, match="no example"):
-        report = evaluation.evaluate(model, tokenizer, [toy_rows[0], silent], batch_size=2, max_new_tokens=2)
-    assert [row["nll"]["learned_count"] > 0 for row in report.rows] == [True, False]
-    assert "perplexity of the reference" not in {f["figure"] for f in report.figures() if f["source"] == "tools"}
+    text = '<tool_call>\n{"name": "f", "arguments": {"n": 1.0}}\n</tool_call>'
+    said = [tokenizer(text.replace("1.0", n), add_special_tokens=False)["input_ids"] for n in ("1.0", "2")]
+    monkeypatch.setattr(generation, "generate", lambda *_, **__: said)
+    report = evaluation.evaluate(model, tokenizer, [row, row], batch_size=2, max_new_tokens=9)
+    assert [each["calls"] for each in report.rows] == [True, False]
+    assert report.rows[0]["reference"] == text.replace("1.0", "1") and report.rows[0]["nll"]["learned_count"] > 10
+    (line,) = [each for each in evaluation.compare(report, report).table if each["source"] == "tools"]
+    assert (line["metric"], line["metric after"]) == ("right tool, right arguments", 0.5)
+
+
+def test_sums_are_told_as_asked_and_as_reached():
+    worked, bare = {"bare": False, "tokens": 90}, {"bare": True, "tokens": 3}
+    before, after = (
+        evaluation.EvalReport([measured("mawps", ["math"], reference="8", **how) for _ in range(12)])
+        for how in (worked, bare)
+    )
+    mawps, everything = evaluation.compare(before, after).table
+    assert (mawps["metric before"], mawps["metric after"]) == (0, 1)
+    assert (mawps["reached before"], mawps["reached after"]) == (1, 1) and "reached after" not in everything
+    assert (mawps["tokens before"], mawps["tokens after"]) == (90, 3)
 
 
 def test_thinking_in_the_reference_s_text_is_thinking(float32_model, monkeypatch):
