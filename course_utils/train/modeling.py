@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from course_utils.core.profiles import Profile
 
+CONTEXT = 4096  # tokens that a conversation may have: Unsloth cuts what is longer without a word
+
 
 class ModelError(CourseError):
     """A model or an adapter that cannot be loaded as asked."""
@@ -56,7 +58,7 @@ def load_model(
 
     Args:
         path: what `hub.download` returned.
-        profile: gives dtype, sequence length and whether the base is held in 4 bits.
+        profile: gives dtype, the least sequence length and whether the base is held in 4 bits.
         load_in_4bit: overrides the profile (NF4 with double quantisation where True).
 
     Returns:
@@ -74,7 +76,7 @@ def load_model(
         raise ModelError(f"{path} cannot be loaded: {problem}")
     model, tokenizer = unsloth.FastLanguageModel.from_pretrained(
         model_name=str(path),
-        max_seq_length=profile.train.max_length,
+        max_seq_length=max(CONTEXT, profile.train.max_length + profile.max_new_tokens),
         dtype=getattr(torch, profile.dtype),
         load_in_4bit=profile.load_in_4bit if load_in_4bit is None else load_in_4bit,
         trust_remote_code=False,

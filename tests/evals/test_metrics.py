@@ -345,3 +345,53 @@ def test_a_row_with_tools_may_hold_a_call():
 def test_entities_are_pairs_of_label_and_surface(reply, counts):
     reference = '{"name": ["林晓"], "address": ["杭州", "青岛"]}'
     assert metrics.entity_counts(reply, reference) == counts
+
+
+@pytest.mark.parametrize(
+    ("reply", "bare", "reached"),
+    [
+        ("8", True, True),
+        (" 8.0\n", True, True),
+        ("8 apples", False, True),
+        ("3 + 5 = 8", False, True),
+        ("9", False, False),
+    ],
+)
+def test_an_answer_is_bare_or_only_reached(reply, bare, reached):
+    assert (metrics.bare_answer(reply, "8"), metrics.same_answer(reply, "8")) == (bare, reached)
+
+
+class TestCalls:
+    """A call is right with the right tool and equal arguments; a figure that only looks right is the worst fault."""
+
+    WEATHER = {"function": {"name": "get_weather", "arguments": '{"city": "成都", "day": "today"}'}}
+    MONEY = {"function": {"name": "convert", "arguments": {"amount": 10, "to": "EUR"}}}
+
+    def test_calls_as_they_are_written_are_the_same(self):
+        both = [self.WEATHER, self.MONEY]
+        written = metrics.written_calls(both)
+        assert "成都" in written and metrics.same_calls(f"Let me look.\n{written}", both)
+        assert metrics.same_calls(metrics.written_calls(both[::-1]), both), "the order says nothing"
+        assert metrics.same_calls(written.replace("10", "10.0"), both)
+        assert metrics.written_calls(None) == ""
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            ("today", "tomorrow"),
+            ("get_weather", "weather"),
+            ("10", "100"),
+            ("10", '"10"'),
+            ('"EUR"', '"EUR", "from": "USD"'),
+            ("</tool_call>", ""),
+            ("{", "{{"),
+        ],
+    )
+    def test_a_call_that_is_nearly_right_is_wrong(self, change):
+        both = [self.WEATHER, self.MONEY]
+        assert not metrics.same_calls(metrics.written_calls(both).replace(*change), both)
+
+    def test_a_call_too_many_or_too_few_is_wrong(self):
+        one, two = metrics.written_calls([self.WEATHER]), metrics.written_calls([self.WEATHER, self.WEATHER])
+        assert not metrics.same_calls(two, [self.WEATHER]) and not metrics.same_calls(one, [self.WEATHER] * 2)
+        assert not metrics.same_calls("It is sunny.", [self.WEATHER])
