@@ -1,8 +1,10 @@
 """What many tests share: the real model folder and the real tokenizers, made once by the course's own download."""
 # ruff: noqa: I001
 
+import copy
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,15 @@ def qwen3():
 def qwen3_2507():
     """Qwen3's tokenizer with the Instruct-2507 template."""
     return tokenizer_of("qwen3-instruct-2507-tokenizer")
+
+
+@pytest.fixture(scope="session")
+def qwen25(qwen3):
+    """Qwen2.5's tokenizer, without its model: the ids of Qwen3's, the template as TRL ships it."""
+    (trl,) = find_spec("trl").submodule_search_locations
+    made = copy.deepcopy(qwen3)
+    made.chat_template = (Path(trl) / "chat_templates" / "qwen2_5.jinja").read_text(encoding="utf-8")
+    return made
 
 
 class Scripted:

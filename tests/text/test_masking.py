@@ -100,9 +100,9 @@ MANY = settings(max_examples=10 * settings.default.max_examples)
 
 @MANY
 @given(messages=conversations(tools=True))
-def test_every_mask_is_exact_on_prefix_preserving_templates(qwen3_2507, smol_tokenizer, messages):
+def test_every_mask_is_exact_on_prefix_preserving_templates(qwen25, qwen3_2507, smol_tokenizer, messages):
     called = any(message["role"] == "tool" for message in messages)
-    for tokenizer in (qwen3_2507, smol_tokenizer):
+    for tokenizer in (qwen25, qwen3_2507, smol_tokenizer):
         clean = cleaned(messages, chat.neutraliser(tokenizer))
         if any("reasoning_content" in message for message in clean):
             continue  # a think block typed into an answer: these templates have no place for it
@@ -175,7 +175,9 @@ def test_enable_thinking_false_beside_thinking_is_refused(qwen3):
         masking.build_examples(row, qwen3, enable_thinking=False)
 
 
-def test_tool_calls_are_learned_on_request(qwen3_2507):
+@pytest.mark.parametrize("name", ["qwen25", "qwen3_2507"])
+def test_tool_calls_are_learned_on_request(name, request):
+    tokenizer = request.getfixturevalue(name)
     call = {"type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Oslo"}'}}
     row = [
         {"role": "user", "content": "Weather in Oslo?"},
@@ -183,10 +185,10 @@ def test_tool_calls_are_learned_on_request(qwen3_2507):
         {"role": "tool", "content": '{"temp_c": 3}'},
         {"role": "assistant", "content": "3 °C."},
     ]
-    (words,) = masking.build_examples(row, qwen3_2507)
-    (calls,) = masking.build_examples(row, qwen3_2507, train_on_tool_calls=True)
-    assert qwen3_2507.decode(learned(words)) == "3 °C.<|im_end|>\n"
-    assert qwen3_2507.decode(learned(calls)).startswith('<tool_call>\n{"name": "get_weather"')
+    (words,) = masking.build_examples(row, tokenizer)
+    (calls,) = masking.build_examples(row, tokenizer, train_on_tool_calls=True)
+    assert tokenizer.decode(learned(words)) == "3 °C.<|im_end|>\n"
+    assert tokenizer.decode(learned(calls)).startswith('<tool_call>\n{"name": "get_weather"')
     assert words["input_ids"] == calls["input_ids"]
 
 

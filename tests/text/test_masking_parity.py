@@ -70,8 +70,23 @@ def test_trl_makes_the_same_labels_with_its_2507_template(qwen3_2507, messages):
 
 @TWICE
 @given(messages=conversations())
-def test_unsloth_leaves_out_the_last_newline_and_nothing_else(qwen3_2507, smol_tokenizer, messages):
-    for tokenizer in (qwen3_2507, smol_tokenizer):
+def test_trl_learns_a_newline_of_the_prompt_with_its_qwen25_template_and_else_the_same(qwen25, messages):
+    """Its mark begins behind `assistant`, so the newline that the generation prompt ends with is learned, too."""
+    clean = prepared(messages, qwen25)
+    if any("reasoning_content" in message for message in clean):
+        return
+    theirs, (ours,) = by_trl(clean, qwen25), masking.build_examples(clean, qwen25, guard=False)
+    assert theirs["input_ids"] == ours["input_ids"]
+    newline, labels = qwen25.convert_tokens_to_ids("Ċ"), list(ours["labels"])
+    for start, _ in learned_stretches(ours["labels"]):
+        labels[start - 1] = newline
+    assert theirs["labels"] == labels
+
+
+@TWICE
+@given(messages=conversations())
+def test_unsloth_leaves_out_the_last_newline_and_nothing_else(qwen25, qwen3_2507, smol_tokenizer, messages):
+    for tokenizer in (qwen25, qwen3_2507, smol_tokenizer):
         clean = prepared(messages, tokenizer)
         if any("reasoning_content" in message for message in clean):
             continue
