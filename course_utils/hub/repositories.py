@@ -30,11 +30,12 @@ ENDPOINTS = {
 """The hubs; those that do not answer are tried in this order, after those that do."""
 
 ORDER_VARIABLE = "COURSE_SOURCES"
-COLAB = "COLAB_RELEASE_TAG"  # a variable that Colab sets, in the processes that a notebook starts, too
+COLAB = "COLAB_RELEASE_TAG"  # a variable that Colab sets, also for what a notebook starts
 ADDRESS = r"https?://([\w.-]+|\[[\da-f:.]+\])(:\d+)?(/[^@?\s]*)?"  # no user's name and no query
 REACH_SECONDS = 4.0  # a hub that does not answer by then counts as out of reach
 LISTING_SECONDS = 10.0  # a hub that has not listed its files by then is left for the next one
 NO_LIST = ("JSONDecodeError", "KeyError", "TypeError")  # what the clients raise of an answer that is no list of files
+Hubs = Iterable[tuple[str, str, bool]]  # name, address, and False where it gave no answer to a first short question
 MANY_FILES = 1000  # above it HuggingFace's info may leave files out, its tree does not (huggingface_hub, PR 3565)
 
 
@@ -80,11 +81,8 @@ def _addresses() -> dict[str, str]:
     return ENDPOINTS | ({"mirror": own} if own else {})
 
 
-def chosen(source: str, endpoint: str | None) -> Iterable[tuple[str, str, bool]]:
+def chosen(source: str, endpoint: str | None) -> Hubs:
     """The hubs to ask, in order, by the arguments of `snapshots.download`.
-
-    Returns:
-        For each hub its name, its address, and False where it gave no answer to a first short question.
 
     Raises:
         DownloadError: a variable forbids the network, names an unknown hub or was set too late, or an address is none.
@@ -126,41 +124,34 @@ def chosen(source: str, endpoint: str | None) -> Iterable[tuple[str, str, bool]]
 
 
 class Probe:
-    """All hubs asked at once for a short answer.
-
-    To iterate gives each hub that answers, with None, as soon as it does; then each of the others with the reason why
-    it does not.
-    """
+    """All hubs asked at once for a short answer: each with None as it comes, then the others with why there is none."""
 
     def __init__(self, hubs: Iterable[tuple[str, str]], seconds: float = REACH_SECONDS):
+        import httpx
+
+        def head(kind: str, address: str) -> tuple[float, str, str]:  # where it redirects to does not matter
+            try:
+                httpx.head(address, timeout=seconds, verify=fetch.certificates())
+            except Exception as error:
+                return time.monotonic(), kind, fetch.words(error, address=address)
+            return time.monotonic(), kind, ""
+
         self.hubs, self.deadline = dict(hubs), time.monotonic() + seconds
-        self.asked = {fetch.start(_head, address, seconds): kind for kind, address in self.hubs.items()}
+        self.asked = {fetch.start(head, *hub) for hub in self.hubs.items()}
 
     def __iter__(self) -> Iterator[tuple[str, str | None]]:
-        waiting, missed = dict(self.asked), dict[str, str]()
+        waiting = set(self.asked)
+        reasons = {kind: f"no answer in time{network.culprit(address)}" for kind, address in self.hubs.items()}
         while done := wait(waiting, max(0.0, self.deadline - time.monotonic()), FIRST_COMPLETED).done:
-            for future in sorted(done, key=lambda future: future.result()[0]):
-                kind, reason = waiting.pop(future), future.result()[1]
-                if reason is None:
+            waiting -= done
+            for _, kind, reason in sorted(future.result() for future in done):
+                reasons[kind] = reason
+                if not reason:
                     yield kind, None
-                else:
-                    missed[kind] = reason
-        missed |= {kind: f"no answer in time{network.culprit(self.hubs[kind])}" for kind in waiting.values()}
-        yield from ((kind, missed[kind]) for kind in self.hubs if kind in missed)
+        yield from ((kind, reason) for kind, reason in reasons.items() if reason)
 
 
 _probe = cache(Probe)  # once per process: a later download goes by the same answers
-
-
-def _head(address: str, seconds: float) -> tuple[float, str | None]:
-    """When an address answered, or failed, and then why. Where it redirects to does not matter."""
-    import httpx
-
-    try:
-        httpx.head(address, timeout=seconds, verify=fetch.certificates())
-    except Exception as error:
-        return time.monotonic(), fetch.words(error, address=address)
-    return time.monotonic(), None
 
 
 def reachable(seconds: float = REACH_SECONDS) -> dict[str, str | None]:
@@ -170,8 +161,7 @@ def reachable(seconds: float = REACH_SECONDS) -> dict[str, str | None]:
         seconds: for all of them together; a name server that hangs costs no more.
 
     Returns:
-        For each key of ENDPOINTS None where the hub answers, in the order in which they did; then for each of the
-        others the reason why it does not.
+        For each key of ENDPOINTS None where the hub answers, the quickest first, else the reason why it does not.
     """
     return dict(Probe(_addresses().items(), seconds))
 
@@ -332,22 +322,18 @@ DATASET = RepoType(
 )
 
 
-def list_files(
-    repo_type: RepoType, name: str, kind: str, address: str, send_token: bool, answers: bool = True
-) -> Listing:
+def list_files(repo_type: RepoType, name: str, kind: str, address: str, send_token: bool, up: bool = True) -> Listing:
     """Ask the hub `kind` at `address` through its own client; the token goes to another address only with `send_token`.
 
-    A hub that gave no answer before (not `answers`) is asked once, and not for long.
-
     Raises:
-        SourceError: whatever the client raises, without the token; or the hub took more than LISTING_SECONDS.
+        SourceError: whatever the client raises, without the token; or it took too long (less where it is not `up`).
     """
     import httpx
 
     client = _list_modelscope if kind == "modelscope" else _list_huggingface
     own = ENDPOINTS["modelscope" if kind == "modelscope" else "huggingface"]
     token = token_of(kind, address) if send_token or address == own else ""
-    seconds = LISTING_SECONDS if answers else REACH_SECONDS
+    seconds = LISTING_SECONDS if up else REACH_SECONDS
 
     def once() -> Listing:
         try:
@@ -367,8 +353,7 @@ def list_files(
                 raise TransientError(fetch.words(error, token, address)) from None
             raise SourceError(fetch.words(error, token, address)) from None
 
-    # ModelScope's client retries
-    return fetch.retrying(once, tries=fetch.TRIES if answers and kind != "modelscope" else 1)
+    return fetch.retrying(once, tries=fetch.TRIES if up and kind != "modelscope" else 1)  # ModelScope's client retries
 
 
 def _list_huggingface(repo_type: RepoType, name: str, address: str, token: str) -> Listing:

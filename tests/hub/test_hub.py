@@ -162,6 +162,16 @@ def test_a_listing_that_never_comes_is_given_up(source, listing, server, tmp_pat
 # ---- what is taken
 
 
+def test_a_config_comes_without_the_weights_and_leaves_nothing(server, tmp_path, endpoints, monkeypatch):
+    monkeypatch.setenv("COURSE_HOME", str(tmp_path))
+    endpoints(server.address, server.address, server.address)
+    assert hub.model_config(REPO) == {"model_type": "qwen3"}
+    assert [request.file for request in server.gets()] == ["config.json"] and left(tmp_path) == []
+    download(REPO)
+    server.forget()
+    assert hub.model_config(REPO) == {"model_type": "qwen3"} and not server.requests
+
+
 def test_of_the_weights_those_are_taken_that_the_index_names(server, tmp_path):
     shards = {f"model-0000{number}-of-00002.safetensors": bytes([number]) * 5000 for number in (1, 2)}
     index = json.dumps({"weight_map": dict(zip("abc", [*shards, *shards], strict=False))}).encode()
