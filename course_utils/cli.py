@@ -47,9 +47,8 @@ def _setup(needs: list[str], profile: str | None, model: str | None) -> Setup:
         try:
             (fit,) = doctor.model_fits(chosen, hardware, {model: hub.model_config(model)})
             told = f"{fit.train_gib} GiB to train and {fit.answer_gib} GiB to answer with profile {chosen.name}"
-            has = f"{hardware.vram_gib or hardware.ram_gib - doctor.SYSTEM_GIB:.1f} GiB for it"
-            sign = "" if fit.state in {"fits", "tight"} else "WARNING, "
-            typer.echo(f"{model} needs {told}; this machine has {has}: {sign}{fit.state}.")
+            has = f"this machine has {hardware.vram_gib or hardware.ram_gib - doctor.SYSTEM_GIB:.1f} GiB for it"
+            typer.echo(f"{model} needs {told}; {has}: {'WARNING, ' * (fit.state not in ('fits', 'tight'))}{fit.state}.")
         except budget.BudgetError as error:
             typer.echo(f"The memory that {model} needs is not known: {error}")
     return course_utils.setup(needs, profile, model)

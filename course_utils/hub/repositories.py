@@ -30,7 +30,6 @@ ENDPOINTS = {
 """The hubs; those that do not answer are tried in this order, after those that do."""
 
 ORDER_VARIABLE = "COURSE_SOURCES"
-COLAB = "COLAB_RELEASE_TAG"  # a variable that Colab sets, also for what a notebook starts
 ADDRESS = r"https?://([\w.-]+|\[[\da-f:.]+\])(:\d+)?(/[^@?\s]*)?"  # no user's name and no query
 REACH_SECONDS = 4.0  # a hub that does not answer by then counts as out of reach
 LISTING_SECONDS = 10.0  # a hub that has not listed its files by then is left for the next one
@@ -101,7 +100,7 @@ def chosen(source: str, endpoint: str | None) -> Hubs:
                 f"{ORDER_VARIABLE} names {', '.join(sorted(unknown))}. It is a list of {', '.join(ENDPOINTS)} with "
                 f"commas between, such as modelscope,mirror."
             )
-        probed = not names and COLAB not in os.environ
+        probed = not names and "COLAB_RELEASE_TAG" not in os.environ  # Colab sets it, also for what a notebook starts
         hubs = {name: addresses[name] for name in names or ("huggingface", *ENDPOINTS)}
     else:
         kind = "mirror" if source == "auto" else source
@@ -333,15 +332,14 @@ def list_files(repo_type: RepoType, name: str, kind: str, address: str, send_tok
     client = _list_modelscope if kind == "modelscope" else _list_huggingface
     own = ENDPOINTS["modelscope" if kind == "modelscope" else "huggingface"]
     token = token_of(kind, address) if send_token or address == own else ""
-    seconds = LISTING_SECONDS if up else REACH_SECONDS
 
     def once() -> Listing:
         try:
-            return fetch.start(client, repo_type, name, address, token).result(seconds)
+            return fetch.start(client, repo_type, name, address, token).result(LISTING_SECONDS if up else REACH_SECONDS)
         except SourceError:
             raise
         except TimeoutError:
-            raise SourceError(f"no list of files within {seconds:g} s{network.culprit(address)}") from None
+            raise SourceError(f"no list of files in time{network.culprit(address)}") from None
         except Exception as error:
             response = getattr(error, "response", None)
             page = response is not None and response.headers.get("Content-Type", "").startswith("text/html")
@@ -384,7 +382,7 @@ def _list_modelscope(repo_type: RepoType, name: str, address: str, token: str) -
     from modelscope_hub import HubApi
     from modelscope_hub.config import HubConfig
 
-    logging.getLogger("modelscope_hub.legacy_api").setLevel(logging.WARNING)  # it tells every page of a data set's list
+    logging.getLogger("modelscope_hub.legacy_api").setLevel(logging.ERROR)  # it tells every page and every try
     api = HubApi(HubConfig(endpoint=address, token=token))  # "" is no token, not even that of the login
     listed = api.list_repo_files(name, repo_type.name)
     files = [HubFile(item.path, item.size or 0, item.sha256) for item in listed if item.type != "tree"]

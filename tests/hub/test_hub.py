@@ -130,9 +130,7 @@ def test_when_all_hubs_fail_each_reason_is_given_quickly(server, tmp_path, endpo
     message = str(caught.value)
     assert f"mirror ({NOBODY}): ConnectError" in message
     assert f"huggingface ({server.address}): HTTP 404: not there" in message
-    assert f"modelscope ({silent}): " in message and (
-        "ReadTimeout" in message or "no list of files within 4 s" in message
-    )
+    assert f"modelscope ({silent}): " in message and ("ReadTimeout" in message or "no list of files in time" in message)
     assert "by hand" in message and took < 15
     assert left(tmp_path) == []
 
@@ -155,7 +153,7 @@ def test_with_every_hub_out_of_reach_a_model_on_disk_loads_and_another_fails_soo
 def test_a_listing_that_never_comes_is_given_up(source, listing, server, tmp_path, monkeypatch):
     monkeypatch.setattr(repositories, "LISTING_SECONDS", 0.5)
     server.faults[listing] = Fault(stall=0)
-    with pytest.raises(DownloadError, match=r"no list of files within 0\.5 s"):
+    with pytest.raises(DownloadError, match="no list of files in time"):
         download(REPO, source=source, endpoint=server.address, models_dir=tmp_path)
 
 
@@ -170,6 +168,8 @@ def test_a_config_comes_without_the_weights_and_leaves_nothing(server, tmp_path,
     download(REPO)
     server.forget()
     assert hub.model_config(REPO) == {"model_type": "qwen3"} and not server.requests
+    with pytest.raises(DownloadError, match=f"into {tmp_path}/models/Qwen/Nowhere by hand"):
+        hub.model_config("Qwen/Nowhere")
 
 
 def test_of_the_weights_those_are_taken_that_the_index_names(server, tmp_path):
