@@ -18,20 +18,40 @@ from rich.console import Console
 
 import course_utils
 from course_utils import data, hub
-from course_utils.core import profiles, settings
+from course_utils.core import budget, profiles, settings
 from course_utils.core.errors import CourseError
 from course_utils.core.files import is_first_process, write_text
+from course_utils.core.hardware import detect_hardware
 from course_utils.core.paths import home
 from course_utils.lessons import reports, tables
 
 if TYPE_CHECKING:
     from course_utils.deploy.serving import Server
     from course_utils.lessons.conversation import Conversation
+    from course_utils.lessons.setup import Setup
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__.splitlines()[0])
 
 PROFILE = typer.Option("--profile", help=f"{', '.join(profiles.PROFILES)}; by default what this machine asks for.")
 ProfileName = Annotated[str | None, PROFILE]
+ModelName = Annotated[str | None, typer.Option("--model", help="Any hub id, in place of the profile's model.")]
+
+
+def _setup(needs: list[str], profile: str | None, model: str | None) -> Setup:
+    """`setup`, and before it, so before weights are downloaded, the memory that a model named by the learner needs."""
+    if model is not None and is_first_process():
+        from course_utils.lessons import doctor
+
+        hardware = detect_hardware()
+        chosen = replace(profiles.choose(profile, hardware), model=model)
+        try:
+            (fit,) = doctor.model_fits(chosen, hardware, {model: hub.model_config(model)})
+            told = f"{fit.train_gib} GiB to train and {fit.answer_gib} GiB to answer with profile {chosen.name}"
+            has = f"this machine has {hardware.vram_gib or hardware.ram_gib - doctor.SYSTEM_GIB:.1f} GiB for it"
+            typer.echo(f"{model} needs {told}; {has}: {'WARNING, ' * (fit.state not in ('fits', 'tight'))}{fit.state}.")
+        except budget.BudgetError as error:
+            typer.echo(f"The memory that {model} needs is not known: {error}")
+    return course_utils.setup(needs, profile, model)
 
 
 def _folder(words: str) -> Any:
@@ -105,6 +125,7 @@ def build_data(profile: ProfileName = None) -> None:
 @app.command()
 def train(
     profile: ProfileName = None,
+    model: ModelName = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -120,7 +141,7 @@ def train(
 ) -> None:
     """Train the adapter (lesson 04); several processes: `accelerate launch -m course_utils train --config FILE`."""
     from course_utils.lessons import pipeline
-    from course_utils.lessons.setup import at_home
+    from course_utils.lessons.setup import at_home, with_model
 
     asked = _read_config(config) if config else {}
     named = {name: asked.pop(name) for name in ("profile", "data") if name in asked}
@@ -129,10 +150,11 @@ def train(
     profile = profile or named.get("profile")
     data = data or (Path(named["data"]).resolve() if "data" in named else None)
     chosen = profiles.choose(profile)
-    own = {"output_dir": f"runs/own/{data.stem}"} if data else {}
-    changed = replace(chosen.train, **own | asked)  # a slip is told before the long imports
+    folder = f"runs/own/{data.stem}" if data else chosen.train.output_dir
+    chosen = with_model(replace(chosen, train=replace(chosen.train, output_dir=folder)), model)
+    changed = replace(chosen.train, **asked)  # a slip is told before the long imports
     with pipeline.in_turn():
-        course_utils.setup(["model"] if data else ["model", "data"], profile)
+        _setup(["model"] if data else ["model", "data"], profile, model)
     result = pipeline.train_adapter(at_home(replace(chosen, train=changed)), file=data, resume=resume)
     if is_first_process():
         print(tables.table(list(result.metrics.items()), columns=("what", "value")))
@@ -152,24 +174,25 @@ def _read_config(path: Path) -> dict[str, Any]:
 @app.command()
 def evaluate(
     profile: ProfileName = None,
+    model: ModelName = None,
     merged: Annotated[bool, typer.Option("--merged", help="Compare the base with the merged model.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
 ) -> None:
     """Compare base and adapter on the held-out rows (lesson 05)."""
     from course_utils.lessons import pipeline
 
-    ready = course_utils.setup(["model", "merged" if merged else "adapter", "data"], profile)
+    ready = _setup(["model", "merged" if merged else "adapter", "data"], profile, model)
     comparison = pipeline.evaluate_adapter(ready.profile, merged=merged, resume=resume)
     print(reports.evaluation(comparison.table, comparison.worse))
     print(f"\nThe page with the picture: {ready.run_dir / ('evaluation_merged' if merged else 'evaluation')}.html")
 
 
 @app.command()
-def merge(profile: ProfileName = None) -> None:
+def merge(profile: ProfileName = None, model: ModelName = None) -> None:
     """Merge the adapter into the 16-bit base (lesson 06)."""
     from course_utils.deploy import export
 
-    ready = course_utils.setup(["adapter"], profile)
+    ready = _setup(["adapter"], profile, model)
     base = hub.download(ready.profile.model)
     report = export.merge_adapter(base, ready.run_dir / "adapter", ready.run_dir / "merged")
     print(f"{report.adapter.layers} layers merged; the model lies in {report.path}.")
@@ -183,17 +206,19 @@ def push(
     hub: Annotated[str, typer.Option(help="huggingface or modelscope.")] = "huggingface",
     public: Annotated[bool, typer.Option("--public", help="Let everyone see a new repository.")] = False,
     profile: ProfileName = None,
+    model: ModelName = None,
 ) -> None:
     """Upload the adapter with its model card, with the token of your login."""
     from course_utils.deploy import publishing
 
-    ready = course_utils.setup(["adapter"], profile)
+    ready = _setup(["adapter"], profile, model)
     print(publishing.push_adapter(ready.run_dir / "adapter", repo, hub=hub, private=not public))
 
 
 @app.command()
 def serve(
     profile: ProfileName = None,
+    model: ModelName = None,
     port: Annotated[int, typer.Option(help="On loopback.")] = 8000,
     adapter: Annotated[
         Path | None, _folder("Serve the base with this adapter mounted, not the merged model; vLLM only.")
@@ -202,9 +227,9 @@ def serve(
     """Serve the merged model on loopback until Ctrl-C, and show the server's log."""
     from course_utils.deploy import serving
 
-    ready = course_utils.setup([] if adapter else ["merged"], profile)
-    model = hub.download(ready.profile.model) if adapter else ready.run_dir / "merged"
-    line = serving.command(ready.profile, model, port=port, adapter=adapter)
+    ready = _setup([] if adapter else ["merged"], profile, model)
+    folder = hub.download(ready.profile.model) if adapter else ready.run_dir / "merged"
+    line = serving.command(ready.profile, folder, port=port, adapter=adapter)
     print(shlex.join(line), flush=True)
     with serving.serve(line, timeout=600, on_line=lambda text: print(f"| {text}", flush=True)) as server:
         print(f"\nAnswers at {server.url}; Ctrl-C stops it. Ask it:\n\n{_how_to_ask(server)}\n", flush=True)
@@ -230,6 +255,7 @@ print(reply.choices[0].message.content)"""
 @app.command()
 def chat(
     profile: ProfileName = None,
+    model: ModelName = None,
     base: Annotated[bool, typer.Option("--base", help="Talk to the base model, not to the merged one.")] = False,
     adapter: Annotated[Path | None, _folder("Talk to the base with this adapter on it.")] = None,
     both: Annotated[bool, typer.Option("--both", help="Each line is answered by the base, then by the tuned.")] = False,
@@ -237,19 +263,19 @@ def chat(
 ) -> None:
     """Talk to the tuned model. Ctrl-C ends a reply, /new starts over, an empty line or Ctrl-D quits."""
     needs = ["model", "adapter"] if both and not adapter else ["model"] if base or both or adapter else ["merged"]
-    ready = course_utils.setup(needs, profile)
+    ready = _setup(needs, profile, model)
 
     from course_utils.lessons.conversation import Conversation
     from course_utils.train import modeling
 
     folder = ready.run_dir / "merged" if needs == ["merged"] else ready.model_dir
-    model, tokenizer = modeling.load_model(folder, ready.profile, load_in_4bit=False)
+    loaded, tokenizer = modeling.load_model(folder, ready.profile, load_in_4bit=False)
     if adapter or both:
-        model = modeling.load_adapter(model, adapter or ready.run_dir / "adapter")
-    model = modeling.for_inference(model)
-    conversations = {"tuned> " if both else "": Conversation(model, tokenizer, thinking=think)}
+        loaded = modeling.load_adapter(loaded, adapter or ready.run_dir / "adapter")
+    loaded = modeling.for_inference(loaded)
+    conversations = {"tuned> " if both else "": Conversation(loaded, tokenizer, thinking=think)}
     if both:
-        conversations = {"base> ": Conversation(model, tokenizer, base=True, thinking=think)} | conversations
+        conversations = {"base> ": Conversation(loaded, tokenizer, base=True, thinking=think)} | conversations
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     while line := ask("you> "):
         for name, conversation in conversations.items():

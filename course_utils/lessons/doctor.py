@@ -7,7 +7,7 @@ driver that is too old) can be described and tested.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from typing import Any
@@ -152,16 +152,16 @@ def judge(findings: Findings, profile: Profile) -> Diagnosis:
     return Diagnosis(tuple(facts), tuple(verdict), models, profile)
 
 
-def model_fits(profile: Profile, hardware: Hardware) -> tuple[ModelFit, ...]:
-    """What each model of the course's list needs: the profile's with its settings, others with those of cpu or 16gb."""
+def model_fits(profile: Profile, hardware: Hardware, configs: Mapping[str, Any] = CONFIGS) -> tuple[ModelFit, ...]:
+    """What each model of a list needs: the profile's with its settings, others with those of cpu or 16gb."""
     there = hardware.vram_gib if hardware.device == "cuda" else hardware.ram_gib - SYSTEM_GIB
     fits = []
-    for model, config in CONFIGS.items():
+    for model, config in configs.items():
         settings = profile if model == profile.model else PROFILES["cpu" if model == SMALL else "16gb"]
         needs = memory_budget(config, settings).gib
         answers = memory_budget(config, replace(settings, load_in_4bit=False), generate=True).gib
         state = "tight" if max(needs, answers) > TIGHT * there else "fits"
-        if hardware.device == "cpu" and model != SMALL:
+        if hardware.device == "cpu" and settings.device == "cuda":
             state = "needs a GPU"
         elif needs > there:
             state = "too large"

@@ -40,7 +40,7 @@ def _command(name: str) -> Callable[[Profile], None]:
     """Make a need with `python -m course_utils NAME`, in a process of its own: it may need Unsloth, or much memory."""
 
     def run(profile: Profile) -> None:
-        command = ["-m", "course_utils", name, "--profile", profile.name]
+        command = ["-m", "course_utils", name, "--profile", profile.name, "--model", profile.model]
         done = subprocess.run(
             [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
@@ -55,6 +55,14 @@ def at_home(profile: Profile) -> Profile:
     """The profile with its run's folder as seen from the current one, so that every later call finds it."""
     folder = seen_from_here(home() / profile.train.output_dir)
     return replace(profile, train=replace(profile.train, output_dir=str(folder)))
+
+
+def with_model(profile: Profile, model: str | None) -> Profile:
+    """The profile with another model (None: with its own), whose runs lie in a folder inside that of the profile's."""
+    if model in {None, profile.model}:
+        return profile
+    folder = f"{profile.train.output_dir}/{model.replace('/', '--')}"
+    return replace(profile, model=model, train=replace(profile.train, output_dir=folder))
 
 
 def run_dir(profile: Profile) -> Path:
@@ -131,13 +139,14 @@ class Setup:
         return self._shown().html
 
 
-def setup(needs: Sequence[str] = (), profile: str | None = None) -> Setup:
+def setup(needs: Sequence[str] = (), profile: str | None = None, model: str | None = None) -> Setup:
     """The first cell of every lesson: choose the profile, and make what is missing.
 
     Args:
         needs: names out of `NEEDS`. What is missing is made by the package's own commands, and what those need before
             it. "model" also imports Unsloth, which must come before transformers.
         profile: a profile's name; None leaves the choice to COURSE_PROFILE and the hardware.
+        model: another model than the profile's, a name for `hub.download`; see `with_model`.
 
     Returns:
         A table for people, with the profile and the paths as attributes.
@@ -149,7 +158,7 @@ def setup(needs: Sequence[str] = (), profile: str | None = None) -> Setup:
     if unknown := [name for name in needs if name not in NEEDS]:
         raise LessonError(f"Nothing is called {', '.join(unknown)}; a lesson can need {', '.join(NEEDS)}.")
     hardware = detect_hardware()
-    chosen = at_home(profiles.choose(profile, hardware))
+    chosen = at_home(with_model(profiles.choose(profile, hardware), model))
     if "model" in needs:
         modeling.import_unsloth()
     made = tuple(what for name in needs for what in _provide(name, chosen))

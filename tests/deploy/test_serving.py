@@ -268,7 +268,7 @@ def test_the_command_shows_line_log_and_how_to_ask_and_reports_the_end(tiny, mon
 
     line = stub("--dies")
     ready = SimpleNamespace(profile=tiny, run_dir=Path("runs/tiny"))
-    monkeypatch.setattr("course_utils.lessons.setup.setup", lambda needs, profile: ready)
+    monkeypatch.setattr("course_utils.lessons.setup.setup", lambda needs, profile, model: ready)
     monkeypatch.setattr(serving, "command", lambda *args, **kwargs: line)
     ended = CliRunner().invoke(cli.app, ["serve"])
     shown = ended.stdout

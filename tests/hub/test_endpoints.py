@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import httpx
 import pytest
-from hub_server import LISTING, REPO, ROOT, Fault, HubServer, left, refusing_address, silent_address
+from hub_server import INFO, LISTING, REPO, ROOT, Fault, HubServer, left, refusing_address, silent_address
 
 from course_utils import hub
 from course_utils.hub import DownloadError, download
@@ -37,7 +37,7 @@ def test_reachable_asks_all_at_once_and_names_reasons(server, endpoints):
         begun = time.monotonic()
         found = hub.reachable(seconds=0.5)
         assert time.monotonic() - begun < 3
-    assert list(found) == ["mirror", "huggingface", "modelscope"]
+    assert list(found) == ["huggingface", "mirror", "modelscope"], "who answers comes first"
     assert found["huggingface"] is None
     assert "ReadTimeout" in found["mirror"] or found["mirror"] == "no answer in time"
     assert found["modelscope"].startswith("ConnectError")
@@ -61,15 +61,87 @@ def test_reachable_does_not_wait_for_a_name_server(endpoints, monkeypatch):
 # ---- order, variables
 
 
+def probes(*servers):
+    """How often the hubs were asked the first short question."""
+    return sum(request.file == ROOT for server in servers for request in server.requests)
+
+
+class Slow(HubServer):
+    """A hub that answers the first short question late, and has no model."""
+
+    def __init__(self, seconds):
+        super().__init__({"README.md": b""})
+        self.seconds = seconds
+
+    def _record(self, request):
+        fault = super()._record(request)
+        if request.file == ROOT:
+            time.sleep(self.seconds)
+        return fault
+
+
+def asked(folder):
+    """The hubs that a download asked, in order."""
+    return [each["source"] for each in json.loads((folder / hub.RECORD).read_text(encoding="utf-8"))["attempts"]]
+
+
+def test_hubs_are_asked_in_the_order_in_which_they_answer_and_the_question_comes_once(tmp_path, endpoints):
+    with Slow(0.8) as mirror, Slow(0.4) as huggingface, Slow(0) as modelscope:
+        endpoints(mirror.address, huggingface.address, modelscope.address)
+        with pytest.raises(DownloadError) as caught:
+            download(REPO, models_dir=tmp_path)
+        tried = [line.split()[0] for line in str(caught.value).splitlines() if line.startswith("  ")]
+        assert tried == ["modelscope", "huggingface", "mirror"]
+        mirror.files = FILES  # the last one has it now; where it stands in the order is remembered
+        assert asked(download(REPO, models_dir=tmp_path)) == tried
+        assert probes(mirror, huggingface, modelscope) == 3
+
+
+def test_one_that_answers_is_not_kept_waiting_for_a_slow_one(server, tmp_path, endpoints):
+    with Slow(3) as mirror:
+        endpoints(mirror.address, NOBODY, server.address)
+        begun = time.monotonic()
+        assert asked(download(REPO, models_dir=tmp_path)) == ["modelscope"]
+        assert time.monotonic() - begun < 2.5
+
+
+def test_a_hub_that_gave_no_answer_is_asked_all_the_same_after_the_others(server, tmp_path, endpoints, monkeypatch):
+    """As behind a firewall that lets no HEAD through."""
+    monkeypatch.setattr(httpx, "head", lambda address, **_: 1 / 0 if address == server.address else None)
+    with Slow(0) as modelscope:
+        endpoints(NOBODY, server.address, modelscope.address)
+        tried = asked(download(REPO, models_dir=tmp_path))
+    assert tried[-1] == "huggingface" and set(tried) == {"mirror", "modelscope", "huggingface"}
+
+
+def test_no_question_where_the_source_is_named_or_the_model_is_there(server, tmp_path, endpoints):
+    endpoints(server.address, server.address, server.address)
+    download(REPO, source="huggingface", models_dir=tmp_path)
+    download(REPO, models_dir=tmp_path)
+    download(REPO, endpoint=server.address, models_dir=tmp_path / "other")
+    assert probes(server) == 0
+
+
+def test_on_colab_huggingface_comes_first_without_a_question(server, tmp_path, endpoints, monkeypatch):
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab_20260801")
+    endpoints(NOBODY, server.address, NOBODY)
+    assert asked(download(REPO, models_dir=tmp_path)) == ["huggingface"]
+    server.faults[INFO] = Fault(status=404)
+    with HubServer(FILES) as mirror:
+        endpoints(mirror.address, server.address, mirror.address)
+        assert asked(download(REPO, models_dir=tmp_path / "other")) == ["huggingface", "mirror"]
+        assert probes(server, mirror) == 0
+
+
 def test_the_order_comes_from_the_variable(server, tmp_path, endpoints, monkeypatch):
     monkeypatch.setenv(ORDER_VARIABLE, " modelscope, mirror ")
     with ExitStack() as stack:
         mirror, huggingface = (stack.enter_context(HubServer(FILES)) for _ in range(2))
         server.faults[LISTING] = Fault(status=404)
         endpoints(mirror.address, huggingface.address, server.address)
-        record = json.loads((download(REPO, models_dir=tmp_path) / hub.RECORD).read_text(encoding="utf-8"))
-        assert [attempt["source"] for attempt in record["attempts"]] == ["modelscope", "mirror"]
+        assert asked(download(REPO, models_dir=tmp_path)) == ["modelscope", "mirror"]
         assert not huggingface.requests
+        assert not probes(server, mirror), "an order that is given needs no question"
 
 
 @pytest.mark.parametrize("value", ["mirror,github", "wheel", "auto"])

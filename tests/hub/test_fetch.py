@@ -135,6 +135,7 @@ def test_the_clients_start_a_broken_file_anew_and_we_do_not(server, tmp_path, mo
 def test_what_one_hub_began_another_ends_and_the_record_says_so(server, tmp_path, monkeypatch):
     with HubServer(FILES) as mirror:
         mirror.faults[WEIGHTS] = [Fault(cut=1000), Fault(status=404)]
+        monkeypatch.setenv("COURSE_SOURCES", "mirror,huggingface")
         move(monkeypatch, hub.ENDPOINTS, mirror.address, server.address, server.address)
         folder = download(REPO, models_dir=tmp_path)
     assert whole(folder)

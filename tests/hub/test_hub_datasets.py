@@ -133,7 +133,8 @@ def test_a_model_of_the_same_name_is_another_repository(server, tmp_path):
         hub.download(REPO, endpoint=server.address, models_dir=tmp_path)
 
 
-def test_the_token_goes_to_huggingface_only(server, tmp_path, endpoints):
+def test_the_token_goes_to_huggingface_only(server, tmp_path, endpoints, monkeypatch):
+    monkeypatch.setenv("COURSE_SOURCES", "mirror,huggingface")
     with HubServer(FILES, REPO, "dataset") as mirror:
         mirror.faults[TABLE] = Fault(status=404)
         endpoints(mirror.address, server.address, NOBODY)
@@ -174,7 +175,8 @@ def test_a_cut_line_costs_no_byte_twice(source, server, tmp_path):
 
 
 @pytest.mark.parametrize("fault", [{}, {INFO: Fault(status=401)}, {TABLE: Fault(status=404)}], ids=str)
-def test_where_the_mirror_fails_the_next_hub_gives_it(fault, server, tmp_path, endpoints):
+def test_where_the_mirror_fails_the_next_hub_gives_it(fault, server, tmp_path, endpoints, monkeypatch):
+    monkeypatch.setenv("COURSE_SOURCES", "mirror,huggingface,modelscope")
     with HubServer(FILES, REPO, "dataset") as mirror:
         mirror.faults |= fault
         first = mirror.address if fault else NOBODY

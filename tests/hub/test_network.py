@@ -6,13 +6,14 @@ hub; a hub or a folder with Git LFS pointers is said.
 
 import sys
 
+import huggingface_hub
 import pytest
 from hub_server import INFO, LISTING, POINTER, REPO, TREE, Fault, HubServer, left, refusing_address
 from safetensors.torch import save
 from torch import zeros
 
 from course_utils import hub
-from course_utils.hub import DownloadError, download, download_dataset, fetch, network, wheels
+from course_utils.hub import DownloadError, download, download_dataset, fetch, network, repositories, wheels
 
 WHOLE = save({"a": zeros(100)})
 FILES = {"config.json": b"{}", "tokenizer.json": b'{"a": 1}', "model.safetensors": WHOLE}
@@ -28,12 +29,15 @@ pytestmark = pytest.mark.usefixtures("sealed", "bare")
 
 @pytest.fixture
 def bare(monkeypatch):
-    """No proxy and no certificate variable of this machine; certificates are read anew."""
+    """No proxy and no certificate variable of this machine; certificates and variables are read anew."""
     for name in (*PROXIES, *network.CERTIFICATES):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(repositories, "LISTING_SECONDS", 2.0)  # ModelScope's client tries for seven
     fetch.certificates.cache_clear()
+    huggingface_hub.close_session()
     yield
     fetch.certificates.cache_clear()
+    huggingface_hub.close_session()
 
 
 @pytest.fixture

@@ -6,13 +6,17 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 from conftest import ROOT, compared
+from typer.testing import CliRunner
 
-from course_utils import cli, evaluation, pipeline, profiles, tables
+from course_utils import budget, cli, evaluation, export, modeling, pipeline, profiles, tables
 from course_utils.core import paths
+from course_utils.core.hardware import Hardware
+from course_utils.hub import DownloadError
 from course_utils.lessons import setup
 from course_utils.lessons.setup import LessonError, Need
 from lab import run_lessons
@@ -52,11 +56,100 @@ def test_train_writes_into_the_clone_wherever_it_is_called(monkeypatch, tmp_path
     monkeypatch.chdir(ROOT / here if here else tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     trained = []
-    monkeypatch.setattr(setup, "setup", lambda needs, profile: None)
+    monkeypatch.setattr(setup, "setup", lambda needs, profile, model: None)
     monkeypatch.setattr(cli, "is_first_process", lambda: False)
     monkeypatch.setattr(pipeline, "train_adapter", lambda profile, **_: trained.append(profile))
-    cli.train("tiny", tmp_path / "config.json", file and tmp_path / file)
+    cli.train("tiny", None, tmp_path / "config.json", file and tmp_path / file)
     assert Path(trained[0].train.output_dir).resolve() == (ROOT / folder).resolve()
+
+
+OTHER = "Qwen/Qwen3-0.6B"
+
+
+@pytest.fixture
+def other(monkeypatch):
+    """Everything is there and nothing is loaded or computed; gives what train, evaluate, merge and chat were asked."""
+    asked = {}
+    result = {"table": [], "worse": [], "metrics": {}, "adapter_dir": "", "path": ""}
+    result["adapter"] = SimpleNamespace(layers=1, remarks=[])
+
+    def note(name):
+        return lambda *given, **_: asked.update({name: given}) or SimpleNamespace(**result)
+
+    there = {name: replace(need, there=lambda profile: True) for name, need in setup.NEEDS.items()}
+    monkeypatch.setattr(setup, "NEEDS", there)
+    monkeypatch.setattr(pipeline, "train_adapter", note("train"))
+    monkeypatch.setattr(pipeline, "evaluate_adapter", note("evaluate"))
+    monkeypatch.setattr(cli.reports, "evaluation", lambda *_: "")
+    monkeypatch.setattr(export, "merge_adapter", note("merge"))
+    monkeypatch.setattr(modeling, "load_model", note("chat"))
+    monkeypatch.setattr(cli.hub, "download", Path)
+    monkeypatch.setattr(cli.hub, "model_config", lambda name: budget.CONFIGS[name])
+    monkeypatch.setattr(cli, "detect_hardware", lambda: MACHINE)
+    return asked
+
+
+MACHINE = Hardware("cpu", None, 0.0, None, True, 24.0, 2, 100.0)
+
+
+def say(command, *arguments):
+    return CliRunner().invoke(cli.app, [command, "--profile", "tiny", *arguments])
+
+
+def test_train_evaluate_merge_and_chat_with_another_model_find_each_other(other):
+    for command in ("train", "evaluate", "merge", "chat"):
+        first = say(command, "--model", OTHER).stdout.splitlines()[0]
+        assert first.startswith(f"{OTHER} needs ") and first.endswith(
+            "with profile cpu; this machine has 22.5 GiB for it: fits."
+        )
+    (trained,), (evaluated,), (base, adapter, merged), (talked_to, profile) = other.values()
+    run = Path(trained.train.output_dir)
+    assert run.resolve() == (ROOT / "runs/tiny/Qwen--Qwen3-0.6B").resolve()
+    assert trained.model == evaluated.model == profile.model == str(base) == OTHER
+    assert evaluated.train == trained.train == replace(profiles.PROFILES["tiny"].train, output_dir=str(run))
+    assert (adapter, merged, talked_to) == (run / "adapter", run / "merged", run / "merged")
+
+
+def test_the_profiles_own_model_stays_where_it_is(other):
+    say("train", "--model", profiles.PROFILES["tiny"].model)
+    say("train", "--model", OTHER, "--data", "my.jsonl")
+    assert Path(other["train"][0].train.output_dir).resolve() == (ROOT / "runs/own/my/Qwen--Qwen3-0.6B").resolve()
+    assert setup.with_model(profiles.PROFILES["tiny"], profiles.PROFILES["tiny"].model) is profiles.PROFILES["tiny"]
+
+
+@pytest.mark.parametrize(
+    ("ram", "said"),
+    [(24.0, "22.5 GiB for it: fits."), (6.9, "5.4 GiB for it: WARNING, too large."), (7.2, "5.7 GiB for it: tight.")],
+)
+def test_the_memory_is_told_before_anything_is_made(other, monkeypatch, ram, said):
+    monkeypatch.setattr(cli, "detect_hardware", lambda: replace(MACHINE, ram_gib=ram))
+    monkeypatch.setattr(setup, "setup", lambda *_: 1 / 0)  # where all that is missing would be made
+    run = say("merge", "--model", OTHER)
+    assert said in run.stdout and not other
+
+
+def test_a_model_of_another_kind_is_said_and_tried(other, monkeypatch):
+    monkeypatch.setattr(cli.hub, "model_config", lambda name: {"num_experts": 8})
+    run = say("merge", "--model", "Qwen/Qwen3-30B-A3B")
+    assert "not known: This config is of a mixture of experts" in run.stdout and other["merge"]
+
+
+def test_without_the_option_nothing_is_told(other, monkeypatch):
+    monkeypatch.setattr(cli.hub, "model_config", lambda name: pytest.fail("asked"))
+    assert "GiB" not in say("merge").stdout and other["merge"][1].parent.name == "cpu"
+
+
+def test_a_model_that_cannot_be_meant_is_refused():
+    run = say("train", "--model", "qwen")
+    assert isinstance(run.exception, DownloadError) and "no model or tokenizer named 'qwen'" in str(run.exception)
+
+
+def test_what_makes_a_need_is_told_the_model(monkeypatch):
+    ran = []
+    done = subprocess.CompletedProcess([], 0, "")
+    monkeypatch.setattr(setup.subprocess, "run", lambda command, **_: ran.append(command[3:]) or done)
+    setup._command("train")(setup.with_model(profiles.PROFILES["tiny"], OTHER))
+    assert ran == [["train", "--profile", "tiny", "--model", OTHER]]
 
 
 def test_an_unknown_need_says_what_there_is():
