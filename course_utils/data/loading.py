@@ -31,7 +31,7 @@ from course_utils.data.rows import (
     half_character,
     judged,
     plain,
-    rows_or_faults,
+    rows_of,
     short,
     to_dataset,
     weighed,
@@ -144,9 +144,7 @@ def _downloaded(entry: Entry) -> Iterator[Record | Problem]:
             f"cannot be loaded from {folder}: {type(error).__name__}: {error}. Check these names against the data "
             f"set's page. Or: {AS_FILE}"
         ) from error
-    for number, row in enumerate(
-        dataset, start=1
-    ):  # not rows_or_faults: mixed objects are kept as JSON, which only this reads
+    for number, row in enumerate(dataset, start=1):  # not rows_of: mixed objects are JSON, which only this reads
         yield Record(entry.address, number, None, {column: plain(value) for column, value in row.items()})
 
 
@@ -223,19 +221,16 @@ def _rows_of_the_schema(given: Dataset | list[Row], name: str) -> Opened:
     from datasets import Dataset
 
     if isinstance(given, list) and all(isinstance(row, dict) for row in given):
-        columns, rows = {key for row in given for key in row}, (half_character(row) or plain(row) for row in given)
+        columns, rows = {key for row in given for key in row}, map(plain, given)
     elif isinstance(given, Dataset):
-        columns, rows = set(given.column_names), rows_or_faults(given)
+        columns, rows = set(given.column_names), rows_of(given)
     else:
         expected = "a path, a Dataset (one split of a DatasetDict) or a list of rows, each a dict"
         raise DataError(f"check: expected {expected}; found {short(given)}.")
     if columns and not columns & {"messages", "text"}:
         found = ", ".join(sorted(map(str, columns)))
         raise DataError(f"{name} has the columns {found}; rows of the course have messages or text (see data.load).")
-    items = (
-        Problem(name, number, None, row, NOT_UTF8) if isinstance(row, str) else Record(name, number, None, row)
-        for number, row in enumerate(rows, start=1)
-    )
+    items = (Record(name, number, None, row) for number, row in enumerate(rows, start=1))
     media = ", ".join(part for part in MEDIA if part in columns)
     remarks = [f"{name}: whether the files of {media} are there was not looked at."] if media else []
     if left := ", ".join(sorted(map(str, columns - COLUMNS))):
@@ -246,6 +241,8 @@ def _rows_of_the_schema(given: Dataset | list[Row], name: str) -> Opened:
 def _of_the_schema(_: int, record: Record) -> tuple[Row, list[Fault]]:
     """A row of a data set, and what would be lost of it."""
     row: Row = {"messages": [], "source": "", "tags": []} | record.value
+    if (place := half_character(row)) is not None:
+        return row, [Fault(place, NOT_UTF8)]
     try:
         row = weighed(row)
     except DataError as error:
