@@ -87,13 +87,13 @@ def hint(tag: Any, layout: Layout, first: list[Row]) -> str:
 def source(first: list[Row]) -> str | None:
     """Which of the sources that `normalise` knows these rows are in, if any (pitfall source-dialects)."""
     keys = set().union(*first)
-    if {"Question", "Numbers"} <= keys:
-        return "mawps"
-    if "golden" in keys:
-        return "cmath"
-    if {"answer_zh", "answer_en"} & keys:
-        return "emoji"
-    return "cluener" if "text" in keys and any(isinstance(row.get("label"), dict) for row in first) else None
+    fits = {
+        "mawps": {"Question", "Numbers"} <= keys,
+        "cmath": "golden" in keys,
+        "emoji": bool({"answer_zh", "answer_en"} & keys),
+        "cluener": "text" in keys and any(isinstance(row.get("label"), dict) for row in first),
+    }
+    return next((name for name in fits if fits[name]), None)
 
 
 def entry(first: list[Row]) -> Row | None:

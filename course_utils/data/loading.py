@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 SAMPLE_SEED = 42
 FIRST_ROWS = 100  # by which the format of a file is told
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def load(name: str, dataset_dir: str | Path = "data") -> Dataset:
@@ -77,11 +76,7 @@ def load_rows(name: str, dataset_dir: str | Path = "data") -> list[Row]:
 def stream(name: str, dataset_dir: str | Path = "data") -> IterableDataset:
     """The same rows one after the other, never all in memory: JSONL, CSV and Parquet are read as they are asked for.
 
-    Its `map`, `filter`, `shuffle` and `take` are those of `datasets`; SFTTrainer takes it, too.
-
-    Args:
-        name: as for `load`.
-        dataset_dir: as for `load`.
+    Arguments are those of `load`. SFTTrainer takes it, too.
 
     Raises:
         DataError: unknown name; an entry with a slice in `split`, or with `num_samples`, for which all rows must be
@@ -98,10 +93,7 @@ def stream(name: str, dataset_dir: str | Path = "data") -> IterableDataset:
 
 def _usable(entry: Entry) -> Iterator[Row]:
     """The rows of an entry, up to the first problem, which raises."""
-    for item in entry_rows(entry):
-        if isinstance(item, Problem):
-            raise DataError(str(item))
-        yield item.value
+    return (row for item in entry_rows(entry) for row in all_usable([item]))
 
 
 def entry_rows(
@@ -139,11 +131,10 @@ def _downloaded(entry: Entry) -> Iterator[Record | Problem]:
     try:
         dataset = load_dataset(str(folder), entry.subset, data_dir=entry.hub_folder, split=entry.split)
     except Exception as error:  # subset, split or file format: the library's errors have no common base
-        raise DataError(
-            f"{entry.where}: {entry.address} (subset {entry.subset}, folder {entry.hub_folder}, split {entry.split}) "
-            f"cannot be loaded from {folder}: {type(error).__name__}: {error}. Check these names against the data "
-            f"set's page. Or: {AS_FILE}"
-        ) from error
+        what = f"{entry.address} (subset {entry.subset}, folder {entry.hub_folder}, split {entry.split})"
+        why = f"cannot be loaded from {folder}: {type(error).__name__}: {error}"
+        mend = f"Check these names against the data set's page. Or: {AS_FILE}"
+        raise DataError(f"{entry.where}: {what} {why}. {mend}") from error
     for number, row in enumerate(dataset, start=1):  # not rows_of: mixed objects are JSON, which only this reads
         yield Record(entry.address, number, None, {column: plain(value) for column, value in row.items()})
 
@@ -294,8 +285,7 @@ def _entry(entry: registry.Entry, *, is_guess: bool = False) -> Opened:
     remarks = [f"{entry.files[0]}: not read are the {what} {keys}." for what, keys in found.items()]
     lost = partial(unread.lost, layout=layout, columns=is_guess or not layout.explicit)
     rows = judged(entry_rows(entry, lost), lambda _, record: (record.value, _lacking(record.value, entry.folder)))
-    items = chain(chain.from_iterable(map(_byte_order_mark, entry.files)), rows)
-    return Opened(entry.name, f"{layout.formatting}, {layout.kind}", items, remarks, (layout.kind,))
+    return Opened(entry.name, f"{layout.formatting}, {layout.kind}", rows, remarks, (layout.kind,))
 
 
 def _lacking(row: Row, folder: Path) -> Iterator[Fault]:
@@ -333,7 +323,7 @@ def _file(path: Path) -> Opened:
     else:
         read_as = f"{source} (data.normalise)"
         items = sources.normalised(source, read(path), sources.READERS[source])
-    return Opened(str(path), read_as, chain(_byte_order_mark(path), items), [])
+    return Opened(str(path), read_as, items, [])
 
 
 def _unknown(_: int, record: Record) -> tuple[Row, list[Fault]]:
@@ -343,13 +333,6 @@ def _unknown(_: int, record: Record) -> tuple[Row, list[Fault]]:
     if record.value.keys() & SPEAKER_KEYS:
         mend += ' If each row is one turn, put the turns of a conversation into one row: {"messages": [turn, turn]}.'
     return record.value, [Fault("", f"{reason}{mend}")]
-
-
-def _byte_order_mark(path: Path) -> Iterator[Problem]:
-    """Three bytes that some editors put first: read over here, and refused by other readers of .json."""
-    with path.open("rb") as file:
-        if file.read(3) == BYTE_ORDER_MARK:
-            yield Problem(str(path), None, 1, "", "begins with a byte order mark. Save it as UTF-8 without one.")
 
 
 def _first(path: Path) -> list[Row]:
