@@ -43,12 +43,9 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 500  # are masked together; where one of them fails, it is looked for
 KINDS = {
-    "preference": "preference rows (two replies, chosen and rejected)",
-    "kto": "KTO rows (a reply, and whether it is a good one)",
-    "text": "rows of text for pretraining",
-}
-LESSONS = dict.fromkeys(("preference", "kto"), "lesson 09 (preferences)") | {
-    "text": "lesson 08 (continued pretraining)"
+    "preference": ("preference rows (two replies, chosen and rejected)", "lesson 09 (preferences)"),
+    "kto": ("KTO rows (a reply, and whether it is a good one)", "lesson 09 (preferences)"),
+    "text": ("rows of text for pretraining", "lesson 08 (continued pretraining)"),
 }
 LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]{2}")
 
@@ -88,7 +85,8 @@ class CheckReport:
             return ""
         if " and " in self.kind:
             return f"{self.name} holds {self.kind} rows in one, and each is trained in another way. Part them first."
-        return f"{self.name} holds {KINDS[self.kind]}, and `train --data` learns chats: use {LESSONS[self.kind]}."
+        rows, lesson = KINDS[self.kind]
+        return f"{self.name} holds {rows}, and `train --data` learns chats: use {lesson}."
 
     @property
     def kept(self) -> int:
@@ -198,11 +196,6 @@ def check(
     )
 
 
-def _rows_of(problems: Iterable[Problem]) -> set[tuple[str, int]]:
-    """The rows that have a problem."""
-    return {(problem.file, problem.row) for problem in problems if problem.row is not None}
-
-
 def _judged(opened: Opened) -> tuple[list[Problem], list[Record]]:
     """What keeps rows from being read or rendered, and the other rows."""
     return parted(judged(opened.items, lambda _, record: (record.value, faults(record.value))))
@@ -278,6 +271,11 @@ def _leaked(records: list[Record], against: str | Path | Dataset | list[Row]) ->
         for leak in leaks(*([record.value for record in part] for part in (records, held)))
     ]
     return found, remarks
+
+
+def _rows_of(problems: Iterable[Problem]) -> set[tuple[str, int]]:
+    """The rows that have a problem."""
+    return {(problem.file, problem.row) for problem in problems if problem.row is not None}
 
 
 def _by_source(pairs: Iterable[tuple[str, list[int]]]) -> dict[str, list[int]]:

@@ -6,12 +6,11 @@ one that it uses more often is read, because an entry has one tag for a role; ro
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from course_utils.data.registry import DEFAULT_TAGS, NEEDED_TAGS, REGISTRY, Layout
+from course_utils.data.registry import DEFAULT_TAGS
 from course_utils.data.rows import MEDIA, REPLIES, Row
 
 OPENAI_TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
@@ -49,18 +48,13 @@ def keys_of(rows: list[Row]) -> set[str]:
     return {key for row in rows for key, value in row.items() if value not in (None, "", [])}
 
 
-def tags_of(first: list[Row], column: str) -> tuple[Row | None, Row]:
-    """The `tags` by which an entry would read the turns of these rows, and those of their replies.
-
-    Returns:
-        Those that cannot be mistaken, None where no turn has a role; and the same with roles of unknown names, of which
-        the one that speaks first asks: {} where no entry could read all of them.
-    """
+def tags_of(first: list[Row], column: str) -> Row:
+    """The `tags` by which an entry would read the turns of these rows, and those of their replies."""
     turns = [turn for row in first for _, turn in turns_in(row, column, *REPLIES)]
     keys = keys_of(turns)
     role_tag = next((key for key in ("role", "from", "speaker") if key in keys), None)
     if role_tag is None:
-        return None, {}
+        return OPENAI_TAGS if column == "messages" else DEFAULT_TAGS
     content_tag = next((key for key in ("content", "value", "text") if key in keys), "content")
     found = Counter(turn[role_tag] for turn in turns if isinstance(turn.get(role_tag), str))
     known: Row = {}
@@ -68,20 +62,7 @@ def tags_of(first: list[Row], column: str) -> tuple[Row | None, Row]:
         known.setdefault(PART_OF.get(tag.casefold(), ""), tag)
     known.pop("", None)
     default = DEFAULT_TAGS if role_tag == "from" else OPENAI_TAGS
-    read = default | {"role_tag": role_tag, "content_tag": content_tag} | known
-    unknown = [tag for tag in found if tag.casefold() not in PART_OF]
-    missing = [part for part in ("user_tag", "assistant_tag") if part not in known]
-    fits = not unknown or len(unknown) == len(missing)
-    return read, read | dict(zip(missing, unknown, strict=False)) if fits else {}
-
-
-def hint(tag: Any, layout: Layout, first: list[Row]) -> str:
-    """What would help where a layout does not know the tag of a turn; "" where the expected ones say enough."""
-    tags = tags_of(first, str(layout.columns["messages"]))[1]
-    if tag in (None, *tags.values()) and any(tags.get(part) != layout.tags[part] for part in NEEDED_TAGS if tags):
-        return f' In {REGISTRY} its entry needs "tags": {json.dumps(tags, ensure_ascii=False)} (user_tag is who asks).'
-    due = layout.tags.get(PART_OF.get(str(tag).casefold(), ""))
-    return f" Write {due!r}: an entry has one tag for a role." if due and due.casefold() != str(tag).casefold() else ""
+    return default | {"role_tag": role_tag, "content_tag": content_tag} | known
 
 
 def source(first: list[Row]) -> str | None:
@@ -115,9 +96,7 @@ def entry(first: list[Row]) -> Row | None:
         parts["kto_tag"] = label
     column = named(*TURNS)
     if column is not None:
-        tags = tags_of(first, column)[0]
-        if tags is None:
-            tags = OPENAI_TAGS if column == "messages" else DEFAULT_TAGS
+        tags = tags_of(first, column)
         is_openai = (tags["role_tag"], tags["content_tag"]) == ("role", "content")
         written = {"formatting": "openai" if is_openai else "sharegpt", "columns": {"messages": column, **parts}}
         return written | ({"tags": tags} if tags != DEFAULT_TAGS else {}) | found

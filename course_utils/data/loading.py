@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from course_utils import hub
 from course_utils.data import faults, formats, guessing, registry, sources, unread
@@ -105,16 +105,10 @@ def entry_rows(
     that can be read, by the row as it stands in the file and as it was read.
     """
     found: set[str] = set()
-    first: list[Row] = []
-
-    def hint(tag: Any) -> str:
-        if not first and entry.files:
-            first.extend(_first(entry.files[0]))
-        return guessing.hint(tag, entry.layout, first)
 
     def convert(number: int, record: Record) -> tuple[Row, list[Fault]]:
         found.update(record.value)
-        row, faults = formats.convert(record.value, entry.layout, entry.folder, hint)
+        row, faults = formats.convert(record.value, entry.layout, entry.folder)
         faults = faults or list(more(record.value, row))
         return {"id": f"{entry.name}:{number}", "source": entry.name} | row, faults
 
@@ -314,8 +308,6 @@ def _file(path: Path) -> Opened:
     if source is None and guess is not None:
         entry = {"file_name": path.name} | guess
         opened = _entry(registry.parse(path.stem, entry, path.parent), is_guess=True)
-        tags = guessing.tags_of(first, guess["columns"].get("messages", ""))[1]
-        entry |= {"tags": tags} if tags and tags != registry.DEFAULT_TAGS else {}
         remark = f"to load {path.name} by name, put this into {registry.REGISTRY}: {json.dumps({path.stem: entry})}"
         return replace(opened, name=str(path), remarks=[*opened.remarks, remark])
     if source is None:
