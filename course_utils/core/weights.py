@@ -40,8 +40,6 @@ FIELDS = {
 """What an adapter's settings may be; PEFT takes any, and then reckons with "false" as true."""
 COPY = re.compile(r"\.(modules_to_save|original_module)\.")
 """In the names of tensors that PEFT writes twice, where the vocabulary has grown and its tables were trained."""
-TAKEN = ("pissa", "olora", "corda", "loftq", "lora-ga", "lora_ga", "residual")
-"""Words in the names of bases of which a part was taken out for an adapter."""
 CONVERT = (
     "Convert it where it was trained: save_pretrained(folder, path_initial_model_for_weight_conversion=start), where "
     "start holds the adapter as it was before the first step; or use the base without that part, which training saved."
@@ -69,15 +67,14 @@ def fault(folder: str | Path, *, model: bool = False) -> str:
     index = folder / "model.safetensors.index.json"
     if folder / "model.safetensors" not in whole and index.exists():
         try:
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            missing = [shard for shard in shards if not (folder / shard).is_file()]
+            whole = [folder / shard for shard in sorted(set(json.loads(index.read_bytes())["weight_map"].values()))]
         except (ValueError, KeyError, TypeError, AttributeError):
             return f"{index.name} names no files of weights. Copy or download it again."
-        if missing:
-            return f"{missing[0]}, which {index.name} names, is not there. Copy or download it again."
-        whole = [folder / shard for shard in shards]
-        if found := next(filter(None, (file_fault(file, model) for file in whole)), ""):
-            return found
+        for shard in whole:
+            if not shard.is_file():
+                return f"{shard.name}, which {index.name} names, is not there. Copy or download it again."
+            if found := file_fault(shard, model):
+                return found
     if not model:
         return ""
     if folder / ADAPTER_FILES[1] in whole:
@@ -236,16 +233,11 @@ def other_base(named: str, base: str | Path) -> str:
     """
     if _model_name(named) in {"", _model_name(str(base)), _model_name(str(Path(base).resolve()))}:
         return ""
-    advice = (
-        "If they are the same weights under two names, put this name into base_model_name_or_path of its "
-        "adapter_config.json."
+    return (
+        f"was trained on {named}, and this is {Path(base).name}. Download that base and use it: a part may have been "
+        "taken out of it for the training (pitfall adapter-changes-base). Only if they are the same weights under two "
+        "names, put this name into base_model_name_or_path of its adapter_config.json."
     )
-    if any(word in named.lower() for word in TAKEN):
-        advice = (
-            "By its name a part was taken out of that base for the training, so on another one the adapter is wrong: "
-            "download that base and use it in place of this one (pitfall adapter-changes-base)."
-        )
-    return f"was trained on {named}, and this is {Path(base).name}. {advice}"
 
 
 def _model_name(path: str) -> str:
