@@ -40,6 +40,10 @@ FIELDS = {
 """What an adapter's settings may be; PEFT takes any, and then reckons with "false" as true."""
 COPY = re.compile(r"\.(modules_to_save|original_module)\.")
 """In the names of tensors that PEFT writes twice, where the vocabulary has grown and its tables were trained."""
+PICKLE = (
+    "which can run code when it is loaded. Load it where it was made with transformers or PEFT, and save it once more "
+    "by save_pretrained: that writes safetensors."
+)
 CONVERT = (
     "Convert it where it was trained: save_pretrained(folder, path_initial_model_for_weight_conversion=start), where "
     "start holds the adapter as it was before the first step; or use the base without that part, which training saved."
@@ -82,11 +86,7 @@ def fault(folder: str | Path, *, model: bool = False) -> str:
     if others := [file.name for file in sorted(folder.glob("*.safetensors"))] if not whole else []:
         return f"it holds {others[0]}, and no {index.name} that says what is in it. Copy or download that, too."
     if not whole and (pickles := sorted(folder.glob("pytorch_model*.bin"))):
-        return (
-            f"it holds its weights as a pickle ({pickles[0].name}), which can run code when it is loaded. If you trust "
-            'whoever made it, convert it in that folder: python -c "from transformers import AutoModelForCausalLM as M;'
-            " M.from_pretrained('.', dtype='auto').save_pretrained('.')\""
-        )
+        return f"it holds its weights as a pickle ({pickles[0].name}), {PICKLE}"
     if not whole:
         return "it holds no safetensors. Download it again."
     if not any(re.fullmatch(r"tokenizer\.json|vocab\..*|.*\.model", file.name) for file in loaded):
@@ -166,12 +166,7 @@ def adapter_config(folder: Path) -> dict[str, Any]:
     """
     pickles = [file.name for end in ("bin", "pt") for file in folder.glob(f"adapter_model*.{end}")]
     if pickles and not (folder / ADAPTER_FILES[1]).exists():
-        raise ValueError(
-            f"holds its weights as a pickle ({pickles[0]}), which can run code when it is loaded. If you trust whoever "
-            'made it, convert it in that folder: python -c "import torch, safetensors.torch as s; s.save_file({name: w'
-            f".clone() for name, w in torch.load('{pickles[0]}', map_location='cpu', weights_only=True).items()}}, "
-            f"'{ADAPTER_FILES[1]}')\""
-        )
+        raise ValueError(f"holds its weights as a pickle ({pickles[0]}), {PICKLE}")
     for name in ADAPTER_FILES:
         if not (folder / name).exists():
             inside = "".join(f" There is one in {each.parent}." for each in sorted(folder.glob(f"*/{name}"))[-1:])

@@ -305,8 +305,6 @@ class _LayoutReader(RowReader):
             if "\\u" in text and half_character(found) is not None:
                 self.fault(field, f"{NOT_UTF8} It stands in {short(text)}.")
             return found
-        except json.JSONDecodeError as error:
-            self.fault(field, f"expected JSON text, found {error.msg} at character {error.pos} of {short(text)}.")
-        except ValueError as error:  # NaN, a key that stands twice, too many brackets
+        except ValueError as error:  # no JSON, NaN, a key that stands twice, too many brackets
             self.fault(field, f"expected JSON text, found {short(text)}: {error}")
         return None

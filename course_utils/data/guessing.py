@@ -16,6 +16,7 @@ from course_utils.data.rows import MEDIA, REPLIES, Row
 OPENAI_TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
 OPENAI_TAGS |= {"observation_tag": "tool", "system_tag": "system"}
 TURNS = ("conversations", "messages", "conversation")
+SPEAKER_KEYS = {"role", "from"}  # by which a turn is told
 PROMPTS = ("instruction", "prompt", "question", "query")
 QUERIES = ("input", "context", "passage", "document", "background", "article", "paragraph", "question", "query")
 RESPONSES = ("output", "response", "completion", "answer")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from course_utils import hub
 from course_utils.data import faults, formats, guessing, registry, sources, unread
-from course_utils.data.reading import SPEAKER_KEYS, SUFFIXES, read
+from course_utils.data.reading import SUFFIXES, read
 from course_utils.data.registry import AS_FILE, Entry
 from course_utils.data.rows import (
     COLUMNS,
@@ -48,9 +48,8 @@ def load(name: str, dataset_dir: str | Path = "data") -> Dataset:
     """Load a data set by its name in `dataset_info.json`.
 
     `file_name` is a file, or a folder whose files are read in the order of their names. `split` may be a slice
-    ("train[:100]"). `num_samples` draws that many rows without repeats; of a smaller set all rows and then some again,
-    at random. LLaMA-Factory draws anew in each run; here the seed is always 42. A set from a hub is downloaded once
-    into `hub/` beside the registry; its empty fields count as absent.
+    ("train[:100]"). `num_samples` draws that many rows without repeats, of a smaller set all and then some again; the
+    seed is always 42. A set from a hub is downloaded once into `hub/` beside the registry.
 
     Args:
         name: a key of the registry.
@@ -158,21 +157,13 @@ def _taken(rows: list[Row], entry: Entry) -> list[Row]:
 # ---------------------------------------------------------------------------------- whatever holds rows
 @dataclass(frozen=True)
 class Opened:
-    """Rows in the course's schema, one after the other, each with its place.
+    """Rows in the course's schema, one after the other, each with its place."""
 
-    Attributes:
-        name: of the file, the folder, the registry or the data set.
-        read_as: how the rows are written.
-        items: the rows; in place of one that cannot be read comes each of its problems.
-        remarks: what is left unread, and how a file could be loaded by name.
-        kinds: of the rows (see `Layout`), as far as they are known before the rows are read.
-    """
-
-    name: str
-    read_as: str
-    items: Iterator[Record | Problem]
-    remarks: list[str]
-    kinds: tuple[str, ...] = ()
+    name: str  # of the file, the folder, the registry or the data set
+    read_as: str  # how the rows are written
+    items: Iterator[Record | Problem]  # the rows; in place of one that cannot be read comes each of its problems
+    remarks: list[str]  # what is left unread, and how a file could be loaded by name
+    kinds: tuple[str, ...] = ()  # of the rows (see `Layout`), as far as they are known before the rows are read
 
 
 def open_rows(target: str | Path | Dataset | list[Row]) -> Opened:
@@ -322,7 +313,7 @@ def _unknown(_: int, record: Record) -> tuple[Row, list[Fault]]:
     found = ", ".join(map(str, record.value)) or "no fields"
     reason = f"expected instruction, conversations, messages or text, found {found}. Name the columns in "
     mend = f"{registry.REGISTRY}, or read the file with data.normalise(…, read=…)."
-    if record.value.keys() & SPEAKER_KEYS:
+    if record.value.keys() & guessing.SPEAKER_KEYS:
         mend += ' If each row is one turn, put the turns of a conversation into one row: {"messages": [turn, turn]}.'
     return record.value, [Fault("", f"{reason}{mend}")]
 

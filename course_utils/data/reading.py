@@ -5,8 +5,6 @@
 .csv      a header, then rows; every value is a string; between commas, semicolons or tabs, as the header has them
 .parquet  what the hubs keep data sets in; its empty fields count as absent
 .txt      every line that is not blank is the `text` of a row
-
-In JSON a list of turns in place of an object is a row whose `messages` they are.
 """
 
 from __future__ import annotations
@@ -36,7 +34,6 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 LONGEST_LINE = 16 * 2**20  # bytes; a longer line is a file without line breaks, and would fill the memory
 LONGEST_CELL = 2**24  # characters; Python's own limit for CSV is 131,072
 MARK = b"\xef\xbb\xbf"  # of byte order
-SPEAKER_KEYS = {"role", "from"}  # by which a turn is told
 SEPARATORS = ",;\t"  # of a CSV: the one that makes the most cells of the header
 OPENS_JSON = re.compile(rb"""\s*(?:\[\s*)*\{\s*["'][^"'\n]*["']\s*:""")  # also where the file was cut
 HALVES = re.compile("[\ud800-\udfff]|" + r"\\u[dD]")  # bytes that were not UTF-8, and escapes of half a character
@@ -45,13 +42,7 @@ UTF8 = {"encoding": "utf-8-sig", "errors": "surrogateescape"}  # bytes that are 
 
 
 def read_raw(path: str | Path) -> list[Row]:
-    """The rows of a file as it is, nothing normalised.
-
-    Args:
-        path: a file that ends in one of SUFFIXES, in UTF-8.
-
-    Returns:
-        One dict a row, in the order of the file. Blank lines are skipped.
+    """The rows of a file in UTF-8 that ends in one of SUFFIXES, one dict a row, nothing normalised.
 
     Raises:
         DataError: the file is missing, of another kind, or a row cannot be read; names file, row, line and field.
@@ -94,18 +85,11 @@ def _is_document(path: Path) -> bool:
         return bool(first) and error.pos >= len(error.doc)
     except (ValueError, RecursionError):
         return False
-    is_list = isinstance(value, list) and not _is_conversation(value)
-    return is_list and any(isinstance(row, dict | list) for row in value)
+    return isinstance(value, list) and any(isinstance(row, dict) for row in value)
 
 
 def _lines_of(file: BinaryIO) -> Iterator[bytes]:
     return iter(lambda: file.readline(LONGEST_LINE + 1), b"")
-
-
-def _is_conversation(value: Any) -> bool:
-    """Whether this is a list of turns."""
-    turns = value if isinstance(value, list) else []
-    return bool(turns) and all(isinstance(turn, dict) and turn.keys() & SPEAKER_KEYS for turn in turns)
 
 
 def _lines(path: Path) -> Iterator[Record | Problem]:
@@ -137,8 +121,6 @@ def _record(path: Path, row: int, line: int, text: str) -> Record | Problem:
 
 def _fit(path: Path, row: int, line: int | None, value: Any, *, suspect: bool) -> Record | Problem:
     """A value as a row, if it is an object; `suspect`: it may hold what cannot be written as UTF-8."""
-    if _is_conversation(value):
-        value = {"messages": value}
     if not isinstance(value, dict):
         return Problem(str(path), row, line, "", f"expected an object, found {type(value).__name__}.")
     where = half_character(value) if suspect else None
@@ -166,8 +148,8 @@ def _document(path: Path) -> Iterator[Record | Problem]:
             value, end = STRICT.raw_decode(text, place)
             yield _fit(path, row, bisect_left(breaks, place) + 1, value, suspect=suspect)
         except json.JSONDecodeError as error:
-            where = f"line {error.lineno}, column {error.colno}"
-            yield problem(row, place, f"not JSON ({error.msg}, {where}). What follows was not read.")
+            reason = f"not JSON ({error.msg}, line {error.lineno}, column {error.colno})"
+            yield problem(row, place, f"{reason}. What follows was not read.")
             return
         except ValueError as error:
             yield problem(row, place, str(error), getattr(error, "field", ""))
@@ -182,8 +164,6 @@ def _document(path: Path) -> Iterator[Record | Problem]:
             return
         if is_list and text.startswith(",", place):
             place = _skip(text, place + 1)
-            if text.startswith("]", place):
-                yield problem(None, place, "a comma stands before the end of the list. Remove it.")
     if is_list and place >= len(text):
         yield problem(None, start, "the list is not closed: the file was cut. Save it anew.")
     elif is_list and (after := _skip(text, place + 1)) < len(text):
@@ -207,12 +187,10 @@ def _csv(path: Path) -> Iterator[Record | Problem]:
         try:
             head = next((cells for cells in reader if cells), [])
             if half_character(head) is not None:
-                reason = "the header holds bytes that are not UTF-8. Save the file as UTF-8."
-                yield Problem(str(path), None, reader.line_num, "", reason)
+                yield Problem(str(path), None, reader.line_num, "", f"the header {NOT_UTF8}")
                 return
-            twice = next((name for name in head if head.count(name) > 1), None)
-            if twice is not None:
-                yield Problem(str(path), None, reader.line_num, twice, "two columns have this name. Rename one.")
+            if twice := [name for name in head if head.count(name) > 1]:
+                yield Problem(str(path), None, reader.line_num, twice[0], "two columns have this name. Rename one.")
                 return
             row, line = 0, reader.line_num + 1
             for cells in reader:

@@ -26,11 +26,6 @@ ENTRY_KEYS = ("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url
 ENTRY_KEYS += ("formatting", "columns", "tags", "ranking", "split", "num_samples", *HUB_OPTIONS)
 NO_ROWS = ("", ".md")  # suffixes of what may lie beside the rows: README.md, LICENSE
 AS_FILE = "Save its rows once as JSONL in the data folder and name that file as file_name, in an entry without the hub."
-REFUSED = {  # places that LLaMA-Factory reads and this course does not
-    "om_hub_url": "it needs the openmind package",
-    "script_url": "`datasets` 4 runs no scripts",
-    "cloud_file_name": "it needs an account with a cloud",
-}
 FORMATTINGS = ("alpaca", "sharegpt", "openai")
 DEFAULT_COLUMNS: dict[str, str | None] = {"prompt": "instruction", "query": "input", "response": "output"}
 DEFAULT_COLUMNS |= {"history": None, "messages": "conversations"}
@@ -47,17 +42,13 @@ OWN_COLUMNS = ("id", "tags")  # of the course: kept where a row has them, unknow
 
 @dataclass(frozen=True)
 class Layout:
-    """How a file is written: the formatting, what kind its rows are, the column of each part, the tag of each role.
-
-    `kind` is "chat", "preference" (chosen and rejected replies), "kto" (a reply and whether it is good) or "text"
-    (pretraining). `explicit` lists the parts that the entry's `columns` names itself: see `unread`.
-    """
+    """How a file is written."""
 
     formatting: str
-    columns: dict[str, str | None]
-    tags: dict[str, str | None]
-    kind: str = "chat"
-    explicit: tuple[str, ...] = ()
+    columns: dict[str, str | None]  # of each part
+    tags: dict[str, str | None]  # of each role
+    kind: str = "chat"  # or preference (chosen and rejected replies), kto (a reply and whether it is good), text
+    explicit: tuple[str, ...] = ()  # the parts that the entry's `columns` names itself: see `unread`
 
     @cached_property
     def roles(self) -> dict[str, str]:
@@ -91,17 +82,14 @@ class Layout:
 
 @dataclass(frozen=True)
 class Entry:
-    """One data set of the registry: where its rows are, how they are written, and which of them are taken.
-
-    Rows come from `files` or, where there are none, from the data set `address` on a hub.
-    """
+    """One data set of the registry: where its rows are, how they are written, and which of them are taken."""
 
     name: str
     folder: Path
     layout: Layout
     files: tuple[Path, ...] = ()
     hub_source: str = "auto"
-    address: str = ""
+    address: str = ""  # on a hub, where there are no files
     subset: str | None = None
     hub_folder: str | None = None
     split: str = "train"
@@ -192,8 +180,7 @@ def files_with_rows(folder: Path) -> list[Path]:
 def _hub_address(entry: dict[str, Any], where: str) -> tuple[str, str]:
     """Which hub, as `hub.download_dataset` names it, and the name there, "" where the rows lie in files.
 
-    Which of several wins is LLaMA-Factory's rule; there hf_hub_url means the hub of HF_ENDPOINT, here any that gives
-    the set.
+    Which of several wins is LLaMA-Factory's rule.
     """
     hf, ms = (key in entry for key in ("hf_hub_url", "ms_hub_url"))
     if not (hf or ms):
@@ -210,13 +197,12 @@ def _hub_address(entry: dict[str, Any], where: str) -> tuple[str, str]:
 def _local_files(entry: dict[str, Any], folder: Path, where: str) -> tuple[Path, ...]:
     """The file that an entry names, or the files in the folder that it names; nothing that only a hub could give."""
     for key in entry:
-        if key in REFUSED:
-            raise DataError(f"{where}: {key} is not read here: {REFUSED[key]}. {AS_FILE}")
         if key in HUB_OPTIONS and entry[key]:
             raise DataError(f"{where}: {key} belongs to a hub, and is not read with file_name. Remove it.")
     file_name = entry.get("file_name")
     if not isinstance(file_name, str) or not file_name:
-        raise DataError(f"{where}: file_name is missing. Name a file or a folder in {folder}, or hf_hub_url.")
+        mend = f"Name a file or a folder in {folder}, or hf_hub_url or ms_hub_url: nothing else is read here."
+        raise DataError(f"{where}: file_name is missing. {mend} {AS_FILE}")
     path = path_inside(folder, file_name, f"{where}: file_name")
     if os.path.isdir(path):  # os.path: false, not an error, where the name is too long
         return _files_of(path, folder, where)

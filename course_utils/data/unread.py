@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from course_utils.data import guessing
-from course_utils.data.reading import SPEAKER_KEYS
 from course_utils.data.registry import Layout
 from course_utils.data.rows import MEDIA, REPLIES, TEXTS, Fault, Row, kind_of, short, turns_of
 from course_utils.text.messages import LEARN_FLAGS, is_learned
@@ -122,7 +121,7 @@ def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     if isinstance(value, dict):
-        value = [part for key, part in value.items() if key not in SPEAKER_KEYS]
+        value = [part for key, part in value.items() if key not in guessing.SPEAKER_KEYS]
     if isinstance(value, list):
         for part in value:
             yield from _strings(part)

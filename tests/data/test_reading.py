@@ -133,7 +133,6 @@ def test_a_document_is_read_up_to_what_is_no_json_and_says_so(write):
         (f"[{good}]\n\n{good}", 2, 3, "the list is closed before this"),
         (f"[{good}][{good}]", 2, 1, "the list is closed before this"),
         (f"[{good}] oops", 2, 1, "the list is closed before this"),
-        (f"[{good},\n\n]", None, 3, "a comma stands before the end of the list"),
     ):
         [problem] = problems(write("a.json", body))
         assert (problem.row, problem.line) == (row, line), body
@@ -326,22 +325,12 @@ class TestObjectsOverSeveralLines:
 
 
 class TestLists:
-    """A list on one line of a .jsonl, and a list of conversations."""
+    """A list on one line of a .jsonl, and lists in place of rows."""
 
     @pytest.mark.parametrize("rows", [MINE, MINE[:1]])
     def test_a_list_of_rows_on_one_line_is_read(self, write, rows):
         assert data.read_raw(write("a.jsonl", json.dumps(rows))) == rows
         assert data.read_raw(write("b.jsonl", "\n [" + ",\n".join(map(json.dumps, rows)) + "]\n")) == rows
-
-    @pytest.mark.parametrize("turns", [TURNS, [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]])
-    def test_a_list_of_turns_is_the_messages_of_a_row(self, write, turns):
-        rows = [{"messages": turns}] * 2
-        several = json.dumps([turns, turns])
-        bodies = {"a.json": several, "b.jsonl": several, "c.jsonl": f"{json.dumps(turns)}\n" * 2}
-        for name, body in (bodies | {"d.json": json.dumps([turns, turns], indent=2)}).items():
-            path = write(name, body)
-            assert data.read_raw(path) == rows, name
-            assert data.check(path).kept == 2
 
     def test_one_conversation_as_a_file_is_told_to_be_one_row(self, write):
         report = data.check(write("a.json", json.dumps(TURNS)))
