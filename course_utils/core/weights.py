@@ -53,10 +53,8 @@ CONVERT = (
 def fault(folder: str | Path, *, model: bool = False) -> str:
     """What keeps the files of a folder from being loaded, and what to do; "" for nothing (pitfall pointer-for-weights).
 
-    Args:
-        folder: of a model or an adapter only what is loaded is looked at, of weights only their header; of any other
-            folder all files at its top.
-        model: it must hold weights with a header that can be read, and a tokenizer.
+    Of a model or an adapter only what is loaded is looked at, of weights only their header; of any other folder all
+    files at its top. A `model` must hold weights with a header that can be read, and a tokenizer.
     """
     folder = Path(folder)
     loaded = {file for pattern in LOADED for file in folder.glob(pattern)}
@@ -243,11 +241,7 @@ def _model_name(path: str) -> str:
 
 
 def mount(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """An adapter on a model, with every tensor in its place.
-
-    Args:
-        model: of the base that `other_base` finds to be the adapter's.
-        folder: one whose configuration `adapter_config` takes.
+    """An adapter (see `adapter_config`) on a model of its base (see `other_base`), with every tensor in its place.
 
     Raises:
         ValueError: the adapter is of another model, as a sentence whose subject is the folder.

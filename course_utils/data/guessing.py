@@ -85,18 +85,15 @@ def entry(first: list[Row]) -> Row | None:
     def named(*names: str) -> str | None:
         return next((name for rows in (said, keys) for name in names if name in rows), None)
 
-    parts: dict[str, Any] = {part: part for part in ("tools", *MEDIA) if part in keys}
-    if (system := named(*SYSTEMS)) is not None:
-        parts = {"system": system} | parts
+    label = next((name for name in LABELS if _is_label(name, first)), None)
+    parts: dict[str, Any] = {"system": named(*SYSTEMS), "kto_tag": label}
+    parts = {part: column for part, column in parts.items() if column is not None}
+    parts |= {part: part for part in ("tools", *MEDIA) if part in keys}
     found: Row = {}
     if set(REPLIES) <= said:
         parts |= {part: part for part in REPLIES}
         found["ranking"] = True
-    label = next((name for name in LABELS if _is_label(name, first)), None)
-    if label is not None:
-        parts["kto_tag"] = label
-    column = named(*TURNS)
-    if column is not None:
+    if (column := named(*TURNS)) is not None:
         tags = tags_of(first, column)
         is_openai = (tags["role_tag"], tags["content_tag"]) == ("role", "content")
         written = {"formatting": "openai" if is_openai else "sharegpt", "columns": {"messages": column, **parts}}

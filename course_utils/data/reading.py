@@ -15,7 +15,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from course_utils.core.strict_json import STRICT
 from course_utils.data.rows import (
@@ -31,7 +31,6 @@ from course_utils.data.rows import (
 )
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
-LONGEST_LINE = 16 * 2**20  # bytes; a longer line is a file without line breaks, and would fill the memory
 LONGEST_CELL = 2**24  # characters; Python's own limit for CSV is 131,072
 MARK = b"\xef\xbb\xbf"  # of byte order
 SEPARATORS = ",;\t"  # of a CSV: the one that makes the most cells of the header
@@ -78,7 +77,7 @@ def read(path: str | Path) -> Iterator[Record | Problem]:
 def _is_document(path: Path) -> bool:
     """Whether a .jsonl file opens with a list of rows, or with an object that goes on in the next line."""
     with path.open("rb") as file:
-        first = next((text for line in _lines_of(file) if (text := line.removeprefix(MARK).strip())), b"")
+        first = next((text for line in file if (text := line.removeprefix(MARK).strip())), b"")
     try:
         value = json.loads(first.decode("utf-8", "surrogateescape"))
     except json.JSONDecodeError as error:
@@ -88,23 +87,15 @@ def _is_document(path: Path) -> bool:
     return isinstance(value, list) and any(isinstance(row, dict) for row in value)
 
 
-def _lines_of(file: BinaryIO) -> Iterator[bytes]:
-    return iter(lambda: file.readline(LONGEST_LINE + 1), b"")
-
-
 def _lines(path: Path) -> Iterator[Record | Problem]:
     """A row a line."""
     row = 0
     with path.open("rb") as file:
-        for line, text in enumerate(_lines_of(file), start=1):
-            if not (text := text.removeprefix(MARK) if line == 1 else text).strip():
-                continue
-            row += 1
-            if len(text) > LONGEST_LINE:
-                reason = f"longer than {LONGEST_LINE // 2**20} MiB. JSONL holds one object a line: break the lines."
-                yield Problem(str(path), row, line, "", f"{reason} It and what follows was not read.")
-                return
-            yield _record(path, row, line, text.decode("utf-8", "surrogateescape"))
+        for line, text in enumerate(file, start=1):
+            text = text.removeprefix(MARK) if line == 1 else text
+            if text.strip():
+                row += 1
+                yield _record(path, row, line, text.decode("utf-8", "surrogateescape"))
 
 
 def _record(path: Path, row: int, line: int, text: str) -> Record | Problem:

@@ -36,13 +36,9 @@ IN_REGISTRY = "name in dataset_info.json all columns that you want; the others a
 
 
 def lost(raw: Row, row: Row, layout: Layout, *, columns: bool) -> Iterator[Fault]:
-    """Each part of a raw row that is not in the row that was made of it, and should be.
+    """Each part of a raw row that is not in the `row` that the layout made of it, and should be.
 
-    Args:
-        raw: the row of the file.
-        row: what the layout made of it.
-        layout: how it was read.
-        columns: False where somebody has named the columns that are wanted; then texts in others are not looked at.
+    `columns` is False where somebody has named the columns that are wanted; then texts in others are not looked at.
     """
     system = layout.columns["system"]  # which a system turn of the row wins over
     wanted = raw if columns else {key: raw[key] for key in raw if key == system or _is_opinion(key, raw[key])}

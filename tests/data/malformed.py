@@ -194,7 +194,6 @@ def byte_faults(name: str, rows: list[Row], at: int) -> Iterator[tuple[str, str,
     for what, (changed, where) in spoiled.items():
         yield what, ".jsonl", jsonl(changed), at + 1, where
         yield what, ".json", listed(changed), at + 1, where
-    yield "huge-line", ".jsonl", jsonl(b'{"x": "' + b"a" * (17 * 2**20) + b'"}'), at + 1, ""
     for what, body in {"empty": b"", "blank": b" \n\n", "only-a-bracket": b"[]"}.items():
         yield what, ".json", body, None, ""
     yield "empty", ".jsonl", b"", None, ""

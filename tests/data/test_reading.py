@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from course_utils import data
-from course_utils.data import reading
 from course_utils.data.reading import read
 from course_utils.data.rows import Problem, Record
 
@@ -143,14 +142,6 @@ def test_a_document_is_read_up_to_what_is_no_json_and_says_so(write):
 def test_white_space_after_a_list_is_nothing(write):
     assert data.read_raw(write("a.json", '[{"a": 1}]\r\n\t \n')) == [{"a": 1}]
     assert data.read_raw(write("a.json", "[]")) == data.read_raw(write("a.jsonl", " \n")) == []
-
-
-def test_a_line_that_is_too_long_ends_the_reading_and_says_so(write, monkeypatch):
-    monkeypatch.setattr(reading, "LONGEST_LINE", 2**20)
-    body = b'{"a": 1}\n{"a": "' + b"x" * 3 * 2**20 + b'"}\n{"a": 2}\n'
-    assert found(write("a.jsonl", body)) == [(1, 1, {"a": 1}), (2, 2, "")]
-    [problem] = problems(write("a.jsonl", body))
-    assert "longer than 1 MiB" in problem.reason and "what follows was not read" in problem.reason
 
 
 def test_bytes_that_are_no_utf8_are_reported_in_their_row_and_field(write):
