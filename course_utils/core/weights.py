@@ -40,8 +40,10 @@ FIELDS = {
 """What an adapter's settings may be; PEFT takes any, and then reckons with "false" as true."""
 COPY = re.compile(r"\.(modules_to_save|original_module)\.")
 """In the names of tensors that PEFT writes twice, where the vocabulary has grown and its tables were trained."""
-TAKEN = ("pissa", "olora", "corda", "loftq", "lora-ga", "lora_ga", "residual")
-"""Words in the names of bases of which a part was taken out for an adapter."""
+PICKLE = (
+    "which can run code when it is loaded. Load it where it was made with transformers or PEFT, and save it once more "
+    "by save_pretrained: that writes safetensors."
+)
 CONVERT = (
     "Convert it where it was trained: save_pretrained(folder, path_initial_model_for_weight_conversion=start), where "
     "start holds the adapter as it was before the first step; or use the base without that part, which training saved."
@@ -51,10 +53,8 @@ CONVERT = (
 def fault(folder: str | Path, *, model: bool = False) -> str:
     """What keeps the files of a folder from being loaded, and what to do; "" for nothing (pitfall pointer-for-weights).
 
-    Args:
-        folder: of a model or an adapter only what is loaded is looked at, of weights only their header; of any other
-            folder all files at its top.
-        model: it must hold weights with a header that can be read, and a tokenizer.
+    Of a model or an adapter only what is loaded is looked at, of weights only their header; of any other folder all
+    files at its top. A `model` must hold weights with a header that can be read, and a tokenizer.
     """
     folder = Path(folder)
     loaded = {file for pattern in LOADED for file in folder.glob(pattern)}
@@ -69,15 +69,14 @@ def fault(folder: str | Path, *, model: bool = False) -> str:
     index = folder / "model.safetensors.index.json"
     if folder / "model.safetensors" not in whole and index.exists():
         try:
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            missing = [shard for shard in shards if not (folder / shard).is_file()]
+            whole = [folder / shard for shard in sorted(set(json.loads(index.read_bytes())["weight_map"].values()))]
         except (ValueError, KeyError, TypeError, AttributeError):
             return f"{index.name} names no files of weights. Copy or download it again."
-        if missing:
-            return f"{missing[0]}, which {index.name} names, is not there. Copy or download it again."
-        whole = [folder / shard for shard in shards]
-        if found := next(filter(None, (file_fault(file, model) for file in whole)), ""):
-            return found
+        for shard in whole:
+            if not shard.is_file():
+                return f"{shard.name}, which {index.name} names, is not there. Copy or download it again."
+            if found := file_fault(shard, model):
+                return found
     if not model:
         return ""
     if folder / ADAPTER_FILES[1] in whole:
@@ -85,11 +84,7 @@ def fault(folder: str | Path, *, model: bool = False) -> str:
     if others := [file.name for file in sorted(folder.glob("*.safetensors"))] if not whole else []:
         return f"it holds {others[0]}, and no {index.name} that says what is in it. Copy or download that, too."
     if not whole and (pickles := sorted(folder.glob("pytorch_model*.bin"))):
-        return (
-            f"it holds its weights as a pickle ({pickles[0].name}), which can run code when it is loaded. If you trust "
-            'whoever made it, convert it in that folder: python -c "from transformers import AutoModelForCausalLM as M;'
-            " M.from_pretrained('.', dtype='auto').save_pretrained('.')\""
-        )
+        return f"it holds its weights as a pickle ({pickles[0].name}), {PICKLE}"
     if not whole:
         return "it holds no safetensors. Download it again."
     if not any(re.fullmatch(r"tokenizer\.json|vocab\..*|.*\.model", file.name) for file in loaded):
@@ -169,12 +164,7 @@ def adapter_config(folder: Path) -> dict[str, Any]:
     """
     pickles = [file.name for end in ("bin", "pt") for file in folder.glob(f"adapter_model*.{end}")]
     if pickles and not (folder / ADAPTER_FILES[1]).exists():
-        raise ValueError(
-            f"holds its weights as a pickle ({pickles[0]}), which can run code when it is loaded. If you trust whoever "
-            'made it, convert it in that folder: python -c "import torch, safetensors.torch as s; s.save_file({name: w'
-            f".clone() for name, w in torch.load('{pickles[0]}', map_location='cpu', weights_only=True).items()}}, "
-            f"'{ADAPTER_FILES[1]}')\""
-        )
+        raise ValueError(f"holds its weights as a pickle ({pickles[0]}), {PICKLE}")
     for name in ADAPTER_FILES:
         if not (folder / name).exists():
             inside = "".join(f" There is one in {each.parent}." for each in sorted(folder.glob(f"*/{name}"))[-1:])
@@ -236,16 +226,11 @@ def other_base(named: str, base: str | Path) -> str:
     """
     if _model_name(named) in {"", _model_name(str(base)), _model_name(str(Path(base).resolve()))}:
         return ""
-    advice = (
-        "If they are the same weights under two names, put this name into base_model_name_or_path of its "
-        "adapter_config.json."
+    return (
+        f"was trained on {named}, and this is {Path(base).name}. Download that base and use it: a part may have been "
+        "taken out of it for the training (pitfall adapter-changes-base). Only if they are the same weights under two "
+        "names, put this name into base_model_name_or_path of its adapter_config.json."
     )
-    if any(word in named.lower() for word in TAKEN):
-        advice = (
-            "By its name a part was taken out of that base for the training, so on another one the adapter is wrong: "
-            "download that base and use it in place of this one (pitfall adapter-changes-base)."
-        )
-    return f"was trained on {named}, and this is {Path(base).name}. {advice}"
 
 
 def _model_name(path: str) -> str:
@@ -256,11 +241,7 @@ def _model_name(path: str) -> str:
 
 
 def mount(model: PreTrainedModel, folder: Path) -> PeftModel:
-    """An adapter on a model, with every tensor in its place.
-
-    Args:
-        model: of the base that `other_base` finds to be the adapter's.
-        folder: one whose configuration `adapter_config` takes.
+    """An adapter (see `adapter_config`) on a model of its base (see `other_base`), with every tensor in its place.
 
     Raises:
         ValueError: the adapter is of another model, as a sentence whose subject is the folder.

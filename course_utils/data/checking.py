@@ -43,43 +43,27 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 500  # are masked together; where one of them fails, it is looked for
 KINDS = {
-    "preference": "preference rows (two replies, chosen and rejected)",
-    "kto": "KTO rows (a reply, and whether it is a good one)",
-    "text": "rows of text for pretraining",
-}
-LESSONS = dict.fromkeys(("preference", "kto"), "lesson 09 (preferences)") | {
-    "text": "lesson 08 (continued pretraining)"
+    "preference": ("preference rows (two replies, chosen and rejected)", "lesson 09 (preferences)"),
+    "kto": ("KTO rows (a reply, and whether it is a good one)", "lesson 09 (preferences)"),
+    "text": ("rows of text for pretraining", "lesson 08 (continued pretraining)"),
 }
 LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]{2}")
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What is wrong with a file or a data set, and what its rows are like.
+    """What is wrong with a file or a data set, and what its rows are like."""
 
-    Attributes:
-        name: what was checked.
-        read_as: how the rows were read.
-        kind: of the rows: "chat", "preference", "kto", "text"; several joined by "and"; "" where none is known.
-        rows: those that can be used.
-        read: all rows, which is the usable and the reported ones.
-        problems: what keeps rows from being used; a row may have several.
-        remarks: what is worth knowing and keeps no row from being used.
-        repeats: usable rows that say what an earlier one says; they count from 0 in `rows`.
-        tokens: of each example, by source; None without a tokenizer.
-        audit: what is learned from the usable rows with messages; None without a tokenizer.
-    """
-
-    name: str
-    read_as: str
-    kind: str
-    rows: Dataset
-    read: int
-    problems: list[Problem]
-    remarks: list[str]
-    repeats: list[Removed]
-    tokens: dict[str, list[int]] | None
-    audit: MaskAudit | None
+    name: str  # what was checked
+    read_as: str  # how the rows were read
+    kind: str  # of the rows: "chat", "preference", "kto", "text"; several joined by "and"; "" where none is known
+    rows: Dataset  # those that can be used
+    read: int  # all rows, which is the usable and the reported ones
+    problems: list[Problem]  # what keeps rows from being used; a row may have several
+    remarks: list[str]  # what is worth knowing and keeps no row from being used
+    repeats: list[Removed]  # usable rows that say what an earlier one says; they count from 0 in `rows`
+    tokens: dict[str, list[int]] | None  # of each example, by source; None without a tokenizer
+    audit: MaskAudit | None  # what is learned from the usable rows with messages; None without a tokenizer
 
     @property
     def not_chats(self) -> str:
@@ -88,7 +72,8 @@ class CheckReport:
             return ""
         if " and " in self.kind:
             return f"{self.name} holds {self.kind} rows in one, and each is trained in another way. Part them first."
-        return f"{self.name} holds {KINDS[self.kind]}, and `train --data` learns chats: use {LESSONS[self.kind]}."
+        rows, lesson = KINDS[self.kind]
+        return f"{self.name} holds {rows}, and `train --data` learns chats: use {lesson}."
 
     @property
     def kept(self) -> int:
@@ -175,15 +160,13 @@ def check(
         examples, unfit = _masked(records, tokenizer, max_length)
         problems += unfit
     bad = _rows_of(problems)
-    usable = [pair for pair in zip(records, examples, strict=True) if (pair[0].file, pair[0].row) not in bad]
-    rows = [record.value for record, _ in usable]
+    made = zip(records, examples, strict=True)
+    usable = [(record.value, found) for record, found in made if (record.file, record.row) not in bad]
+    rows = [row for row, _ in usable]
     tokens, audit = None, None
     if tokenizer is not None:
-        tokens = _by_source(
-            (record.value["source"], [len(one["input_ids"]) for one in made]) for record, made in usable
-        )
-        chats = [made for record, made in usable if "text" not in record.value]
-        audit = masking.audit(chain.from_iterable(chats), tokenizer)
+        tokens = _by_source((row["source"], [len(one["input_ids"]) for one in found]) for row, found in usable)
+        audit = masking.audit((one for row, found in usable if "text" not in row for one in found), tokenizer)
     return CheckReport(
         name=opened.name,
         read_as=opened.read_as,
@@ -196,11 +179,6 @@ def check(
         tokens=tokens,
         audit=audit,
     )
-
-
-def _rows_of(problems: Iterable[Problem]) -> set[tuple[str, int]]:
-    """The rows that have a problem."""
-    return {(problem.file, problem.row) for problem in problems if problem.row is not None}
 
 
 def _judged(opened: Opened) -> tuple[list[Problem], list[Record]]:
@@ -278,6 +256,11 @@ def _leaked(records: list[Record], against: str | Path | Dataset | list[Row]) ->
         for leak in leaks(*([record.value for record in part] for part in (records, held)))
     ]
     return found, remarks
+
+
+def _rows_of(problems: Iterable[Problem]) -> set[tuple[str, int]]:
+    """The rows that have a problem."""
+    return {(problem.file, problem.row) for problem in problems if problem.row is not None}
 
 
 def _by_source(pairs: Iterable[tuple[str, list[int]]]) -> dict[str, list[int]]:

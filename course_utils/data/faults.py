@@ -19,8 +19,7 @@ PLACEHOLDERS = {"images": "<image>", "videos": "<video>", "audios": "<audio>"}  
 
 def faults(row: Row) -> Iterator[Fault]:
     """What keeps a plain row from being used: types, what a template would stumble over, what teaches nothing."""
-    found = list(misfits(row))
-    if found:
+    if found := list(misfits(row)):
         yield from found
         return
     if "text" in row:
@@ -101,17 +100,14 @@ def out_of_order(messages: list[Row], column: str, *, is_prompt: bool) -> Fault 
         due = ("user", "tool") if before == "assistant" else ("assistant",)
         if role not in due and not role == before == "tool":
             wanted = "a user turn or a tool result" if before == "assistant" else "an assistant turn"
-            calls = message.get("tool_calls") and index and messages[index - 1].get("tool_calls")
-            mend = (
-                " Join calls in a row in one turn, as a list: [{…}, {…}]; their results then follow it."
-                if calls
-                else ""
-            )
-            return Fault(f"{column}[{index}]", f"this turn is of {role}, but {wanted} is due there.{mend}")
+            reason = f"this turn is of {role}, but {wanted} is due there."
+            if message.get("tool_calls") and index and messages[index - 1].get("tool_calls"):
+                reason += " Join calls in a row in one turn, as a list: [{…}, {…}]; their results then follow it."
+            return Fault(f"{column}[{index}]", reason)
         before = role
-    if is_prompt and messages[-1]["role"] not in ("user", "tool"):
+    if is_prompt and before == "assistant":
         return Fault(column, "must end with a user turn or a tool result, which chosen and rejected then answer.")
-    if not is_prompt and messages[-1]["role"] != "assistant":
+    if not is_prompt and before != "assistant":
         return Fault(column, "must end with an assistant turn, or there is nothing to learn.")
     return None
 

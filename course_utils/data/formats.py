@@ -9,7 +9,6 @@ the others.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from course_utils.core.strict_json import STRICT
 from course_utils.data import unread
 from course_utils.data.faults import out_of_order, uneven_media
-from course_utils.data.registry import TURN_TEXTS, Layout, path_inside
+from course_utils.data.registry import REGISTRY, TURN_TEXTS, Layout, path_inside
 from course_utils.data.rows import (
     MEDIA,
     NOT_UTF8,
@@ -39,15 +38,12 @@ BETWEEN_RESULTS = "\n</tool_response>\n<tool_response>\n"
 LOST_THINKING = {key for key, meant in messages.FIELD_HINTS.items() if meant == "reasoning_content"}
 
 
-def convert(
-    row: Row, layout: Layout, folder: Path, hint: Callable[[Any], str] = lambda _: ""
-) -> tuple[Row, list[Fault]]:
+def convert(row: Row, layout: Layout, folder: Path) -> tuple[Row, list[Fault]]:
     """A row of a file as a row of the course's schema (without `source`), and its faults, with which it is of no use.
 
-    Images, videos and audios are named relative to the data folder; they need not be there. `hint` says what would help
-    with a role that the layout does not know.
+    Images, videos and audios are named relative to the data folder; they need not be there.
     """
-    reader = _LayoutReader(row, layout=layout, folder=folder, hint=hint)
+    reader = _LayoutReader(row, layout=layout, folder=folder)
     return reader.read(), reader.faults
 
 
@@ -57,7 +53,6 @@ class _LayoutReader(RowReader):
 
     layout: Layout
     folder: Path
-    hint: Callable[[Any], str]
 
     def read(self) -> Row:
         """The row, whatever its kind."""
@@ -82,11 +77,11 @@ class _LayoutReader(RowReader):
         """instruction, input, output, system, history; the prompt is instruction and input on lines of their own."""
         columns = self.layout.columns
         messages = self._system()
-        history = self.row.get(columns["history"])
-        if not isinstance(history, list | None):
+        history = self.row.get(columns["history"]) or []
+        if not isinstance(history, list):
             self.fault(str(columns["history"]), f"expected a list, found {short(history)}.")
             history = []
-        for index, pair in enumerate(history or []):
+        for index, pair in enumerate(history):
             field = f"{columns['history']}[{index}]"
             if not isinstance(pair, list) or len(pair) != 2:
                 self.fault(field, f"expected a pair [prompt, reply], found {short(pair)}.")
@@ -119,8 +114,7 @@ class _LayoutReader(RowReader):
             return []  # what is due after a turn that cannot be read is not known
         if messages[0]["role"] != "system":
             messages = self._system() + messages
-        fault = out_of_order(messages, column, is_prompt=self.layout.kind == "preference")
-        if fault is not None:
+        if fault := out_of_order(messages, column, is_prompt=self.layout.kind == "preference"):
             self.fault(*fault)
         return messages
 
@@ -145,14 +139,12 @@ class _LayoutReader(RowReader):
         found = turn.get(role_tag)
         role = self.layout.roles.get(found, "") if isinstance(found, str) else ""
         if not role:
-            roles = ", ".join(self.layout.roles)
-            reason = f"{short(found)} is no role here; expected one of {roles}.{self.hint(found)}"
-            self.fault(f"{field}.{role_tag}", reason)
+            reason = f"{short(found)} is no role here; expected one of {', '.join(self.layout.roles)}. Write one of"
+            mend = f"these, or name the roles of this file in the tags of its entry in {REGISTRY} (user_tag, …)."
+            self.fault(f"{field}.{role_tag}", f"{reason} {mend}")
             return {"role": "", "content": ""}
-        if role == "function":
-            message = self._called(turn, content_tag, field)
-        else:
-            message = self._turn(turn, role, content_tag, field)
+        read = self._called if role == "function" else self._turn
+        message = read(turn, role, content_tag, field)
         try:
             return weighed_turn(message | {key: turn[key] for key in LEARN_FLAGS if key in turn}, field)
         except DataError as error:
@@ -163,8 +155,8 @@ class _LayoutReader(RowReader):
         """A turn whose role is known."""
         message, calls = self._texts(turn, role, content_tag, field), turn.get("tool_calls")
         if calls and (role != "assistant" or not isinstance(calls, list)):
-            expected = "expected a list on an assistant turn"
-            self.fault(f"{field}.tool_calls", f"{expected}, found {short(calls)} on {role}.")
+            found = f"{short(calls)} on {role}"
+            self.fault(f"{field}.tool_calls", f"expected a list on an assistant turn, found {found}.")
         elif calls:
             message["tool_calls"] = [self._call(call, f"{field}.tool_calls[{i}]") for i, call in enumerate(calls)]
         return self._with_thinking(message, f"{field}.{content_tag}") if role == "assistant" else message
@@ -230,12 +222,10 @@ class _LayoutReader(RowReader):
         """The tools of a row as one JSON string, each as {"type": "function", "function": ...}."""
         column = self.layout.columns["tools"]
         tools = self.row.get(column)
+        if isinstance(tools, str) and tools:
+            tools = self._parsed(tools, str(column))
         if not tools:
             return None
-        if isinstance(tools, str):
-            tools = self._parsed(tools, str(column))
-            if tools is None:
-                return None
         if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
             self.fault(str(column), f"expected a list of tool schemas, found {short(tools)}.")
             return None
@@ -246,7 +236,7 @@ class _LayoutReader(RowReader):
             self.fault(str(column), f"{error.reason}.")
         return json.dumps(wrapped, ensure_ascii=False) if wrapped else None
 
-    def _called(self, turn: Row, content_tag: str, field: str) -> Row:
+    def _called(self, turn: Row, _: str, content_tag: str, field: str) -> Row:
         """ShareGPT's function_call turn: JSON text of a call or of a list of calls; thinking may stand before it."""
         before, message = len(self.faults), self._texts(turn, "assistant", content_tag, field)
         field = f"{field}.{content_tag}"
@@ -269,16 +259,10 @@ class _LayoutReader(RowReader):
         if other and "arguments" not in function:
             self.fault(f"{field}.{other[0]}", "this would be lost: write what the function gets as its arguments.")
         arguments = function.get("arguments", {})
-        if isinstance(arguments, str) and not arguments.strip():
-            arguments = "{}"
-        elif isinstance(arguments, str):
-            self._parsed(arguments, f"{field}.arguments")
-        else:
-            try:
-                arguments = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
-            except ValueError:
-                reason = f"expected JSON, found a number that JSON does not have in {short(arguments)}."
-                self.fault(f"{field}.arguments", reason)
+        if not isinstance(arguments, str):
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        arguments = arguments if arguments.strip() else "{}"
+        self._parsed(arguments, f"{field}.arguments")
         done: Row = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
         return done | ({"id": self._text(call["id"], f"{field}.id")} if call.get("id") is not None else {})
 
@@ -321,8 +305,6 @@ class _LayoutReader(RowReader):
             if "\\u" in text and half_character(found) is not None:
                 self.fault(field, f"{NOT_UTF8} It stands in {short(text)}.")
             return found
-        except json.JSONDecodeError as error:
-            self.fault(field, f"expected JSON text, found {error.msg} at character {error.pos} of {short(text)}.")
-        except ValueError as error:  # NaN, a key that stands twice, too many brackets
+        except ValueError as error:  # no JSON, NaN, a key that stands twice, too many brackets
             self.fault(field, f"expected JSON text, found {short(text)}: {error}")
         return None

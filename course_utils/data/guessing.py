@@ -6,17 +6,17 @@ one that it uses more often is read, because an entry has one tag for a role; ro
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from course_utils.data.registry import DEFAULT_TAGS, NEEDED_TAGS, REGISTRY, Layout
+from course_utils.data.registry import DEFAULT_TAGS
 from course_utils.data.rows import MEDIA, REPLIES, Row
 
 OPENAI_TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
 OPENAI_TAGS |= {"observation_tag": "tool", "system_tag": "system"}
 TURNS = ("conversations", "messages", "conversation")
+SPEAKER_KEYS = {"role", "from"}  # by which a turn is told
 PROMPTS = ("instruction", "prompt", "question", "query")
 QUERIES = ("input", "context", "passage", "document", "background", "article", "paragraph", "question", "query")
 RESPONSES = ("output", "response", "completion", "answer")
@@ -49,18 +49,13 @@ def keys_of(rows: list[Row]) -> set[str]:
     return {key for row in rows for key, value in row.items() if value not in (None, "", [])}
 
 
-def tags_of(first: list[Row], column: str) -> tuple[Row | None, Row]:
-    """The `tags` by which an entry would read the turns of these rows, and those of their replies.
-
-    Returns:
-        Those that cannot be mistaken, None where no turn has a role; and the same with roles of unknown names, of which
-        the one that speaks first asks: {} where no entry could read all of them.
-    """
+def tags_of(first: list[Row], column: str) -> Row:
+    """The `tags` by which an entry would read the turns of these rows, and those of their replies."""
     turns = [turn for row in first for _, turn in turns_in(row, column, *REPLIES)]
     keys = keys_of(turns)
     role_tag = next((key for key in ("role", "from", "speaker") if key in keys), None)
     if role_tag is None:
-        return None, {}
+        return OPENAI_TAGS if column == "messages" else DEFAULT_TAGS
     content_tag = next((key for key in ("content", "value", "text") if key in keys), "content")
     found = Counter(turn[role_tag] for turn in turns if isinstance(turn.get(role_tag), str))
     known: Row = {}
@@ -68,32 +63,19 @@ def tags_of(first: list[Row], column: str) -> tuple[Row | None, Row]:
         known.setdefault(PART_OF.get(tag.casefold(), ""), tag)
     known.pop("", None)
     default = DEFAULT_TAGS if role_tag == "from" else OPENAI_TAGS
-    read = default | {"role_tag": role_tag, "content_tag": content_tag} | known
-    unknown = [tag for tag in found if tag.casefold() not in PART_OF]
-    missing = [part for part in ("user_tag", "assistant_tag") if part not in known]
-    fits = not unknown or len(unknown) == len(missing)
-    return read, read | dict(zip(missing, unknown, strict=False)) if fits else {}
-
-
-def hint(tag: Any, layout: Layout, first: list[Row]) -> str:
-    """What would help where a layout does not know the tag of a turn; "" where the expected ones say enough."""
-    tags = tags_of(first, str(layout.columns["messages"]))[1]
-    if tag in (None, *tags.values()) and any(tags.get(part) != layout.tags[part] for part in NEEDED_TAGS if tags):
-        return f' In {REGISTRY} its entry needs "tags": {json.dumps(tags, ensure_ascii=False)} (user_tag is who asks).'
-    due = layout.tags.get(PART_OF.get(str(tag).casefold(), ""))
-    return f" Write {due!r}: an entry has one tag for a role." if due and due.casefold() != str(tag).casefold() else ""
+    return default | {"role_tag": role_tag, "content_tag": content_tag} | known
 
 
 def source(first: list[Row]) -> str | None:
     """Which of the sources that `normalise` knows these rows are in, if any (pitfall source-dialects)."""
     keys = set().union(*first)
-    if {"Question", "Numbers"} <= keys:
-        return "mawps"
-    if "golden" in keys:
-        return "cmath"
-    if {"answer_zh", "answer_en"} & keys:
-        return "emoji"
-    return "cluener" if "text" in keys and any(isinstance(row.get("label"), dict) for row in first) else None
+    fits = {
+        "mawps": {"Question", "Numbers"} <= keys,
+        "cmath": "golden" in keys,
+        "emoji": bool({"answer_zh", "answer_en"} & keys),
+        "cluener": "text" in keys and any(isinstance(row.get("label"), dict) for row in first),
+    }
+    return next((name for name in fits if fits[name]), None)
 
 
 def entry(first: list[Row]) -> Row | None:
@@ -103,21 +85,16 @@ def entry(first: list[Row]) -> Row | None:
     def named(*names: str) -> str | None:
         return next((name for rows in (said, keys) for name in names if name in rows), None)
 
-    parts: dict[str, Any] = {part: part for part in ("tools", *MEDIA) if part in keys}
-    if (system := named(*SYSTEMS)) is not None:
-        parts = {"system": system} | parts
+    label = next((name for name in LABELS if _is_label(name, first)), None)
+    parts: dict[str, Any] = {"system": named(*SYSTEMS), "kto_tag": label}
+    parts = {part: column for part, column in parts.items() if column is not None}
+    parts |= {part: part for part in ("tools", *MEDIA) if part in keys}
     found: Row = {}
     if set(REPLIES) <= said:
         parts |= {part: part for part in REPLIES}
         found["ranking"] = True
-    label = next((name for name in LABELS if _is_label(name, first)), None)
-    if label is not None:
-        parts["kto_tag"] = label
-    column = named(*TURNS)
-    if column is not None:
-        tags = tags_of(first, column)[0]
-        if tags is None:
-            tags = OPENAI_TAGS if column == "messages" else DEFAULT_TAGS
+    if (column := named(*TURNS)) is not None:
+        tags = tags_of(first, column)
         is_openai = (tags["role_tag"], tags["content_tag"]) == ("role", "content")
         written = {"formatting": "openai" if is_openai else "sharegpt", "columns": {"messages": column, **parts}}
         return written | ({"tags": tags} if tags != DEFAULT_TAGS else {}) | found

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from course_utils import hub
 from course_utils.data import faults, formats, guessing, registry, sources, unread
-from course_utils.data.reading import SPEAKER_KEYS, SUFFIXES, read
+from course_utils.data.reading import SUFFIXES, read
 from course_utils.data.registry import AS_FILE, Entry
 from course_utils.data.rows import (
     COLUMNS,
@@ -31,7 +31,7 @@ from course_utils.data.rows import (
     half_character,
     judged,
     plain,
-    rows_or_faults,
+    rows_of,
     short,
     to_dataset,
     weighed,
@@ -42,16 +42,14 @@ if TYPE_CHECKING:
 
 SAMPLE_SEED = 42
 FIRST_ROWS = 100  # by which the format of a file is told
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def load(name: str, dataset_dir: str | Path = "data") -> Dataset:
     """Load a data set by its name in `dataset_info.json`.
 
     `file_name` is a file, or a folder whose files are read in the order of their names. `split` may be a slice
-    ("train[:100]"). `num_samples` draws that many rows without repeats; of a smaller set all rows and then some again,
-    at random. LLaMA-Factory draws anew in each run; here the seed is always 42. A set from a hub is downloaded once
-    into `hub/` beside the registry; its empty fields count as absent.
+    ("train[:100]"). `num_samples` draws that many rows without repeats, of a smaller set all and then some again; the
+    seed is always 42. A set from a hub is downloaded once into `hub/` beside the registry.
 
     Args:
         name: a key of the registry.
@@ -77,11 +75,7 @@ def load_rows(name: str, dataset_dir: str | Path = "data") -> list[Row]:
 def stream(name: str, dataset_dir: str | Path = "data") -> IterableDataset:
     """The same rows one after the other, never all in memory: JSONL, CSV and Parquet are read as they are asked for.
 
-    Its `map`, `filter`, `shuffle` and `take` are those of `datasets`; SFTTrainer takes it, too.
-
-    Args:
-        name: as for `load`.
-        dataset_dir: as for `load`.
+    Arguments are those of `load`. SFTTrainer takes it, too.
 
     Raises:
         DataError: unknown name; an entry with a slice in `split`, or with `num_samples`, for which all rows must be
@@ -98,10 +92,7 @@ def stream(name: str, dataset_dir: str | Path = "data") -> IterableDataset:
 
 def _usable(entry: Entry) -> Iterator[Row]:
     """The rows of an entry, up to the first problem, which raises."""
-    for item in entry_rows(entry):
-        if isinstance(item, Problem):
-            raise DataError(str(item))
-        yield item.value
+    return (row for item in entry_rows(entry) for row in all_usable([item]))
 
 
 def entry_rows(
@@ -113,16 +104,10 @@ def entry_rows(
     that can be read, by the row as it stands in the file and as it was read.
     """
     found: set[str] = set()
-    first: list[Row] = []
-
-    def hint(tag: Any) -> str:
-        if not first and entry.files:
-            first.extend(_first(entry.files[0]))
-        return guessing.hint(tag, entry.layout, first)
 
     def convert(number: int, record: Record) -> tuple[Row, list[Fault]]:
         found.update(record.value)
-        row, faults = formats.convert(record.value, entry.layout, entry.folder, hint)
+        row, faults = formats.convert(record.value, entry.layout, entry.folder)
         faults = faults or list(more(record.value, row))
         return {"id": f"{entry.name}:{number}", "source": entry.name} | row, faults
 
@@ -139,14 +124,11 @@ def _downloaded(entry: Entry) -> Iterator[Record | Problem]:
     try:
         dataset = load_dataset(str(folder), entry.subset, data_dir=entry.hub_folder, split=entry.split)
     except Exception as error:  # subset, split or file format: the library's errors have no common base
-        raise DataError(
-            f"{entry.where}: {entry.address} (subset {entry.subset}, folder {entry.hub_folder}, split {entry.split}) "
-            f"cannot be loaded from {folder}: {type(error).__name__}: {error}. Check these names against the data "
-            f"set's page. Or: {AS_FILE}"
-        ) from error
-    for number, row in enumerate(
-        dataset, start=1
-    ):  # not rows_or_faults: mixed objects are kept as JSON, which only this reads
+        what = f"{entry.address} (subset {entry.subset}, folder {entry.hub_folder}, split {entry.split})"
+        why = f"cannot be loaded from {folder}: {type(error).__name__}: {error}"
+        mend = f"Check these names against the data set's page. Or: {AS_FILE}"
+        raise DataError(f"{entry.where}: {what} {why}. {mend}") from error
+    for number, row in enumerate(dataset, start=1):  # not rows_of: mixed objects are JSON, which only this reads
         yield Record(entry.address, number, None, {column: plain(value) for column, value in row.items()})
 
 
@@ -175,21 +157,13 @@ def _taken(rows: list[Row], entry: Entry) -> list[Row]:
 # ---------------------------------------------------------------------------------- whatever holds rows
 @dataclass(frozen=True)
 class Opened:
-    """Rows in the course's schema, one after the other, each with its place.
+    """Rows in the course's schema, one after the other, each with its place."""
 
-    Attributes:
-        name: of the file, the folder, the registry or the data set.
-        read_as: how the rows are written.
-        items: the rows; in place of one that cannot be read comes each of its problems.
-        remarks: what is left unread, and how a file could be loaded by name.
-        kinds: of the rows (see `Layout`), as far as they are known before the rows are read.
-    """
-
-    name: str
-    read_as: str
-    items: Iterator[Record | Problem]
-    remarks: list[str]
-    kinds: tuple[str, ...] = ()
+    name: str  # of the file, the folder, the registry or the data set
+    read_as: str  # how the rows are written
+    items: Iterator[Record | Problem]  # the rows; in place of one that cannot be read comes each of its problems
+    remarks: list[str]  # what is left unread, and how a file could be loaded by name
+    kinds: tuple[str, ...] = ()  # of the rows (see `Layout`), as far as they are known before the rows are read
 
 
 def open_rows(target: str | Path | Dataset | list[Row]) -> Opened:
@@ -223,19 +197,16 @@ def _rows_of_the_schema(given: Dataset | list[Row], name: str) -> Opened:
     from datasets import Dataset
 
     if isinstance(given, list) and all(isinstance(row, dict) for row in given):
-        columns, rows = {key for row in given for key in row}, (half_character(row) or plain(row) for row in given)
+        columns, rows = {key for row in given for key in row}, map(plain, given)
     elif isinstance(given, Dataset):
-        columns, rows = set(given.column_names), rows_or_faults(given)
+        columns, rows = set(given.column_names), rows_of(given)
     else:
         expected = "a path, a Dataset (one split of a DatasetDict) or a list of rows, each a dict"
         raise DataError(f"check: expected {expected}; found {short(given)}.")
     if columns and not columns & {"messages", "text"}:
         found = ", ".join(sorted(map(str, columns)))
         raise DataError(f"{name} has the columns {found}; rows of the course have messages or text (see data.load).")
-    items = (
-        Problem(name, number, None, row, NOT_UTF8) if isinstance(row, str) else Record(name, number, None, row)
-        for number, row in enumerate(rows, start=1)
-    )
+    items = (Record(name, number, None, row) for number, row in enumerate(rows, start=1))
     media = ", ".join(part for part in MEDIA if part in columns)
     remarks = [f"{name}: whether the files of {media} are there was not looked at."] if media else []
     if left := ", ".join(sorted(map(str, columns - COLUMNS))):
@@ -246,6 +217,8 @@ def _rows_of_the_schema(given: Dataset | list[Row], name: str) -> Opened:
 def _of_the_schema(_: int, record: Record) -> tuple[Row, list[Fault]]:
     """A row of a data set, and what would be lost of it."""
     row: Row = {"messages": [], "source": "", "tags": []} | record.value
+    if (place := half_character(row)) is not None:
+        return row, [Fault(place, NOT_UTF8)]
     try:
         row = weighed(row)
     except DataError as error:
@@ -297,8 +270,7 @@ def _entry(entry: registry.Entry, *, is_guess: bool = False) -> Opened:
     remarks = [f"{entry.files[0]}: not read are the {what} {keys}." for what, keys in found.items()]
     lost = partial(unread.lost, layout=layout, columns=is_guess or not layout.explicit)
     rows = judged(entry_rows(entry, lost), lambda _, record: (record.value, _lacking(record.value, entry.folder)))
-    items = chain(chain.from_iterable(map(_byte_order_mark, entry.files)), rows)
-    return Opened(entry.name, f"{layout.formatting}, {layout.kind}", items, remarks, (layout.kind,))
+    return Opened(entry.name, f"{layout.formatting}, {layout.kind}", rows, remarks, (layout.kind,))
 
 
 def _lacking(row: Row, folder: Path) -> Iterator[Fault]:
@@ -327,8 +299,6 @@ def _file(path: Path) -> Opened:
     if source is None and guess is not None:
         entry = {"file_name": path.name} | guess
         opened = _entry(registry.parse(path.stem, entry, path.parent), is_guess=True)
-        tags = guessing.tags_of(first, guess["columns"].get("messages", ""))[1]
-        entry |= {"tags": tags} if tags and tags != registry.DEFAULT_TAGS else {}
         remark = f"to load {path.name} by name, put this into {registry.REGISTRY}: {json.dumps({path.stem: entry})}"
         return replace(opened, name=str(path), remarks=[*opened.remarks, remark])
     if source is None:
@@ -336,23 +306,16 @@ def _file(path: Path) -> Opened:
     else:
         read_as = f"{source} (data.normalise)"
         items = sources.normalised(source, read(path), sources.READERS[source])
-    return Opened(str(path), read_as, chain(_byte_order_mark(path), items), [])
+    return Opened(str(path), read_as, items, [])
 
 
 def _unknown(_: int, record: Record) -> tuple[Row, list[Fault]]:
     found = ", ".join(map(str, record.value)) or "no fields"
     reason = f"expected instruction, conversations, messages or text, found {found}. Name the columns in "
     mend = f"{registry.REGISTRY}, or read the file with data.normalise(…, read=…)."
-    if record.value.keys() & SPEAKER_KEYS:
+    if record.value.keys() & guessing.SPEAKER_KEYS:
         mend += ' If each row is one turn, put the turns of a conversation into one row: {"messages": [turn, turn]}.'
     return record.value, [Fault("", f"{reason}{mend}")]
-
-
-def _byte_order_mark(path: Path) -> Iterator[Problem]:
-    """Three bytes that some editors put first: read over here, and refused by other readers of .json."""
-    with path.open("rb") as file:
-        if file.read(3) == BYTE_ORDER_MARK:
-            yield Problem(str(path), None, 1, "", "begins with a byte order mark. Save it as UTF-8 without one.")
 
 
 def _first(path: Path) -> list[Row]:

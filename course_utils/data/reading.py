@@ -1,12 +1,10 @@
 """Read files into plain dicts, row by row, and say of each row that cannot be read where it stands.
 
-.jsonl    one object a line; read line by line, whatever the size of the file; an object may span several lines
-.json     a list of objects, or objects after one another, also over many lines each
+.jsonl    one object a line; read line by line, whatever the size of the file
+.json     a list of objects, or objects after one another, also over many lines each; a .jsonl that begins so, too
 .csv      a header, then rows; every value is a string; between commas, semicolons or tabs, as the header has them
 .parquet  what the hubs keep data sets in; its empty fields count as absent
 .txt      every line that is not blank is the `text` of a row
-
-In JSON a list of turns in place of an object is a row whose `messages` they are.
 """
 
 from __future__ import annotations
@@ -15,10 +13,9 @@ import csv
 import json
 import re
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from course_utils.core.strict_json import STRICT
 from course_utils.data.rows import (
@@ -28,32 +25,23 @@ from course_utils.data.rows import (
     Record,
     Row,
     all_usable,
-    batch_rows,
     half_character,
+    plain,
     short,
 )
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
-LONGEST_LINE = 16 * 2**20  # bytes; a longer line is a file without line breaks, and would fill the memory
-MOST_LINES = 1000  # of an object in .jsonl; each is a try to read what there is so far
 LONGEST_CELL = 2**24  # characters; Python's own limit for CSV is 131,072
 MARK = b"\xef\xbb\xbf"  # of byte order
-SPEAKER_KEYS = {"role", "from"}  # by which a turn is told
 SEPARATORS = ",;\t"  # of a CSV: the one that makes the most cells of the header
-OPENS_OBJECT = re.compile(r"""(?:\[\s*)*\{\s*["'][^"'\n]*["']\s*:""")  # also where the file was cut
+OPENS_JSON = re.compile(rb"""\s*(?:\[\s*)*\{\s*["'][^"'\n]*["']\s*:""")  # also where the file was cut
 HALVES = re.compile("[\ud800-\udfff]|" + r"\\u[dD]")  # bytes that were not UTF-8, and escapes of half a character
 WHITE = re.compile(r"[ \t\r\n]*")
 UTF8 = {"encoding": "utf-8-sig", "errors": "surrogateescape"}  # bytes that are not UTF-8 are found in their row
 
 
 def read_raw(path: str | Path) -> list[Row]:
-    """The rows of a file as it is, nothing normalised.
-
-    Args:
-        path: a file that ends in one of SUFFIXES, in UTF-8.
-
-    Returns:
-        One dict a row, in the order of the file. Blank lines are skipped.
+    """The rows of a file in UTF-8 that ends in one of SUFFIXES, one dict a row, nothing normalised.
 
     Raises:
         DataError: the file is missing, of another kind, or a row cannot be read; names file, row, line and field.
@@ -76,103 +64,38 @@ def read(path: str | Path) -> Iterator[Record | Problem]:
     if b"\0" in head:
         reason = "holds zero bytes: it is UTF-16, or no text at all. Save it as UTF-8."
         return iter([Problem(str(path), None, 1, "", reason)])
-    if path.suffix in (".txt", ".csv") and _holds_json(path):
+    if path.suffix in (".txt", ".csv") and OPENS_JSON.match(head.removeprefix(MARK)):
         reason = "holds JSON and would be read as plain text. Rename it: .json for a list, .jsonl for an object a line."
         return iter([Problem(str(path), None, 1, "", reason)])
+    if path.suffix == ".jsonl":
+        return _document(path) if _is_document(path) else _lines(path)
     readers: dict[str, Callable[[Path], Iterator[Record | Problem]]] = {".csv": _csv, ".txt": _text_lines}
-    return readers.get(path.suffix, _json)(path)
-
-
-def _holds_json(path: Path) -> bool:
-    """Whether the beginning of a file, or its first line, is an object or a list of such, of lists or of texts."""
-    with path.open(**UTF8) as file:
-        text = file.read(4096).lstrip()
-        if not text.startswith(("{", "[")):
-            return False
-        text = (text + file.read(LONGEST_LINE)).rstrip()
-    for part in (text, text.split("\n", 1)[0]):
-        try:
-            value = STRICT.decode(part)
-        except json.JSONDecodeError:
-            continue
-        except ValueError:  # JSON, but for a key that stands twice or the like
-            return True
-        if (isinstance(value, dict) and value) or any(isinstance(item, dict | list | str) for item in value):
-            return True
-    return OPENS_OBJECT.match(text) is not None
+    return readers.get(path.suffix, _document)(path)
 
 
 # ------------------------------------------------------------------------------------------------------------ JSON
-def _json(path: Path) -> Iterator[Record | Problem]:
-    """Lines, or a document: a .json file is one, and so is a .jsonl file that opens with a list of rows or with {."""
-    if path.suffix == ".json":
-        return _document(path)
+def _is_document(path: Path) -> bool:
+    """Whether a .jsonl file opens with a list of rows, or with an object that goes on in the next line."""
     with path.open("rb") as file:
-        first = next((text for line in _lines_of(file) if (text := line.removeprefix(MARK).strip())), b"")
-    value, is_open = _parsed(first.decode("utf-8", "surrogateescape")) if first.startswith(b"[") else (None, False)
-    of_rows = any(isinstance(row, dict | list) for row in value or ()) and not _is_conversation(value)
-    return _document(path) if first == b"{" or is_open or of_rows else _lines(path)
-
-
-def _lines_of(file: BinaryIO) -> Iterator[bytes]:
-    return iter(lambda: file.readline(LONGEST_LINE + 1), b"")
-
-
-def _parsed(text: str) -> tuple[Any, bool]:
-    """The value of a JSON text, and whether it ends too early: the next line may then go on with it."""
+        first = next((text for line in file if (text := line.removeprefix(MARK).strip())), b"")
     try:
-        return json.loads(text), False
+        value = json.loads(first.decode("utf-8", "surrogateescape"))
     except json.JSONDecodeError as error:
-        return None, error.pos >= len(text.rstrip())
+        return bool(first) and error.pos >= len(error.doc)
     except (ValueError, RecursionError):
-        return None, False
-
-
-def _is_conversation(value: Any) -> bool:
-    """Whether this is a list of turns."""
-    turns = value if isinstance(value, list) else []
-    return bool(turns) and all(isinstance(turn, dict) and turn.keys() & SPEAKER_KEYS for turn in turns)
+        return False
+    return isinstance(value, list) and any(isinstance(row, dict) for row in value)
 
 
 def _lines(path: Path) -> Iterator[Record | Problem]:
-    """A row a line, or an object that spans several."""
+    """A row a line."""
     row = 0
     with path.open("rb") as file:
-        lines, ahead = enumerate(_lines_of(file), start=1), deque[tuple[int, bytes]]()
-        while place := ahead.popleft() if ahead else next(lines, None):
-            line, text = place
-            if line == 1:
-                text = text.removeprefix(MARK)
-            if not text.strip():
-                continue
-            row += 1
-            if len(text) > LONGEST_LINE:
-                while text and not text.endswith(b"\n"):
-                    text = file.readline(LONGEST_LINE)
-                reason = f"longer than {LONGEST_LINE // 2**20} MiB. JSONL holds one object a line: break the lines."
-                yield Problem(str(path), row, line, "", reason)
-                continue
-            found = _record(path, row, line, text.decode("utf-8", "surrogateescape"))
-            if isinstance(found, Problem) and (whole := _continued(text, lines, ahead)):
-                found = _record(path, row, line, whole)
-            yield found
-
-
-def _continued(text: bytes, lines: Iterator[tuple[int, bytes]], ahead: deque[tuple[int, bytes]]) -> str | None:
-    """An object that a line opens, up to its end in a later line; None, and the lines still `ahead`, if it has none."""
-    taken: list[tuple[int, bytes]] = []
-    while len(text) <= LONGEST_LINE and len(taken) < MOST_LINES:
-        whole = text.decode("utf-8", "surrogateescape")
-        value, is_open = _parsed(whole)
-        if value is not None:
-            return whole
-        more = is_open and (ahead.popleft() if ahead else next(lines, None))
-        if not more:
-            break
-        taken.append(more)
-        text += more[1]
-    ahead.extendleft(reversed(taken))
-    return None
+        for line, text in enumerate(file, start=1):
+            text = text.removeprefix(MARK) if line == 1 else text
+            if text.strip():
+                row += 1
+                yield _record(path, row, line, text.decode("utf-8", "surrogateescape"))
 
 
 def _record(path: Path, row: int, line: int, text: str) -> Record | Problem:
@@ -189,8 +112,6 @@ def _record(path: Path, row: int, line: int, text: str) -> Record | Problem:
 
 def _fit(path: Path, row: int, line: int | None, value: Any, *, suspect: bool) -> Record | Problem:
     """A value as a row, if it is an object; `suspect`: it may hold what cannot be written as UTF-8."""
-    if _is_conversation(value):
-        value = {"messages": value}
     if not isinstance(value, dict):
         return Problem(str(path), row, line, "", f"expected an object, found {type(value).__name__}.")
     where = half_character(value) if suspect else None
@@ -218,8 +139,8 @@ def _document(path: Path) -> Iterator[Record | Problem]:
             value, end = STRICT.raw_decode(text, place)
             yield _fit(path, row, bisect_left(breaks, place) + 1, value, suspect=suspect)
         except json.JSONDecodeError as error:
-            where = f"line {error.lineno}, column {error.colno}"
-            yield problem(row, place, f"not JSON ({error.msg}, {where}). What follows was not read.")
+            reason = f"not JSON ({error.msg}, line {error.lineno}, column {error.colno})"
+            yield problem(row, place, f"{reason}. What follows was not read.")
             return
         except ValueError as error:
             yield problem(row, place, str(error), getattr(error, "field", ""))
@@ -234,8 +155,6 @@ def _document(path: Path) -> Iterator[Record | Problem]:
             return
         if is_list and text.startswith(",", place):
             place = _skip(text, place + 1)
-            if text.startswith("]", place):
-                yield problem(None, place, "a comma stands before the end of the list. Remove it.")
     if is_list and place >= len(text):
         yield problem(None, start, "the list is not closed: the file was cut. Save it anew.")
     elif is_list and (after := _skip(text, place + 1)) < len(text):
@@ -259,12 +178,10 @@ def _csv(path: Path) -> Iterator[Record | Problem]:
         try:
             head = next((cells for cells in reader if cells), [])
             if half_character(head) is not None:
-                reason = "the header holds bytes that are not UTF-8. Save the file as UTF-8."
-                yield Problem(str(path), None, reader.line_num, "", reason)
+                yield Problem(str(path), None, reader.line_num, "", f"the header {NOT_UTF8}")
                 return
-            twice = next((name for name in head if head.count(name) > 1), None)
-            if twice is not None:
-                yield Problem(str(path), None, reader.line_num, twice, "two columns have this name. Rename one.")
+            if twice := [name for name in head if head.count(name) > 1]:
+                yield Problem(str(path), None, reader.line_num, twice[0], "two columns have this name. Rename one.")
                 return
             row, line = 0, reader.line_num + 1
             for cells in reader:
@@ -284,14 +201,11 @@ def _parquet(path: Path) -> Iterator[Record | Problem]:
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
-    row = 0
     try:
-        for batch in ParquetFile(path).iter_batches(1000):
-            for value in batch_rows(batch):
-                row += 1
-                is_row = isinstance(value, dict)
-                yield Record(str(path), row, None, value) if is_row else Problem(str(path), row, None, value, NOT_UTF8)
-    except (ArrowException, OSError, ValueError) as error:  # ValueError: the name of a column is not UTF-8
+        values = (value for batch in ParquetFile(path).iter_batches(1000) for value in batch.to_pylist())
+        for row, value in enumerate(values, start=1):
+            yield Record(str(path), row, None, plain(value))
+    except (ArrowException, OSError, ValueError) as error:  # ValueError: a text is not UTF-8
         yield Problem(str(path), None, None, "", f"not Parquet ({short(str(error))}). Fetch or write the file anew.")
 
 

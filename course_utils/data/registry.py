@@ -7,7 +7,6 @@ over a file; where an entry has `columns` (or `tags`), what that object does not
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,13 +26,6 @@ ENTRY_KEYS = ("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url
 ENTRY_KEYS += ("formatting", "columns", "tags", "ranking", "split", "num_samples", *HUB_OPTIONS)
 NO_ROWS = ("", ".md")  # suffixes of what may lie beside the rows: README.md, LICENSE
 AS_FILE = "Save its rows once as JSONL in the data folder and name that file as file_name, in an entry without the hub."
-REFUSED = {  # places that LLaMA-Factory reads and this course does not
-    "om_hub_url": "is not read here: it needs the openmind package, which this course does not have. Name hf_hub_url "
-    f"or ms_hub_url, and leave USE_OPENMIND_HUB unset. Or: {AS_FILE}",
-    "script_url": "is not read: `datasets` 4 runs no scripts. Run the script once elsewhere, with `datasets` below 4, "
-    "save its rows by to_json(..., force_ascii=False) as JSONL and name that as file_name.",
-    "cloud_file_name": f"is not read here. {AS_FILE}",
-}
 FORMATTINGS = ("alpaca", "sharegpt", "openai")
 DEFAULT_COLUMNS: dict[str, str | None] = {"prompt": "instruction", "query": "input", "response": "output"}
 DEFAULT_COLUMNS |= {"history": None, "messages": "conversations"}
@@ -41,6 +33,8 @@ DEFAULT_COLUMNS |= dict.fromkeys(("system", "tools", *MEDIA, *REPLIES, "kto_tag"
 DEFAULT_TAGS: dict[str, str | None] = {"role_tag": "from", "content_tag": "value", "user_tag": "human"}
 DEFAULT_TAGS |= {"assistant_tag": "gpt", "observation_tag": "observation", "function_tag": "function_call"}
 DEFAULT_TAGS |= {"system_tag": "system"}
+ROLES = {"user_tag": "user", "assistant_tag": "assistant", "system_tag": "system", "observation_tag": "tool"}
+ROLES |= {"function_tag": "function"}
 NEEDED_TAGS = ("role_tag", "content_tag", "user_tag", "assistant_tag")  # where turns have tags
 TURN_TEXTS = ("reasoning_content", "tool_call_id", "name")  # OpenAI's keys of a turn that hold text
 OWN_COLUMNS = ("id", "tags")  # of the course: kept where a row has them, unknown to LLaMA-Factory
@@ -48,24 +42,18 @@ OWN_COLUMNS = ("id", "tags")  # of the course: kept where a row has them, unknow
 
 @dataclass(frozen=True)
 class Layout:
-    """How a file is written: the formatting, what kind its rows are, the column of each part, the tag of each role.
-
-    `kind` is "chat", "preference" (chosen and rejected replies), "kto" (a reply and whether it is good) or "text"
-    (pretraining). `explicit` lists the parts that the entry's `columns` names itself: see `unread`.
-    """
+    """How a file is written."""
 
     formatting: str
-    columns: dict[str, str | None]
-    tags: dict[str, str | None]
-    kind: str = "chat"
-    explicit: tuple[str, ...] = ()
+    columns: dict[str, str | None]  # of each part
+    tags: dict[str, str | None]  # of each role
+    kind: str = "chat"  # or preference (chosen and rejected replies), kto (a reply and whether it is good), text
+    explicit: tuple[str, ...] = ()  # the parts that the entry's `columns` names itself: see `unread`
 
     @cached_property
     def roles(self) -> dict[str, str]:
         """The role that each tag stands for; "function" is an assistant turn that holds calls as JSON text."""
-        named = {"user": "user", "assistant": "assistant", "observation": "tool", "function": "function"}
-        tags = {self.tags[f"{name}_tag"]: role for name, role in (named | {"system": "system"}).items()}
-        return {tag: role for tag, role in tags.items() if tag is not None}
+        return {tag: role for part, role in ROLES.items() if (tag := self.tags[part]) is not None}
 
     @cached_property
     def read_columns(self) -> frozenset[str]:
@@ -81,37 +69,27 @@ class Layout:
         return frozenset(tags | {*TURN_TEXTS, "tool_calls", *LEARN_FLAGS})
 
     def unread(self, found: set[str]) -> list[Fault]:
-        """What the layout says that no row has, or what would be lost, by all columns that the rows have.
-
-        LLaMA-Factory answers with a KeyError, or with silence.
-        """
-        faults = []
-        for part in self.explicit if found else ():
-            column = self.columns[part]
-            if column is not None and column not in found:
-                names = ", ".join(sorted(found))
-                faults.append(Fault(f"columns.{part}", f"names {column!r}, which no row has. Rows have: {names}."))
-        lost = DEFAULT_COLUMNS["response"]
-        if self.kind == "text" and lost in found:
-            reason = f"columns names prompt alone, so the rows are pretraining text, but they have {lost!r}"
-            mend = "Name it as columns.response: what columns does not name is None, not its default."
-            faults.append(Fault("columns", f"{reason}, which would be lost. {mend}"))
+        """What the layout says that no row has, or what would be lost, by all columns that the rows have."""
+        named = {part: self.columns[part] for part in self.explicit if found}
+        missing = {part: column for part, column in named.items() if column is not None and column not in found}
+        has = f"which no row has. Rows have: {', '.join(sorted(found))}."
+        faults = [Fault(f"columns.{part}", f"names {column!r}, {has}") for part, column in missing.items()]
+        if self.kind == "text" and DEFAULT_COLUMNS["response"] in found:
+            reason = "columns names prompt alone, so the rows are pretraining text, but they have 'output', which would"
+            faults.append(Fault("columns", f"{reason} be lost. Name it as columns.response."))
         return faults
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One data set of the registry: where its rows are, how they are written, and which of them are taken.
-
-    Rows come from `files` or, where there are none, from the data set `address` on a hub.
-    """
+    """One data set of the registry: where its rows are, how they are written, and which of them are taken."""
 
     name: str
     folder: Path
     layout: Layout
     files: tuple[Path, ...] = ()
     hub_source: str = "auto"
-    address: str = ""
+    address: str = ""  # on a hub, where there are no files
     subset: str | None = None
     hub_folder: str | None = None
     split: str = "train"
@@ -149,12 +127,8 @@ def read_registry(folder: Path) -> dict[str, Any]:
         known = STRICT.decode(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path} is missing: `dataset_dir` must be the folder that holds {REGISTRY}.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg}). Mend it first.") from None
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from None
+    except ValueError as error:  # no UTF-8, no JSON, or a key that stands twice
+        raise DataError(f"{path} cannot be read: {error}. Mend it first.") from None
     if not isinstance(known, dict):
         raise DataError(f"{path}: expected an object of data sets, found {type(known).__name__}.")
     return known
@@ -206,15 +180,13 @@ def files_with_rows(folder: Path) -> list[Path]:
 def _hub_address(entry: dict[str, Any], where: str) -> tuple[str, str]:
     """Which hub, as `hub.download_dataset` names it, and the name there, "" where the rows lie in files.
 
-    Which of several wins is LLaMA-Factory's rule; there hf_hub_url means the hub of HF_ENDPOINT, here any that gives
-    the set.
+    Which of several wins is LLaMA-Factory's rule.
     """
-    hf, ms, om = (key in entry for key in ("hf_hub_url", "ms_hub_url", "om_hub_url"))
-    if om and (_is_on("USE_OPENMIND_HUB") or not (hf or ms)):
-        raise DataError(f"{where}: om_hub_url {REFUSED['om_hub_url']}")
+    hf, ms = (key in entry for key in ("hf_hub_url", "ms_hub_url"))
     if not (hf or ms):
         return "auto", ""
-    takes_ms = ms and (_is_on("USE_MODELSCOPE_HUB") or not hf)
+    prefers_ms = os.environ.get("USE_MODELSCOPE_HUB", "0").lower() in ("true", "y", "1")  # LLaMA-Factory's own rule
+    takes_ms = ms and (prefers_ms or not hf)
     source, key = ("modelscope", "ms_hub_url") if takes_ms else ("auto", "hf_hub_url")
     address = entry[key]
     if not isinstance(address, str) or not hub.HUB_ID.fullmatch(address):
@@ -222,21 +194,15 @@ def _hub_address(entry: dict[str, Any], where: str) -> tuple[str, str]:
     return source, address
 
 
-def _is_on(variable: str) -> bool:
-    return os.environ.get(variable, "0").lower() in ("true", "y", "1")  # LLaMA-Factory's own rule
-
-
 def _local_files(entry: dict[str, Any], folder: Path, where: str) -> tuple[Path, ...]:
     """The file that an entry names, or the files in the folder that it names; nothing that only a hub could give."""
     for key in entry:
-        if key in REFUSED:
-            raise DataError(f"{where}: {key} {REFUSED[key]}")
         if key in HUB_OPTIONS and entry[key]:
-            found = f"{where}: {key} belongs to a hub; with file_name LLaMA-Factory does not read it"
-            raise DataError(f"{found}. Remove it.")
+            raise DataError(f"{where}: {key} belongs to a hub, and is not read with file_name. Remove it.")
     file_name = entry.get("file_name")
     if not isinstance(file_name, str) or not file_name:
-        raise DataError(f"{where}: file_name is missing. Name a file or a folder in {folder}, or hf_hub_url.")
+        mend = f"Name a file or a folder in {folder}, or hf_hub_url or ms_hub_url: nothing else is read here."
+        raise DataError(f"{where}: file_name is missing. {mend} {AS_FILE}")
     path = path_inside(folder, file_name, f"{where}: file_name")
     if os.path.isdir(path):  # os.path: false, not an error, where the name is too long
         return _files_of(path, folder, where)
@@ -251,9 +217,8 @@ def _files_of(path: Path, folder: Path, where: str) -> tuple[Path, ...]:
     beside = [file for file in sorted(path.iterdir()) if file not in files and not file.name.startswith(".")]
     unread = [file.name for file in beside if file.is_dir() or file.suffix not in NO_ROWS]
     if unread:
-        found = f"{where}: {path} holds {unread[0]}, whose rows would be missed"
-        only = f"only {', '.join(SUFFIXES)} files right in the folder are read"
-        raise DataError(f"{found}: {only}. Convert it or move it away.")
+        mend = f"Convert it to one of {', '.join(SUFFIXES)}, or move it away."
+        raise DataError(f"{where}: {path} holds {unread[0]}, whose rows would be missed. {mend}")
     if not files:
         raise DataError(f"{where}: the folder {path} has no {', '.join(SUFFIXES)} file.")
     return tuple(path_inside(folder, str(file.relative_to(folder)), f"{where}: file_name") for file in files)

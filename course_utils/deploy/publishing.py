@@ -31,11 +31,9 @@ class PublishError(CourseError):
 
 
 def model_card(adapter_dir: str | Path, repo: str = "THIS_REPOSITORY") -> str:
-    """The model card of a trained adapter, filled from the files of its run.
+    """The model card of a trained adapter, filled from the files of its run; what is not there is left out.
 
-    Base, licence, settings, losses and the before/after table come from `adapter_config.json`, the base's SOURCE.json,
-    `train_metrics.json` and `evaluation.json`; what is not there is left out. The template is `model_card.md.jinja`;
-    HuggingFace's and ModelScope's pages read its header (https://huggingface.co/docs/hub/model-cards).
+    The template is `model_card.md.jinja`; the hubs read its header (https://huggingface.co/docs/hub/model-cards).
 
     Args:
         adapter_dir: `TrainResult.adapter_dir`; the run's other files are in the folder above it.
@@ -77,9 +75,9 @@ def model_card(adapter_dir: str | Path, repo: str = "THIS_REPOSITORY") -> str:
         eval_results=results or None,
     )
     about = {"name": name, "base": base, "licence": licence, "repo": repo, "adapter": adapter, "compared": compared}
-    template = Path(__file__).with_name("model_card.md.jinja").read_text(encoding="utf-8")
-    trained = _json(run / "train_metrics.json")
-    return str(ModelCard.from_template(header, template_str=template, trained=trained, **about))
+    about["trained"] = _json(run / "train_metrics.json")
+    template = Path(__file__).with_name("model_card.md.jinja")
+    return str(ModelCard.from_template(header, template_path=str(template), **about))
 
 
 def _base(adapter: Adapter) -> tuple[str, str | None]:
@@ -109,8 +107,7 @@ def push_adapter(
         repo, hub: its id (your name and a name for it), and on which of the two hubs.
         private: make a new repository private; one that exists keeps what it is.
         token: None takes the one of the client's own login or variable. It is neither printed nor written.
-        endpoint: another address that speaks the hub's protocol; the token for it must be given with the call, because
-            the one of the login was made for the hub.
+        endpoint: another address that speaks the hub's protocol; its token must then be given with the call.
 
     Returns:
         The address of the repository's page.
@@ -147,13 +144,12 @@ def push_adapter(
 
 def _upload(hub: str, repo: str, folder: Path, private: bool, token: str, address: str) -> str:
     """Make the repository where it is missing and send the folder; returns the address of its page."""
-    message = "Adapter and model card"
     if hub == "huggingface":
         from huggingface_hub import HfApi
 
         api = HfApi(endpoint=address, token=token)
         api.create_repo(repo, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message)
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Adapter and model card")
         return f"{address}/{repo}"
     from modelscope_hub import HubApi
     from modelscope_hub.config import HubConfig
@@ -163,7 +159,7 @@ def _upload(hub: str, repo: str, folder: Path, private: bool, token: str, addres
     api = HubApi(HubConfig(endpoint=address, token=token))
     with suppress(AlreadyExistsError):
         api.create_repo(repo, "model", visibility="private" if private else "public")
-    api.upload_folder(repo, "model", folder, commit_message=message, use_cache=False)
+    api.upload_folder(repo, "model", folder, commit_message="Adapter and model card", use_cache=False)
     return f"{address}/models/{repo}"
 
 

@@ -4,9 +4,7 @@ The hubs' own clients start a broken file anew in each call (pitfall client-rest
 shard of 4 GB never arrives. Files are therefore fetched here: with HTTP `Range` requests into a part file that stays,
 checked against the hub's size and hash before it gets its name.
 
-`http_get` of huggingface_hub 1.33 was measured against `tests/hub_server.py` and cannot do this: a cut costs up to
-10 MB, which it collects before it writes; it does not look at Content-Range; it gives up at the first HTTP 500, and
-sleeps an hour where Retry-After says so.
+`http_get` of huggingface_hub 1.33 loses up to 10 MB at a cut, and gives up at the first HTTP 500.
 """
 
 import hashlib
@@ -113,8 +111,7 @@ def check_room(folder: Path, needed: int, what: str) -> None:
 def locked(target: Path) -> AbstractContextManager[Any]:
     """Let one process at a time work on `target`; the system takes the lock from a process that dies.
 
-    The empty lock file beside `target` stays: if it were removed, those who wait for it and those who come later
-    would hold two different locks.
+    The lock file stays: were it removed, those who wait and those who come later would hold two different locks.
     """
     from filelock import FileLock, Timeout
 

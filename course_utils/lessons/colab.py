@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from pathlib import Path
 
 from course_utils.core.errors import CourseError
-from course_utils.core.files import atomic_dir, write_text
+from course_utils.core.files import write_text
 from course_utils.core.paths import CLONE
 
 DRIVE = Path("/content/drive")  # where Colab shows a mounted Google Drive
@@ -75,8 +75,7 @@ def _version(name: str) -> str | None:
 def use_drive(folder: str = "course") -> Path:
     """Mount the reader's Google Drive, after Colab has asked for leave, and keep `models/` and `runs/` there.
 
-    What lies in them on this machine moves to Drive, and links take their place. On the next machine call it before
-    `setup()`, which then finds what was made before.
+    What lies in them moves to Drive, and links take their place. On the next machine call it before `setup()`.
 
     Args:
         folder: a folder of "My Drive".
@@ -111,24 +110,12 @@ def use_drive(folder: str = "course") -> Path:
             )
     for here, there in links:
         try:
-            _move(here, there)
+            shutil.copytree(here, there, dirs_exist_ok=True)
         except OSError as error:
             raise ColabError(
-                f"{here.name}/ could not be moved to {there} ({error}). Make room in Google Drive and call use_drive() "
-                "again; what was not moved is still here."
+                f"{here.name}/ could not be copied to {there} ({error}). Make room in Google Drive, delete what was "
+                "copied there, and call use_drive() again; all of it is still here."
             ) from error
+        shutil.rmtree(here)
+        here.symlink_to(there)
     return home
-
-
-def _move(here: Path, there: Path) -> None:
-    """Move what a folder holds, one whole thing at a time, and leave a link."""
-    for path in sorted(here.iterdir()):
-        if path.is_dir():
-            with atomic_dir(there / path.name) as draft:
-                shutil.copytree(path, draft, dirs_exist_ok=True)
-            shutil.rmtree(path)
-        else:
-            shutil.copy2(path, there)
-            path.unlink()
-    here.rmdir()
-    here.symlink_to(there)

@@ -131,12 +131,7 @@ def examine(profile: str | None = None, *, online: bool = True) -> Diagnosis:
 
 
 def judge(findings: Findings, profile: Profile) -> Diagnosis:
-    """Turn what was seen into facts, the faults first, and a plain verdict.
-
-    Args:
-        findings: from `machine.look`.
-        profile: from `profiles.choose`, for `findings.hardware`.
-    """
+    """Turn what was seen into facts, the faults first, and a plain verdict; `profile` is chosen for the hardware."""
     models = model_fits(profile, findings.hardware)
     facts = [
         *_profile(findings, profile, models),
@@ -178,8 +173,8 @@ def _fact(name: str, value: str, fine: bool, remedy: str, state: str = "fault") 
 
 def _profile(findings: Findings, profile: Profile, models: tuple[ModelFit, ...]) -> Iterator[Fact]:
     own = next(fit for fit in models if fit.model == profile.model)
-    value = f"{profile.name}: {own.model}, base in {own.base}, arithmetic in {profile.dtype}"
-    value += " (on disk)" if findings.on_disk else " (not downloaded yet)"
+    there = "on disk" if findings.on_disk else "not downloaded yet"
+    value = f"{profile.name}: {own.model}, base in {own.base}, arithmetic in {profile.dtype} ({there})"
     cannot = own.state == "needs a GPU" or (own.state == "too large" and findings.hardware.device == "cuda")
     remedy = "Leave --profile out and COURSE_PROFILE unset: the machine then decides."
     yield _fact("profile", value, not cannot, remedy)

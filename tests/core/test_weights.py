@@ -2,15 +2,13 @@
 from elsewhere)."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 from hub_server import POINTER
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import save, save_file
 
 from course_utils.core import weights
 
@@ -208,17 +206,11 @@ class TestAdapters:
         adapter(tmp_path / "checkpoint-3")
         assert f"There is one in {tmp_path / 'checkpoint-3'}" in self.refused(tmp_path)
 
-    def test_a_pickle_is_named_and_the_way_that_is_told_converts_it(self, tmp_path):
+    def test_a_pickle_is_named_and_what_to_do_with_it(self, tmp_path):
         adapter(tmp_path)
-        (tmp_path / "adapter_model.safetensors").unlink()
-        shared = torch.ones(8, 4)
-        torch.save({"a.lora_B.weight": shared, "b.lora_B.weight": shared}, tmp_path / "adapter_model.bin")
+        (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
         said = self.refused(tmp_path)
-        assert "pickle (adapter_model.bin)" in said
-        code = said.partition('python -c "')[2].removesuffix('"')
-        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
-        assert load_file(tmp_path / "adapter_model.safetensors").keys() == {"a.lora_B.weight", "b.lora_B.weight"}
-        assert weights.adapter_config(tmp_path)
+        assert "pickle (adapter_model.bin)" in said and "save it once more by save_pretrained" in said
 
 
 @pytest.mark.parametrize(

@@ -42,10 +42,8 @@ def test_a_call_without_arguments_is_none(check):
     assert check([{"messages": [ASKED, {"role": "assistant", "content": "", "tool_calls": [call]}]}]).problems == []
 
 
-@pytest.mark.parametrize(
-    "text", [r'["He said \"hi\" to me", "c"]', '[["a","b"]]', "[{}]", '\n{"a": 1, "a": 2}\nx', '[\n {"a": 1},']
-)
-def test_json_in_a_text_file_is_told_by_decoding(check, text):
+@pytest.mark.parametrize("text", ['[[{"a": "b"}]]', '{"a": 1}', '\n{"a": 1, "a": 2}\nx', '[\n {"a": 1},'])
+def test_json_in_a_text_file_is_told_by_its_first_key(check, text):
     [problem] = check(text, "a.txt").problems  # and no second one, that the file has no rows
     assert "holds JSON" in problem.reason
 

@@ -214,12 +214,15 @@ def test_conversation_errors_name_the_turn(folder, turns, message):
             {"ranking": True, "columns": {"prompt": "p", "chosen": "c", "rejected": "r", "kto_tag": "k"}},
             r"ranking and columns\.kto_tag are two kinds of rows",
         ),
-        ({"script_url": "make.py"}, r"script_url is not read: `datasets` 4 runs no scripts.*save its rows .* as JSONL"),
-        ({"cloud_file_name": "s3://rows.json"}, r"cloud_file_name is not read here\. Save its rows once as JSONL"),
-        ({"om_hub_url": "someone/rows"}, r"om_hub_url is not read here.*Save its rows once as JSONL"),
+        (
+            {"script_url": "make.py", "file_name": None},
+            r"file_name is missing.*Save its rows .* as JSONL",
+        ),
+        ({"cloud_file_name": "s3://rows.json", "file_name": None}, r"file_name is missing.*nothing else is read here"),
+        ({"om_hub_url": "someone/rows", "file_name": None}, r"file_name is missing.*hf_hub_url or ms_hub_url"),
         ({"hf_hub_url": "json", "folder": "/etc"}, r"hf_hub_url must be owner/name, found 'json'"),
         ({"hf_hub_url": "../rows"}, r"hf_hub_url must be owner/name"),
-        ({"subset": "main"}, r"subset belongs to a hub; with file_name LLaMA-Factory does not read it"),
+        ({"subset": "main"}, r"subset belongs to a hub, and is not read with file_name"),
         ({"folder": 1}, r"folder must be text, found 1"),
         ({"num_samples": "9"}, r"num_samples must be a whole number of at least 1, found '9'"),
         ({"num_samples": 0}, r"num_samples must be a whole number of at least 1, found 0"),
@@ -275,7 +278,7 @@ def test_read_raw_errors(tmp_path):
 def test_a_name_that_stands_twice_in_the_registry_is_refused(folder):
     where = folder({}, [GOOD])
     (where / "dataset_info.json").write_text('{"one": {"file_name": "one.json"}, "one": {}}', encoding="utf-8")
-    with pytest.raises(data.DataError, match=r"dataset_info\.json: the key 'one' stands twice"):
+    with pytest.raises(data.DataError, match=r"dataset_info\.json cannot be read: the key 'one' stands twice"):
         data.load("one", where)
 
 

@@ -128,7 +128,7 @@ def lines(*made):
 @pytest.fixture
 def server(monkeypatch):
     """The hubs of the course, all of them one server on loopback."""
-    for variable in ("USE_MODELSCOPE_HUB", "USE_OPENMIND_HUB", "HF_ENDPOINT", "COURSE_SOURCES"):
+    for variable in ("USE_MODELSCOPE_HUB", "HF_ENDPOINT", "COURSE_SOURCES"):
         monkeypatch.delenv(variable, raising=False)
     with HubServer({"train.jsonl": lines(*rows("从 the hub"))}, repo="someone/rows", repo_type="dataset") as server:
         for kind in hub.ENDPOINTS:
@@ -156,10 +156,6 @@ def test_another_hub_wins_where_its_variable_is_set(folder, server, monkeypatch,
     monkeypatch.setenv("USE_MODELSCOPE_HUB", value)
     assert asked(folder(both)) == ["从 the hub"]
     assert any("/api/v1/datasets/" in request.path for request in server.requests)
-    monkeypatch.setenv("USE_OPENMIND_HUB", value)
-    assert asked(folder(both)) == ["从 the hub"]  # the variable alone changes nothing
-    with pytest.raises(data.DataError, match=r"om_hub_url is not read here.*leave USE_OPENMIND_HUB unset"):
-        data.load("one", folder(both | {"om_hub_url": "else/rows"}))
 
 
 def test_subset_folder_and_split_are_those_of_the_hub(folder, server):

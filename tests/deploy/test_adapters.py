@@ -226,9 +226,8 @@ class TestStartsThatChangeTheBase:
         trained_adapter(base, tmp_path / "adapter")
         path = tmp_path / "adapter" / "adapter_config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": name}))
-        with pytest.raises(ExportError, match=rf"{name}.*taken out of that base") as caught:
+        with pytest.raises(ExportError, match=rf"{name}.*Download that base.*taken out of it"):
             export.merge_adapter(base, tmp_path / "adapter", tmp_path / "merged")
-        assert "put this name" not in str(caught.value)
 
 
 @one_base
