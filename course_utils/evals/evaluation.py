@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 METRICS = {"json": "json_strict", "emoji": "emoji", "mawps": "bare", "cmath": "bare", "cluener": "entity_f1"}
 METRICS |= {"tools": "calls", "general": "emoji_fits"}
 """The figure that says most about a source; for any other source it is whether the reply ended by itself."""
+LOGITS = 2048  # tokens of one pass at most: a large vocabulary's float32 scores of them take 1.2 GB
 NO_NLL = {"learned": 0.0, "learned_count": 0, "all_tokens": 0.0, "all_count": 0}
 """The sums of an example without tokens: NLL and number, of the learned tokens and of all."""
 OTHER_KINDS = {"text": "text", "chosen": "preference", "rejected": "preference"}
@@ -67,7 +68,7 @@ def perplexity(
     Args:
         model, tokenizer: any causal language model; the tokenizer's `pad_token_id` fills the batches.
         examples: dicts with `input_ids` and `labels`.
-        batch_size: examples per forward pass.
+        batch_size: examples per forward pass, fewer where they are long (`LOGITS`).
 
     Raises:
         EvaluationError: one is no masked example, or no token is learned in any of them.
@@ -100,8 +101,9 @@ def _nlls(
     model.eval()
     order = sorted(range(len(examples)), key=lambda number: len(examples[number]["input_ids"]))
     parts: dict[int, dict[str, Any]] = {}
-    for start in range(0, len(order), batch_size):
-        numbers = order[start : start + batch_size]
+    while order:
+        most = max(1, LOGITS // len(examples[order[-1]]["input_ids"]))
+        order, numbers = order[: -min(batch_size, most)], order[-min(batch_size, most) :]
         rows = {"input_ids": [examples[number]["input_ids"] for number in numbers]}
         batch = tokenizer.pad(rows, padding_side="right", return_tensors="pt").to(model.device)
         # The logits at one place predict the token at the next. They are flattened because cross_entropy over a

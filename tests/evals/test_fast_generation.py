@@ -1,4 +1,4 @@
-"""course_utils.evals.fast_generation: same logits from a head with one piece of input; an adapter merged and taken out."""
+"""course_utils.evals.fast_generation: the head gives the same logits; an adapter is merged and taken out again."""
 
 import pytest
 import torch

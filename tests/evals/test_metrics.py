@@ -364,8 +364,8 @@ def test_an_answer_is_bare_or_only_reached(reply, bare, reached):
 class TestCalls:
     """A call is right with the right tool and equal arguments; a figure that only looks right is the worst fault."""
 
-    WEATHER = {"function": {"name": "get_weather", "arguments": '{"city": "成都", "day": "today"}'}}
-    MONEY = {"function": {"name": "convert", "arguments": {"amount": 10, "to": "EUR"}}}
+    WEATHER: ClassVar = {"function": {"name": "get_weather", "arguments": '{"city": "成都", "day": "today"}'}}
+    MONEY: ClassVar = {"function": {"name": "convert", "arguments": {"amount": 10, "to": "EUR"}}}
 
     def test_calls_as_they_are_written_are_the_same(self):
         both = [self.WEATHER, self.MONEY]

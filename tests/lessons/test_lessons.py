@@ -100,7 +100,7 @@ def test_train_evaluate_merge_and_chat_with_another_model_find_each_other(other)
     for command in ("train", "evaluate", "merge", "chat"):
         first = say(command, "--model", OTHER).stdout.splitlines()[0]
         assert first.startswith(f"{OTHER} needs ") and first.endswith(
-            "with profile cpu; this machine has 22.5 GiB for it: fits."
+            "with profile tiny; this machine has 22.5 GiB for it: fits."
         )
     (trained,), (evaluated,), (base, adapter, merged), (talked_to, profile) = other.values()
     run = Path(trained.train.output_dir)
@@ -136,7 +136,7 @@ def test_a_model_of_another_kind_is_said_and_tried(other, monkeypatch):
 
 def test_without_the_option_nothing_is_told(other, monkeypatch):
     monkeypatch.setattr(cli.hub, "model_config", lambda name: pytest.fail("asked"))
-    assert "GiB" not in say("merge").stdout and other["merge"][1].parent.name == "cpu"
+    assert "GiB" not in say("merge").stdout and other["merge"][1].parent.name == "tiny"
 
 
 def test_a_model_that_cannot_be_meant_is_refused():
@@ -226,7 +226,7 @@ def test_the_run_writes_the_report(tmp_path, monkeypatch):
     text = page.read_text(encoding="utf-8")
     assert "JSON valid, strict" in text and "What got worse" in text and "usable</td>" in text
     executed = nbformat.read(out / "notebooks/01_try.ipynb", as_version=4)
-    assert executed.cells[0].outputs[0].data["text/plain"] == "'cpu'"
+    assert executed.cells[0].outputs[0].data["text/plain"] == "'tiny'"
     assert (out / "notebooks/01_try.html").is_file()
 
 
