@@ -16,7 +16,7 @@ from typing import Any
 from course_utils.core.strict_json import STRICT
 from course_utils.data import unread
 from course_utils.data.faults import out_of_order, uneven_media
-from course_utils.data.registry import REGISTRY, TURN_TEXTS, Layout, path_inside
+from course_utils.data.registry import DEFAULT_TAGS, REGISTRY, TURN_TEXTS, Layout, path_inside
 from course_utils.data.rows import (
     MEDIA,
     NOT_UTF8,
@@ -139,9 +139,10 @@ class _LayoutReader(RowReader):
         found = turn.get(role_tag)
         role = self.layout.roles.get(found, "") if isinstance(found, str) else ""
         if not role:
-            reason = f"{short(found)} is no role here; expected one of {', '.join(self.layout.roles)}. Write one of"
-            mend = f"these, or name the roles of this file in the tags of its entry in {REGISTRY} (user_tag, …)."
-            self.fault(f"{field}.{role_tag}", f"{reason} {mend}")
+            reason = f"{short(found)} is no role here; expected one of {', '.join(self.layout.roles)}."
+            if self.layout.tags == DEFAULT_TAGS:
+                reason += f" Or name the roles of this file in the tags of its entry in {REGISTRY} (user_tag, …)."
+            self.fault(f"{field}.{role_tag}", reason)
             return {"role": "", "content": ""}
         read = self._called if role == "function" else self._turn
         message = read(turn, role, content_tag, field)

@@ -26,6 +26,13 @@ ENTRY_KEYS = ("file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url
 ENTRY_KEYS += ("formatting", "columns", "tags", "ranking", "split", "num_samples", *HUB_OPTIONS)
 NO_ROWS = ("", ".md")  # suffixes of what may lie beside the rows: README.md, LICENSE
 AS_FILE = "Save its rows once as JSONL in the data folder and name that file as file_name, in an entry without the hub."
+REFUSED = {  # places that LLaMA-Factory reads and this course does not
+    "om_hub_url": "is not read here: it needs the openmind package, which this course does not have. Name hf_hub_url "
+    f"or ms_hub_url, and leave USE_OPENMIND_HUB unset. Or: {AS_FILE}",
+    "script_url": "is not read: `datasets` 4 runs no scripts. Run the script once elsewhere, with `datasets` below 4, "
+    "save its rows by to_json(..., force_ascii=False) as JSONL and name that as file_name.",
+    "cloud_file_name": f"is not read here. {AS_FILE}",
+}
 FORMATTINGS = ("alpaca", "sharegpt", "openai")
 DEFAULT_COLUMNS: dict[str, str | None] = {"prompt": "instruction", "query": "input", "response": "output"}
 DEFAULT_COLUMNS |= {"history": None, "messages": "conversations"}
@@ -76,7 +83,8 @@ class Layout:
         faults = [Fault(f"columns.{part}", f"names {column!r}, {has}") for part, column in missing.items()]
         if self.kind == "text" and DEFAULT_COLUMNS["response"] in found:
             reason = "columns names prompt alone, so the rows are pretraining text, but they have 'output', which would"
-            faults.append(Fault("columns", f"{reason} be lost. Name it as columns.response."))
+            mend = "Name it as columns.response: what columns does not name is None, not its default."
+            faults.append(Fault("columns", f"{reason} be lost. {mend}"))
         return faults
 
 
@@ -197,12 +205,14 @@ def _hub_address(entry: dict[str, Any], where: str) -> tuple[str, str]:
 def _local_files(entry: dict[str, Any], folder: Path, where: str) -> tuple[Path, ...]:
     """The file that an entry names, or the files in the folder that it names; nothing that only a hub could give."""
     for key in entry:
+        if key in REFUSED:
+            raise DataError(f"{where}: {key} {REFUSED[key]}")
         if key in HUB_OPTIONS and entry[key]:
-            raise DataError(f"{where}: {key} belongs to a hub, and is not read with file_name. Remove it.")
+            found = f"{where}: {key} belongs to a hub; with file_name LLaMA-Factory does not read it"
+            raise DataError(f"{found}. Remove it.")
     file_name = entry.get("file_name")
     if not isinstance(file_name, str) or not file_name:
-        mend = f"Name a file or a folder in {folder}, or hf_hub_url or ms_hub_url: nothing else is read here."
-        raise DataError(f"{where}: file_name is missing. {mend} {AS_FILE}")
+        raise DataError(f"{where}: file_name is missing. Name a file or a folder in {folder}, or hf_hub_url.")
     path = path_inside(folder, file_name, f"{where}: file_name")
     if os.path.isdir(path):  # os.path: false, not an error, where the name is too long
         return _files_of(path, folder, where)

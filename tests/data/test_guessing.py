@@ -90,7 +90,9 @@ class TestRoles:
     def test_names_that_nobody_knows_are_not_guessed_and_the_message_says_where_to_name_them(self, check):
         report = check([{"conversations": turns(("Alice", "Q"), ("Bob", "A"))}] * 2)
         assert report.kept == 0 and "tags" not in offered(report)["mine"]
-        assert "name the roles of this file in the tags of its entry in dataset_info.json" in report.problems[0].reason
+        assert (
+            "Or name the roles of this file in the tags of its entry in dataset_info.json" in report.problems[0].reason
+        )
 
     def test_every_name_stands_for_one_role(self):
         assert len(guessing.PART_OF) == sum(map(len, guessing.NAMES.values()))
