@@ -183,7 +183,7 @@ def evaluate(
 
     ready = _setup(["model", "merged" if merged else "adapter", "data"], profile, model)
     comparison = pipeline.evaluate_adapter(ready.profile, merged=merged, resume=resume)
-    print(reports.evaluation(comparison.table, comparison.worse))
+    print(reports.evaluation(comparison))
     print(f"\nThe page with the picture: {ready.run_dir / ('evaluation_merged' if merged else 'evaluation')}.html")
 
 

@@ -113,7 +113,7 @@ def _write_report(profile: Profile, durations: dict[str, float]) -> Path:
     versions = " · ".join(f"{name} {number}" for name, number in facts["versions"].items())
     body = f"""<h1>What fine-tuning did to {html.escape(profile.model)}</h1>
 <p>Held-out rows, greedy replies, seed {profile.train.seed}. {html.escape(profile.reason)}</p>
-{reports.evaluation(compared.table, compared.worse).html}
+{reports.evaluation(compared).html}
 <h2>The lessons as they ran</h2><ol>{"".join(links)}</ol><p><small>{html.escape(versions)}</small></p>"""
     return write_text(out / "report.html", reports.page("Before and after", body))
 

@@ -164,7 +164,7 @@ def compared(source: str, metric: str = "JSON valid, strict", before: float = 0.
     """One line of `Comparison.table` with these values."""
     values = {
         f"{key} {when}": value
-        for key in ("perplexity", "usable", "metric")
+        for key in ("perplexity", "metric", "tokens")
         for when, value in (("before", before), ("after", after))
     }
     return {
@@ -173,5 +173,5 @@ def compared(source: str, metric: str = "JSON valid, strict", before: float = 0.
         "metric": metric,
         **values,
         "intervals": {name: [value * 0.9, value * 1.1] for name, value in values.items()},
-        "verdicts": dict.fromkeys(("perplexity", "usable", "metric"), "not told apart"),
+        "verdicts": dict.fromkeys(("perplexity", "metric", "tokens"), "not told apart"),
     }

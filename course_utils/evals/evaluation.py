@@ -370,6 +370,25 @@ class Comparison:
         """
         return _changes(by, **self.replies)
 
+    def telling(self) -> dict[str, tuple[Row, Row]]:
+        """Prompts to look at, each with its rows before and after, by what they show; what does not occur is left out.
+
+        A Chinese prompt and a tool call that were missed before and are hit after, and one that got worse: by its
+        source's own figure, or an answer that was reached before.
+        """
+
+        def hits(row: Row, key: str | None = None) -> float:
+            return FIGURES[key or METRICS.get(row["source"], "stopped")].part(row)[0]
+
+        shows = {
+            "Chinese": lambda old, new: "zh" in old["tags"] and old["source"] != "tools" and hits(new) > hits(old),
+            "a tool call": lambda old, new: old["calls"] is not None and hits(new) > hits(old),
+            "got worse": lambda old, new: hits(new) < hits(old) or hits(new, "exact") < hits(old, "exact"),
+        }
+        pairs = list(zip(self.replies["before"], self.replies["after"], strict=True))
+        found = {name: next((pair for pair in pairs if shown(*pair)), None) for name, shown in shows.items()}
+        return {name: pair for name, pair in found.items() if pair}
+
     @classmethod
     def load(cls, path: str | Path) -> Comparison:
         """Read what `save` wrote.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -182,11 +183,11 @@ def before_after(rows: Sequence[Mapping[str, Any]]) -> Figure:
     Args:
         rows: `Comparison.table`.
     """
-    figure, (left, right) = panels(10, 3.8, 2)
-    figure.suptitle("What fine-tuning did", fontweight="bold")
     rows = [row for row in rows if row["source"] != "all"]
+    figure, (left, right) = panels(max(10, 2 * len(rows)), 4.2, 2)
+    figure.suptitle("What fine-tuning did", fontweight="bold")
     sources = [row["source"] for row in rows]
-    named = [f"{row['source']}\n{row['metric']}" for row in rows]
+    named = [f"{row['source']}\n{textwrap.fill(row['metric'], 12)}" for row in rows]
     for axes, key, digits, names, label in (
         (left, "perplexity", 1, sources, "perplexity, log scale (lower is better)"),
         (right, "metric", 2, named, "share of prompts (higher is better)"),

@@ -116,7 +116,7 @@ def evaluate_adapter(profile: Profile, *, merged: bool = False, resume: bool = F
         model = modeling.load_adapter(model, out / "adapter")
     comparison = evaluation.compare(before, answered(model, "after"))
     comparison.save(out / f"{name}.json")
-    body = reports.evaluation(comparison.table, comparison.worse).html
+    body = reports.evaluation(comparison).html
     write_text(out / f"{name}.html", reports.page("Before and after", body))
     for file in kept.values():
         file.unlink(missing_ok=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from course_utils.data import CheckReport, plain
 from course_utils.lessons import tables
 from course_utils.lessons.figures import audit, before_after, image, lengths
 from course_utils.lessons.tables import Shown, table
+
+if TYPE_CHECKING:
+    from course_utils.evals.evaluation import Comparison
 
 PROBLEMS_SHOWN = 100  # on a page or a screen; the report holds all
 EXAMPLES_SHOWN = 6
@@ -77,20 +80,18 @@ def _shortened(text: str) -> str:
     return text if len(text) <= LONGEST_EXAMPLE else f"{text[:LONGEST_EXAMPLE]} …"
 
 
-def evaluation(rows: Sequence[Mapping[str, Any]], worse: Sequence[Mapping[str, Any]]) -> Shown:
-    """An evaluation: the table, the picture, and what got worse.
-
-    Args:
-        rows: `Comparison.table`.
-        worse: `Comparison.worse`.
+def evaluation(compared: Comparison) -> Shown:
+    """An evaluation: the table, the picture, what got worse, and prompts with their replies before and after.
 
     Returns:
         A part of a page; in a terminal the table and what got worse.
     """
-    compared, changed = tables.comparison(rows), tables.changes(worse)
+    figures, worse, shows = tables.comparison(compared.table), tables.changes(compared.worse), compared.telling()
+    replies = tables.replies(shows.values(), shows)
     return Shown(
-        f"{compared}\n\nWhat got worse:\n{changed}",
-        f"{compared.html}\n{image(before_after(rows))}\n<h2>What got worse</h2>{changed.html}",
+        f"{figures}\n\nWhat got worse:\n{worse}",
+        f"{figures.html}\n{image(before_after(compared.table))}\n<h2>Replies, side by side</h2>{replies.html}\n"
+        f"<h2>What got worse</h2>{worse.html}",
     )
 
 

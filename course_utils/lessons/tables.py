@@ -10,6 +10,8 @@ from typing import Any
 
 CELL = "text-align:left;vertical-align:top;padding:2px 10px;white-space:pre-wrap"
 
+LONGEST_REPLY = 400  # characters
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -123,15 +125,21 @@ def changes(lines: Sequence[Mapping[str, Any]]) -> Shown:
     return table(lines or [{"figure": "nothing that a test tells apart"}])
 
 
-def replies(pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Shown:
-    """Prompts with the reference and the replies before and after, side by side.
+def replies(pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]], names: Iterable[str] | None = None) -> Shown:
+    """Prompts with the reference and the replies before and after, side by side; long replies are cut.
 
     Args:
         pairs: (row of the report before, row of the report after), the same prompt in both.
+        names: one for each pair, which stands before it.
     """
 
     def said(row: Mapping[str, Any]) -> str:
+        if len(row["reply"]) > LONGEST_REPLY:
+            return f"{row['reply'][:LONGEST_REPLY]} … ({row['tokens']} tokens)"
         return row["reply"] + ("" if row["stopped"] else " … (did not stop)")
 
     rows = [(old["prompt"], old["reference"], said(old), said(new)) for old, new in pairs]
-    return table(rows, columns=("prompt", "reference", "before", "after"))
+    columns = ("prompt", "reference", "before", "after")
+    if names is not None:
+        rows, columns = [(name, *row) for name, row in zip(names, rows, strict=True)], ("", *columns)
+    return table(rows, columns=columns)

@@ -180,6 +180,26 @@ def test_what_got_worse_has_its_own_section_and_the_test_is_said_in_words():
     assert {line["verdict"] for line in shares} == {""}  # a share of emoji is neither better nor worse in itself
 
 
+def test_replies_that_tell_what_changed():
+    chinese = measured("json", ["json", "zh"], reference="{}", reply="前")
+    call = measured("tools", ["tools", "en"], calls=False, reply="call")
+    before = [
+        chinese | {"json_strict": False},
+        call,
+        measured("mawps", ["en"], reference="8", reply="long", bare=False),
+    ]
+    after = [
+        chinese,
+        call | {"calls": True},
+        measured("mawps", ["en"], reference="8", reply="9", bare=False, exact=False),
+    ]
+    compared = evaluation.compare(evaluation.EvalReport(before), evaluation.EvalReport(after))
+    shown = {name: (old["reply"], new["reply"]) for name, (old, new) in compared.telling().items()}
+    assert shown == {"Chinese": ("前", "前"), "a tool call": ("call", "call"), "got worse": ("long", "9")}
+    nothing = evaluation.compare(evaluation.EvalReport(before), evaluation.EvalReport(before))
+    assert nothing.telling() == {}
+
+
 def test_entity_f1_counts_only_the_rows_that_ask_for_entities():
     counts = [{"right": 1, "found": 2, "due": 2}, {"right": 0, "found": 0, "due": 4}]
     rows = [measured("cluener", ["ner"], entities=found) for found in counts] + [measured("general", ["en"])]

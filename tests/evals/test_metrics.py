@@ -2,6 +2,7 @@
 
 import json
 from time import perf_counter
+from typing import ClassVar
 
 import pytest
 from hypothesis import given

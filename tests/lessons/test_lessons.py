@@ -214,8 +214,8 @@ def test_the_run_writes_the_report(tmp_path, monkeypatch):
     row = compared("json")
     out = tmp_path / "runs/tiny"
     out.mkdir(parents=True)
-    figures = {"perplexities": {}, "figures": {}, "replies": {}}
-    evaluation.Comparison([row], [{"figure": "usable"}], **figures).save(out / "evaluation.json")
+    figures = {"perplexities": {}, "figures": {}, "replies": {"before": [], "after": []}}
+    evaluation.Comparison([row], [{"figure": "well-formed"}], **figures).save(out / "evaluation.json")
     (out / "train_metrics.json").write_text(json.dumps({"metrics": {"steps": 1}}), encoding="utf-8")
     path = notebook(tmp_path, "import os; os.environ['COURSE_PROFILE']")
     monkeypatch.setattr(run_lessons, "notebooks", lambda: [path])
@@ -224,7 +224,7 @@ def test_the_run_writes_the_report(tmp_path, monkeypatch):
     facts = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
     assert facts["table"] == [row] and facts["seed"] == 42 and set(facts["seconds"]) == {"01_try"}
     text = page.read_text(encoding="utf-8")
-    assert "JSON valid, strict" in text and "What got worse" in text and "usable</td>" in text
+    assert "JSON valid, strict" in text and "What got worse" in text and "well-formed</td>" in text
     executed = nbformat.read(out / "notebooks/01_try.ipynb", as_version=4)
     assert executed.cells[0].outputs[0].data["text/plain"] == "'tiny'"
     assert (out / "notebooks/01_try.html").is_file()
@@ -235,7 +235,7 @@ def test_a_stopped_evaluation_goes_on_and_writes_table_page_and_replies(monkeypa
     shutil.copytree(trained[0].adapter_dir.parent, run)
     monkeypatch.setattr(pipeline, "run_dir", lambda profile: run)
     monkeypatch.setattr(pipeline.hub, "download", lambda name: ROOT / "models" / name)
-    rows = {"valid": toy_rows[:4], "general": [toy_rows[4] | {"source": "general"}]}
+    rows = {"test": toy_rows[:4], "general": [toy_rows[4] | {"source": "general"}]}
     monkeypatch.setattr(pipeline.data, "load_built", lambda profile, part: rows[part])
     profile = replace(tiny, max_new_tokens=4, eval_batch_size=4)
     judged = pipeline.evaluation.evaluate
