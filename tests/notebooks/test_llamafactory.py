@@ -14,7 +14,7 @@ from course_utils import data
 from notebooks.extras import llamafactory
 from notebooks.extras.llamafactory import export_llamafactory
 
-BUNDLED = ["json", "tools", "thinking", "general"]
+BUNDLED = ["json", "tools", "thinking", "worked", "plain", "general"]
 JOINER = "\n</tool_response>\n<tool_response>\n"
 
 
