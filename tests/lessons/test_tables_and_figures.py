@@ -184,12 +184,9 @@ def test_nothing_that_a_file_holds_or_is_called_becomes_html(tmp_path):
     assert "<title>&lt;b&gt;" in reports.page("<b>", "")
 
 
-def test_a_set_without_problems_says_so_and_a_fault_of_the_file_loses_no_row(tmp_path):
+def test_a_set_without_problems_says_so():
     _, shown = shown_of([row("Q", "A")])
     assert "Nothing is wrong." in shown.html and "<h3>Problems" not in shown.html
-    path = tmp_path / "a.json"
-    path.write_text('\ufeff[{"instruction": "Q", "output": "A"}]', encoding="utf-8")
-    assert "Problems: 1. Rows that cannot be used: 0." in reports.check(data.check(path)).html
 
 
 def test_more_than_a_hundred_problems_are_cut_with_a_count():
