@@ -17,6 +17,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 from tqdm.auto import tqdm
+from traitlets.config import Config
 
 from course_utils import setup
 from course_utils.core import paths, profiles
@@ -67,6 +68,7 @@ def _execute(path: Path, lesson: Any, profile: Profile, on_cell: Callable[[], An
         lesson,
         timeout=None,
         kernel_name="python3",
+        config=Config(KernelManager={"transport_encryption": "required"}),  # else each kernel warns of plain TCP
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_executed=lambda cell, cell_index, execute_reply: on_cell(),
     )

@@ -322,7 +322,7 @@ def tool_row(number: int, talk: Talk, offered: list[Row]) -> Row:
 
 
 def tools_rows() -> Iterator[Row]:
-    """The written conversations, then three to five of each pattern in mixed order, with two to four tools offered."""
+    """The written conversations, then three to five of each pattern in mixed order, with two or three tools offered."""
     rng = random.Random(f"{SEED}:tools")
     for number, talk in enumerate(TALKS, start=1):
         used = {name for name, _, _ in talk[2]}
@@ -341,7 +341,7 @@ def tools_rows() -> Iterator[Row]:
     for number, talk in enumerate(rng.sample(list(talks.values()), len(talks)), start=len(TALKS) + 1):
         right = list(dict.fromkeys(name for name, _, _ in talk[2]))
         wrong = [name for name in every if name not in right]
-        offered = [*right, *rng.sample(wrong, rng.randint(2, 4) - len(right))]
+        offered = [*right, *rng.sample(wrong, rng.randint(2, 3) - len(right))]
         yield tool_row(number, talk, [every[name] for name in rng.sample(offered, len(offered))])
 
 
