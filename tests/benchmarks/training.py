@@ -19,6 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 import course_utils  # noqa: F401  (first: it sets how torch's threads wait)
 from course_utils import budget, hardware, profiles
 from course_utils.core.files import write_json, write_text
@@ -30,6 +32,7 @@ MODEL, PROFILE = ROOT / "models" / "smollm2-135m-instruct", profiles.PROFILES["c
 ROWS, HELD, TOKENS = 96, 48, 512  # to train on, to be judged by, and the longest
 BATCH, RATE = 8, 2e-4
 TURN = "my turn"
+NEEDED_GIB = 20  # of all three together, by the table of docs/training.md
 WAYS = {
     "fp32": "Trainer + PEFT, float32 (what a newcomer writes)",
     "bf16": "Trainer + PEFT, bfloat16 autocast",
@@ -167,6 +170,11 @@ def side_by_side() -> tuple[dict[str, dict[str, Any]], list[float]]:
     Returns:
         What each way's process reports, and the speed of matrix products in FLOP/s after each round.
     """
+    free = psutil.virtual_memory().available / 2**30
+    if free < NEEDED_GIB:
+        sys.exit(
+            f"This holds three models at once, {NEEDED_GIB} GiB at most, and {free:.1f} GiB are free. Close others."
+        )
     command = [sys.executable, __file__]
     started = {
         way: subprocess.Popen([*command, way], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for way in WAYS
@@ -175,7 +183,7 @@ def side_by_side() -> tuple[dict[str, dict[str, Any]], list[float]]:
     for way, process in started.items():  # one after the other: loading is not to disturb anyone's step
         while (line := process.stdout.readline().strip()) != TURN:
             if not line and process.poll() is not None:
-                sys.exit(f"{way} ended before its first step")
+                sys.exit(_ended(way, process, "before its first step"))
     while len(found) < len(WAYS):
         for way, process in started.items():
             if way in found:
@@ -186,12 +194,18 @@ def side_by_side() -> tuple[dict[str, dict[str, Any]], list[float]]:
             while line and line.strip() != TURN and not line.startswith('{"seconds"'):
                 line = process.stdout.readline()
             if not line:
-                sys.exit(f"{way} ended in the middle of its run")
+                sys.exit(_ended(way, process, "in the middle of its run"))
             if line.startswith('{"seconds"'):
                 found[way] = json.loads(line)
         speeds.append(matmul_speed(PROFILE.dtype))
         print(f"round {len(speeds)}: matrix products at {speeds[-1] / 1e9:.0f} GFLOP/s", file=sys.stderr, flush=True)
     return found, speeds
+
+
+def _ended(way: str, process: subprocess.Popen, when: str) -> str:
+    """Why there are no figures: the system ends a process with signal 9 where memory runs out."""
+    reason = ": most likely the memory ran out" if process.wait() == -9 else f" with code {process.returncode}"
+    return f"{way} ended {when}{reason}."
 
 
 def matmul_speed(dtype: str) -> float:
