@@ -144,7 +144,8 @@ def _off(found: int, wanted: int, shape: Shape) -> str:
     """How far off, and what is as large as the difference."""
     parts = {
         "one table of the vocabulary": shape.vocabulary * shape.hidden,
-        "all norms": shape.norms,
+        "all norms": replace(shape, biases=False).norms,
+        "the biases": shape.norms - replace(shape, biases=False).norms,
         "the norms inside the heads": shape.norms - replace(shape, head_norms=False).norms,
         "the norm after the last layer": shape.hidden,
     } | {f"{key} in all layers": shape.layers * a * b for key, (a, b) in shape.projections.items()}

@@ -24,11 +24,14 @@ WRONG = {  # task: (what is wrong, what the solution says, what stands there ins
         ("a file that is too long is continued", "have if have < size else 0", "have"),
     ],
     "training_memory": [
-        ("keys as wide as queries", 'config["num_key_value_heads"] * head', 'config["num_attention_heads"] * head'),
+        ("keys as wide as queries", 'config["num_key_value_heads"] * head', "heads * head"),
+        ("head_dim must be there", 'config.get("head_dim", hidden // heads)', 'config["head_dim"]'),
+        ("no biases", 'queries + 2 * keys if config["model_type"] == "qwen2" else 0', "0"),
+        ("a bias of the keys alone", "queries + 2 * keys", "keys"),
         (
             "heads as wide as hidden / heads",
-            'config["head_dim"]',
-            '(config["hidden_size"] // config["num_attention_heads"])',
+            'config.get("head_dim", hidden // heads)',
+            "hidden // heads",
         ),
         ("the output table is forgotten", '(1 if config["tie_word_embeddings"] else 2)', "1"),
         ("both tables always", '(1 if config["tie_word_embeddings"] else 2)', "2"),
