@@ -7,7 +7,7 @@ import math
 import random
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from course_utils import metrics, thinking
@@ -277,28 +277,47 @@ OUTPUTS = (  # what is in it, output, right number
     ("a negative number", "It falls to -5 degrees", "-5"),
     ("no number, though it looks like one", "5/0", "5"),
     ("thinking opened by the prompt", "It is 7.</think>8", "8"),
+    ("a bare number with white space around it", " 7\n", "7"),
+    ("a bare number that is wrong", "6", "7"),
+    ("two numbers", "7 and 7", "7"),
 )
 
 
 @check
-def accuracy(attempt: Callable[[list[str], list[str]], float]) -> None:
-    """`accuracy(outputs, references)`: right answers of all outputs, thinking taken off."""
-    hits = [metrics.same_answer(thinking.parse_text(output).answer or "", right) for _, output, right in OUTPUTS]
-    for (what, output, right), hit in zip(OUTPUTS, hits, strict=True):
-        found = _number(ask(attempt, [output], [right]), shown(output))
-        said = "right" if hit else "a miss"
+def accuracy(attempt: Callable[[list[str], list[str]], tuple[float, float]]) -> None:
+    """`accuracy(outputs, references)`: right answers of all outputs, as asked and reached, thinking taken off."""
+    hits = []
+    for what, output, right in OUTPUTS:
+        answer = thinking.parse_text(output).answer or ""
+        hits.append((metrics.bare_answer(answer, right), metrics.same_answer(answer, right)))
+        found = _shares(ask(attempt, [output], [right]), shown(output))
+        said = f"as asked {'right' if hits[-1][0] else 'a miss'}, and {'' if hits[-1][1] else 'not '}reached"
         expect(
-            found == hit, f"{what}: {output!r}, of which {right} is right, alone has the share {found}; it is {said}"
+            found == hits[-1],
+            f"{what}: {output!r}, of which {right} is right, alone has the shares {found}; it is {said}",
         )
     draw = random.Random(9)
     for _ in range(20):
         picked = draw.choices(range(len(OUTPUTS)), k=draw.randint(2, 9))
         outputs, rights = [OUTPUTS[number][1] for number in picked], [OUTPUTS[number][2] for number in picked]
-        found, wanted = _number(ask(attempt, outputs, rights), shown(outputs)), sum(hits[number] for number in picked)
-        expect(
-            math.isclose(found, wanted / len(picked)),
-            f"{wanted} of {len(picked)} are right, and the share is {found:.3f}: {str(outputs)[:300]}",
-        )
+        shares = _shares(ask(attempt, outputs, rights), shown(outputs))
+        for name, found, wanted in zip(("asked", "reached"), shares, _sums(hits[n] for n in picked), strict=True):
+            expect(
+                math.isclose(found, wanted / len(picked)),
+                f"{name}: {wanted} of {len(picked)}, and the share is {found:.3f}: {str(outputs)[:300]}",
+            )
+
+
+def _shares(found: Any, given: str) -> tuple[float, float]:
+    """What was returned, if it is a pair of numbers."""
+    pair = isinstance(found, tuple) and len(found) == 2
+    expect(pair, f"for {given} it returned {shown(found)}; expected the pair (asked, reached)")
+    return _number(found[0], given), _number(found[1], given)
+
+
+def _sums(pairs: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    asked, reached = zip(*pairs, strict=True)
+    return sum(asked), sum(reached)
 
 
 # ── a paired interval ───────────────────────────────────────────────────────────────────────────────────────────────

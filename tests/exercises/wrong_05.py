@@ -107,8 +107,8 @@ WRONG = {  # task: (what is wrong, what the solution says, what stands there ins
         ("half a thought is an answer", 'answer = "" if "<think>" in output else output', "answer = output"),
         (
             "what has no number is left out",
-            "return hits / len(outputs)",
-            "return hits / max(sum(bool(NUMBER.findall(o)) for o in outputs), 1)",
+            "reached / len(outputs)",
+            "reached / max(sum(bool(NUMBER.findall(o)) for o in outputs), 1)",
         ),
         (
             "texts are compared",
@@ -129,6 +129,16 @@ WRONG = {  # task: (what is wrong, what the solution says, what stands there ins
         ),
         ("no thinking is no answer", 'answer = "" if "<think>" in output else output', 'answer = ""'),
         ("the thought counts, too", "NUMBER.findall(answer)", "NUMBER.findall(answer or thought)"),
+        ("reached is as asked", "bool(NUMBER.fullmatch(answer.strip()))", "1"),
+        ("any bare number is as asked", "            asked += bool", "        asked += bool"),
+        ("a text with one number is as asked", "bool(NUMBER.fullmatch(answer.strip()))", "len(numbers) == 1"),
+        ("white space is no answer", "answer.strip()", "answer"),
+        ("asked is of those reached", "return asked / len(outputs)", "return asked / max(reached, 1)"),
+        (
+            "reached first",
+            "asked / len(outputs), reached / len(outputs)",
+            "reached / len(outputs), asked / len(outputs)",
+        ),
     ],
     "paired_interval": [
         (
