@@ -14,6 +14,8 @@ FLAGS: Mapping[str, str] = {
     "--enforce-eager": "no CUDA graphs: 1 to 2 GB less, somewhat slower",
     "--dtype": "number format of the arithmetic; a T4 has no bfloat16",
     "--reasoning-parser": "puts thinking into a field of its own, `reasoning`; only where the template knows thinking",
+    "--enable-auto-tool-choice": "lets a request offer tools; without it such a request is refused",
+    "--tool-call-parser": "puts calls into a field of their own, `tool_calls`; hermes is the form of Qwen2.5 and Qwen3",
     "--kv-cache-dtype": "KV cache in 8 bits: twice the tokens in the same memory, a little quality; needs compute "
     "capability 8.9 (RTX 40, L4) or more",
     "--enable-lora": "adapters mounted on one base; a request names the one it wants as its model",

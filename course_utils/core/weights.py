@@ -234,10 +234,10 @@ def other_base(named: str, base: str | Path) -> str:
 
 
 def _model_name(path: str) -> str:
-    """A model's name as the caches of the hubs and Unsloth's 4-bit copies write it, in small letters."""
+    """A model's name as the hubs' caches, Unsloth's 4-bit copies and GGUF repositories write it, in small letters."""
     path = path.lower().replace("\\", "/").replace("___", ".")
     path = re.sub(r".*/?models--([^/]+?)--([^/]+)/snapshots/.*", r"\2", path)
-    return re.sub(r"(-unsloth)?-bnb-4bit$", "", Path(path).name)
+    return re.sub(r"(-unsloth)?-bnb-4bit$|-gguf$", "", Path(path).name)
 
 
 def mount(model: PreTrainedModel, folder: Path) -> PeftModel:

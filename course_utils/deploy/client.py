@@ -67,7 +67,9 @@ def ask(
     # The switch is no field of OpenAI's own interface, so it goes through `extra_body`.
     validate(messages)
     switch = {} if thinking is None else {"extra_body": {"chat_template_kwargs": {"enable_thinking": thinking}}}
-    request = {"model": model, "messages": list(messages), "temperature": temperature, "max_tokens": max_tokens}
+    # An empty field counts as one for some servers, and rows that come from Arrow have them.
+    plain = [{key: value for key, value in message.items() if value is not None} for message in messages]
+    request = {"model": model, "messages": plain, "temperature": temperature, "max_tokens": max_tokens}
     started = time.monotonic()
     with connected(url, timeout) as client, plain_errors(url, timeout):
         reply = client.chat.completions.create(**request, **switch)

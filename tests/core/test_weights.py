@@ -222,6 +222,7 @@ class TestAdapters:
         ("/root/.cache/modelscope/hub/models/Qwen/Qwen3-0___6B", True),
         ("unsloth/Qwen3-0.6B-bnb-4bit", True),
         ("unsloth/Qwen3-0.6B-unsloth-bnb-4bit", True),
+        ("Qwen/Qwen3-0.6B-GGUF", True),
         ("", True),
         ("Qwen/Qwen3-0.6B-Base", False),
         ("/hub/models--Qwen--Qwen3-4B/snapshots/7ae5576", False),

@@ -134,11 +134,11 @@ def test_no_answer_is_truncated_and_truncated_is_no_answer(message, calls, endin
 
 @pytest.fixture
 def replies():
-    """A server that gives the replies in this list, one after the other; the list knows its `url`."""
+    """A server that gives the replies in this list, in order; it knows its `url` and what it was `asked`."""
 
     class Canned(BaseHTTPRequestHandler):
         def do_POST(self):
-            self.rfile.read(int(self.headers["Content-Length"]))
+            given.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             body = given.pop(0)
             body = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(200)
@@ -155,6 +155,7 @@ def replies():
         kind = "application/json"
 
     given = Replies()
+    given.asked = []
     with HTTPServer(("127.0.0.1", 0), Canned) as server:
         given.url = f"http://127.0.0.1:{server.server_port}/v1"
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
@@ -194,6 +195,12 @@ class TestAsked:
         replies.append(sent)
         with pytest.raises(ServingError, match=r"sent no (reply|JSON)"):
             client.ask(replies.url, "m", CAPITAL)
+
+    def test_the_empty_fields_of_rows_from_arrow_are_not_sent(self, replies):
+        """`transformers serve` takes "tool_calls": null for calls and fails with 500."""
+        replies.append(reply(content="Oslo."))
+        client.ask(replies.url, "m", [CAPITAL[0] | {"tool_calls": None, "tool_call_id": None}])
+        assert replies.asked[0]["messages"] == CAPITAL
 
     def test_half_an_emoji_is_not_sent(self):
         with pytest.raises(MessageError):

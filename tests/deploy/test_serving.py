@@ -90,6 +90,12 @@ class TestCommand:
         assert "--reasoning-parser" in serving.command(GPU, folders["qwen3-tokenizer"])
         assert "--reasoning-parser" not in serving.command(GPU, folders["qwen3-instruct-2507-tokenizer"])
 
+    def test_only_a_template_that_knows_tool_calls_gets_their_parser(self):
+        """Without the two flags vLLM refuses a request that offers tools."""
+        line = " ".join(serving.command(GPU, ROOT / "models" / "qwen3-instruct-2507-tokenizer"))
+        assert "--enable-auto-tool-choice --tool-call-parser hermes" in line
+        assert "--tool-call-parser" not in serving.command(GPU, ROOT / "models" / "smollm2-135m-instruct")
+
     @pytest.mark.parametrize("where", ["tokenizer_config", "named", "named, with a default"])
     def test_the_template_is_found_in_the_configuration_of_the_tokenizer_too(self, tmp_path, where):
         """Kind: the reasoning parser is found wherever the template lies."""
