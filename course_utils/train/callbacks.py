@@ -1,10 +1,11 @@
-"""Callbacks of the Trainer: progress bar, log, whole checkpoints, Ctrl-C, a loss that is not a number.
+"""Callbacks of the Trainer: progress bar, log, whole checkpoints, Ctrl-C, memory, a loss that is not a number.
 
 Import this module after Unsloth: it needs transformers, and Unsloth must come first.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import resource
@@ -12,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,18 @@ class WholeCheckpoints(TrainerCallback):
             torch.distributed.barrier()  # each process writes a file of its own
         if state.is_world_process_zero:
             write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE, "")
+
+
+class FreeMemory(TrainerCallback):
+    """Gives freed memory back to the system at each evaluation, the one before the first step included.
+
+    glibc keeps what was freed in small pieces, and on a CPU every tensor of a layer is one: after the other cells of
+    lesson 04 a process held 6 GiB of which it used 2.
+    """
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        with suppress(OSError):  # another C library than glibc
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 class StopAtInterrupt(TrainerCallback):

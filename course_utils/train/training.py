@@ -103,7 +103,14 @@ def train(
     """
     unsloth = import_unsloth()
     from course_utils.train import trackers
-    from course_utils.train.callbacks import NumbersOnly, ProgressBar, RunLog, StopAtInterrupt, WholeCheckpoints
+    from course_utils.train.callbacks import (
+        FreeMemory,
+        NumbersOnly,
+        ProgressBar,
+        RunLog,
+        StopAtInterrupt,
+        WholeCheckpoints,
+    )
 
     if audit:
         for name, examples in (("train", train), ("valid", valid)):
@@ -130,7 +137,7 @@ def train(
         tracker = trackers.tracker(settings.tracker if is_first_process() else "none", out, first_step)
         with _explained(out, settings, model, profile), tracker as reporters:
             trainer = _trainer(model, tokenizer, train, valid, settings, fresh=checkpoint is None)
-            watchers = (log, NumbersOnly(), WholeCheckpoints(), interrupt, ProgressBar())
+            watchers = (log, NumbersOnly(), WholeCheckpoints(), interrupt, FreeMemory(), ProgressBar())
             for callback in (*watchers, *reporters, *callbacks):
                 trainer.add_callback(callback)
             with interrupt, cpu_shortcuts(model, bf16=trainer.args.bf16):

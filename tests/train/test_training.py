@@ -404,6 +404,21 @@ def test_a_set_that_cannot_teach_is_refused(smol, tiny, trained, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_an_evaluation_gives_freed_memory_back_to_the_system():
+    modeling.import_unsloth()
+    from course_utils.train.callbacks import FreeMemory
+
+    def held() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    pieces = [torch.ones(2**14) for _ in range(4096)]  # 256 MiB, each small enough for glibc to keep
+    del pieces[::2]  # what is left lies between the gaps
+    before = held()
+    FreeMemory().on_evaluate(None, None, None)
+    assert before - held() > 64 * 2**20
+    assert len(pieces) == 2048
+
+
 def test_a_run_that_is_not_there(tmp_path):
     with pytest.raises(training.TrainingError, match="holds no finished run"):
         training.load_result(tmp_path)
