@@ -111,7 +111,7 @@ class FreeMemory(TrainerCallback):
     """
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        with suppress(OSError):  # another C library than glibc
+        with suppress(OSError, AttributeError):  # another C library than glibc
             ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
