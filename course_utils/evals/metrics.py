@@ -199,9 +199,6 @@ def bare_answer(reply: str, reference: str) -> bool:
     return parse_number(reply) is not None and same_answer(reply, reference)
 
 
-CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
-
-
 def written_calls(calls: Sequence[Mapping[str, Any]] | None) -> str:
     """Calls as Qwen's templates write them; "" where there are none."""
     functions = [call.get("function", call) for call in calls or ()]
@@ -217,9 +214,23 @@ def _arguments(function: Mapping[str, Any]) -> str:
     return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
 
 
-def tool_calls(reply: str) -> list[Any]:
-    """What a reply calls, in Qwen's form: the JSON of each `<tool_call>`, None for one that is no JSON."""
-    return [_json(found, parse_int=Decimal, parse_float=Decimal) for found in CALL.findall(reply)]
+def tool_calls(reply: str) -> list[dict[str, Any]]:
+    """What a reply calls: each JSON object with a `name` and `arguments`, in whatever frame.
+
+    Qwen's frame is `<tool_call>`, a token of its own. A model that never learned the token writes the same object
+    between others, and so does a LoRA on it (pitfall token-never-trained); a server finds no call in that.
+    """
+    found, place, decoder = [], 0, json.JSONDecoder(parse_int=Decimal, parse_float=Decimal)
+    while (place := reply.find("{", place)) >= 0:
+        try:
+            value, end = decoder.raw_decode(reply, place)
+        except (ValueError, RecursionError):
+            place += 1
+            continue
+        if value.keys() >= {"name", "arguments"}:
+            found.append(value)
+        place = end
+    return found
 
 
 def same_calls(reply: str, due: Sequence[Mapping[str, Any]]) -> bool:

@@ -376,6 +376,12 @@ class TestCalls:
         assert metrics.same_calls(written.replace("10", "10.0"), both)
         assert metrics.written_calls(None) == ""
 
+    @pytest.mark.parametrize(("before", "after"), [("", ""), ("```json\n", "\n```"), ("{Look: ", "\n<tool_call>")])
+    def test_the_frame_of_a_call_may_be_another(self, before, after):
+        call = metrics.written_calls([self.WEATHER]).split("\n")[1]
+        assert metrics.same_calls(f"{before}{call}{after}", [self.WEATHER])
+        assert not metrics.same_calls(f'{before}{{"call": {call}}}{after}', [self.WEATHER])
+
     @pytest.mark.parametrize(
         "change",
         [
@@ -384,8 +390,7 @@ class TestCalls:
             ("10", "100"),
             ("10", '"10"'),
             ('"EUR"', '"EUR", "from": "USD"'),
-            ("</tool_call>", ""),
-            ("{", "{{"),
+            ("}}", "}"),
         ],
     )
     def test_a_call_that_is_nearly_right_is_wrong(self, change):
