@@ -292,7 +292,7 @@ def test_the_hubs_file_at_its_revision_is_the_same_folder(tmp_path, coder, endpo
         folder = download(CODER, models_dir=tmp_path)
     assert (folder / "config.json").read_bytes() == b"GGUF!" and left(tmp_path) == [CODER]
     origin = json.loads((folder / hub.RECORD).read_text(encoding="utf-8"))["source"]
-    assert (origin["kind"], origin["revision"]) == ("mirror", REVISION)
+    assert origin["kind"] in hub.ENDPOINTS and origin["revision"] == REVISION  # of the three, the one that answered first
     assert coder[2] == []  # no wheel was asked for
 
 
