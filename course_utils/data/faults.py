@@ -105,9 +105,9 @@ def out_of_order(messages: list[Row], column: str, *, is_prompt: bool) -> Fault 
                 reason += " Join calls in a row in one turn, as a list: [{…}, {…}]; their results then follow it."
             return Fault(f"{column}[{index}]", reason)
         before = role
-    if is_prompt and before == "assistant":
+    if is_prompt and messages[-1]["role"] not in ("user", "tool"):
         return Fault(column, "must end with a user turn or a tool result, which chosen and rejected then answer.")
-    if not is_prompt and before != "assistant":
+    if not is_prompt and messages[-1]["role"] != "assistant":
         return Fault(column, "must end with an assistant turn, or there is nothing to learn.")
     return None
 

@@ -27,7 +27,7 @@ from course_utils.hub.fetch import ROOM_MARGIN
 from course_utils.lessons import machine, tables
 from course_utils.lessons.machine import Findings
 
-SMALL = PROFILES["cpu"].model
+SMALL = {PROFILES[name].model: PROFILES[name] for name in ("cpu", "tiny")}  # the models that a CPU trains
 CPU_MINUTES = 24  # as README.md states it, with the machine it was timed on
 TIGHT = 0.92  # above this share of the memory any other program tips it over
 HELD_SHARE = 0.85  # of a GPU's memory should be free before a training
@@ -148,11 +148,11 @@ def judge(findings: Findings, profile: Profile) -> Diagnosis:
 
 
 def model_fits(profile: Profile, hardware: Hardware, configs: Mapping[str, Any] = CONFIGS) -> tuple[ModelFit, ...]:
-    """What each model of a list needs: the profile's with its settings, others with those of cpu or 16gb."""
+    """What each model of a list needs: the profile's with its settings, others with those of cpu, tiny or 16gb."""
     there = hardware.vram_gib if hardware.device == "cuda" else hardware.ram_gib - SYSTEM_GIB
     fits = []
     for model, config in configs.items():
-        settings = profile if model == profile.model else PROFILES["cpu" if model == SMALL else "16gb"]
+        settings = profile if model == profile.model else SMALL.get(model, PROFILES["16gb"])
         needs = memory_budget(config, settings).gib
         answers = memory_budget(config, replace(settings, load_in_4bit=False), generate=True).gib
         state = "tight" if max(needs, answers) > TIGHT * there else "fits"
@@ -300,7 +300,7 @@ def _verdict(findings: Findings, profile: Profile, models: tuple[ModelFit, ...],
     if own.state in {"needs a GPU", "too large"}:
         return
     yield f"You can {'then ' if faults else ''}do lessons 1-6 with {own.model} (profile {profile.name})."
-    fitting = [fit.model for fit in models if fit.state == "fits" and fit.model != SMALL]
+    fitting = [fit.model for fit in models if fit.state == "fits" and fit.model not in SMALL]
     if findings.hardware.device == "cpu":
         yield f"They took about {CPU_MINUTES} minutes on the two cores where they were last timed."
         if not findings.gpus:

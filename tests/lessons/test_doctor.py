@@ -148,7 +148,7 @@ FAULTS = {
     "Windows": (WINDOWS, ("system", "inside WSL2 only", "wsl --install")),
     "4 GB of memory": (short_of(ram_gib=3.8), ("memory", "3.8 GiB, 2 cores; the lessons need 5.8 GiB", "Colab")),
     "no memory for the merge": (short_of(T4, ram_gib=7.6), ("memory", "7.6 GiB", "Colab")),
-    "1 GB of disk": (short_of(disk_free_gib=1.0), ("disk", "1.0 GiB free; download and lessons need", "Free 0.")),
+    "1 GB of disk": (short_of(disk_free_gib=1.0), ("disk", "1.0 GiB free; download and lessons need", "Free 2.")),
     "no disk for the large model": (short_of(GPU_16, disk_free_gib=14.0), ("disk", "need 16.", "larger disk")),
     "unwritable": (
         replace(CPU, writable=False),
@@ -232,7 +232,15 @@ def test_plain_facts(findings, name, said):
 @pytest.fixture
 def known_budgets(monkeypatch):
     """Budgets by hand: training needs the first figure, answering in 16 bits the second."""
-    needs = {"0.6B": (2, 3), "1.7B": (4, 5), "4B": (6, 10), "8B": (9, 18), "14B": (15, 31), "135m": (2, 1)}
+    needs = {
+        "0.6B": (2, 3),
+        "1.7B": (4, 5),
+        "4B": (6, 10),
+        "8B": (9, 18),
+        "14B": (15, 31),
+        "135m": (2, 1),
+        "coder-0.5b": (5, 4),
+    }
 
     def budget(config, profile, *, generate=False):
         name = next(name for name, known in CONFIGS.items() if known is config)
@@ -257,9 +265,9 @@ def test_fits_tight_and_too_large(known_budgets):
     assert states(with_gpu("a GPU", 10.9, (8, 9)))["4B-Instruct-2507"] == "fits"
 
 
-def test_without_a_gpu_only_the_small_model_is_offered(known_budgets):
+def test_without_a_gpu_only_the_small_models_are_offered(known_budgets):
     found = states(CPU)
-    assert found.pop("135m-instruct") == "fits"
+    assert found.pop("135m-instruct") == found.pop("coder-0.5b-instruct") == "fits"
     assert set(found.values()) == {"needs a GPU"}
 
 
@@ -277,7 +285,7 @@ def test_the_verdict_for_24_gb_budgets_its_own_model_in_16_bits(known_budgets):
 @pytest.mark.parametrize(("findings", "base"), [(GPU_8, "16gb"), (OLD_8, "t4")])
 def test_an_8_gb_gpu_gets_the_small_model_and_a_way_on(known_budgets, findings, base):
     verdict = examined(findings).verdict
-    assert verdict[0] == "You can do lessons 1-6 with smollm2-135m-instruct (profile tiny)."
+    assert verdict[0] == "You can do lessons 1-6 with qwen2.5-coder-0.5b-instruct (profile cpu)."
     assert f'replace(PROFILES["{base}"], model="Qwen/Qwen3-1.7B")' in verdict[1]
     assert "needs a 16 GB GPU" in fact(examined(findings), "why").value
 
@@ -303,7 +311,7 @@ def test_on_a_cpu_the_minutes_are_those_of_the_readme():
 def test_a_gpu_that_torch_does_not_see_is_not_told_to_buy_one():
     verdict = examined(replace(UNSEEN, visible="-1")).verdict
     assert verdict[0] == "Not yet. Faults to mend first: 1; what to do stands under each."
-    assert verdict[1].startswith("You can then do lessons 1-6 with smollm2")
+    assert verdict[1].startswith("You can then do lessons 1-6 with qwen2.5-coder")
     assert not any("needs a CUDA GPU" in sentence for sentence in verdict)
     assert fact(examined(UNSEEN), "gpu").value == "NVIDIA GeForce RTX 4080"
 
@@ -312,7 +320,7 @@ def test_a_gpu_that_torch_does_not_see_is_not_told_to_buy_one():
 def test_real_budgets_grow_with_the_model_and_the_profiles_fit_their_machines(findings):
     diagnosis = examined(findings)
     own = next(fit for fit in diagnosis.models if fit.model == diagnosis.profile.model)
-    assert own.state == "fits"
+    assert own.state == "fits" or (own.state == "tight" and findings.hardware.vram_gib < 8)
     in_4_bits = [fit.train_gib for fit in diagnosis.models if fit.base == "4 bits"]
     assert len(in_4_bits) >= 4 and in_4_bits == sorted(in_4_bits)
 

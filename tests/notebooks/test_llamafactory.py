@@ -430,7 +430,7 @@ def test_other_rows_that_cannot_be_written(bad, message, tmp_path):
         ("mine", {"dataset_info.json": '{"mine": {"hf_hub_url": "a/b"}}'}, "not from an export of this name"),
         ("mine", {"dataset_info.json": '{"mine": 3}'}, "not from an export of this name"),
         ("mine", {"mine.json": "[1]"}, "mine.json is there already"),
-        ("mine", {"dataset_info.json": "{"}, "not JSON"),
+        ("mine", {"dataset_info.json": "{"}, "cannot be read: Expecting"),
         ("mine", {"dataset_info.json": "[]"}, "expected an object of data sets, found list"),
         ("mine", {"dataset_info.json": '{"a": 1, "a": 2}'}, "'a' stands twice"),
         ("dataset_info", {}, "cannot name a data set"),
