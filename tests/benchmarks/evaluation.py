@@ -19,7 +19,7 @@ from course_utils.core.files import write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, TABLE = ROOT / "docs" / "evaluation.json", ROOT / "docs" / "evaluation.md"
-MODEL, PROFILE = ROOT / "models" / "smollm2-135m-instruct", profiles.PROFILES["cpu"]
+MODEL, PROFILE = ROOT / "models" / "smollm2-135m-instruct", profiles.PROFILES["tiny"]
 PROMPTS, BLOCKS = 200, 4
 
 

@@ -28,7 +28,7 @@ from course_utils.core.settings import TrainSettings, trainer_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, TABLE = ROOT / "docs" / "training.json", ROOT / "docs" / "training.md"
-MODEL, PROFILE = ROOT / "models" / "smollm2-135m-instruct", profiles.PROFILES["cpu"]
+MODEL, PROFILE = ROOT / "models" / "smollm2-135m-instruct", profiles.PROFILES["tiny"]
 ROWS, HELD, TOKENS = 96, 48, 512  # to train on, to be judged by, and the longest
 BATCH, RATE = 8, 2e-4
 TURN = "my turn"
