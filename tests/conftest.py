@@ -42,6 +42,11 @@ def tokenizer_of(name: str):
     return AutoTokenizer.from_pretrained(hub.download(name, models_dir=ROOT / "models"))
 
 
+def shipped_template(name: str) -> str:
+    """A model's chat template as TRL ships it."""
+    return (Path(find_spec("trl").origin).with_name("chat_templates") / f"{name}.jinja").read_text(encoding="utf-8")
+
+
 @pytest.fixture(scope="session")
 def smol() -> Path:
     """The folder of SmolLM2-135M-Instruct."""
@@ -68,9 +73,8 @@ def qwen3_2507():
 @pytest.fixture(scope="session")
 def qwen25(qwen3):
     """Qwen2.5's tokenizer, without its model: the ids of Qwen3's, the template as TRL ships it."""
-    (trl,) = find_spec("trl").submodule_search_locations
     made = copy.deepcopy(qwen3)
-    made.chat_template = (Path(trl) / "chat_templates" / "qwen2_5.jinja").read_text(encoding="utf-8")
+    made.chat_template = shipped_template("qwen2_5")
     return made
 
 

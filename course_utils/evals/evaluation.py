@@ -102,8 +102,8 @@ def _nlls(
     order = sorted(range(len(examples)), key=lambda number: len(examples[number]["input_ids"]))
     parts: dict[int, dict[str, Any]] = {}
     while order:
-        most = max(1, LOGITS // len(examples[order[-1]]["input_ids"]))
-        order, numbers = order[: -min(batch_size, most)], order[-min(batch_size, most) :]
+        size = min(batch_size, max(1, LOGITS // len(examples[order[-1]]["input_ids"])))  # the longest are left last
+        order, numbers = order[:-size], order[-size:]
         rows = {"input_ids": [examples[number]["input_ids"] for number in numbers]}
         batch = tokenizer.pad(rows, padding_side="right", return_tensors="pt").to(model.device)
         # The logits at one place predict the token at the next. They are flattened because cross_entropy over a

@@ -3,11 +3,10 @@
 import copy
 import json
 import math
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import shipped_template
 
 from course_utils import adapters, evaluation, generation, masking, statistics
 
@@ -16,12 +15,6 @@ from course_utils import adapters, evaluation, generation, masking, statistics
 def float32_model(smol):
     model, tokenizer = adapters.load_base(smol)
     return model.float(), tokenizer
-
-
-@pytest.fixture(scope="module")
-def qwen25_template():
-    (trl,) = find_spec("trl").submodule_search_locations
-    return (Path(trl) / "chat_templates" / "qwen2_5.jinja").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -230,9 +223,9 @@ def test_evaluate_compare_and_save(float32_model, toy_rows, tmp_path):
         evaluation.compare(report, evaluation.EvalReport(report.rows[:1]))
 
 
-def test_a_tool_row_is_asked_for_its_call(float32_model, toy_rows, qwen25_template, monkeypatch):
+def test_a_tool_row_is_asked_for_its_call(float32_model, toy_rows, monkeypatch):
     model, tokenizer = float32_model[0], copy.deepcopy(float32_model[1])
-    tokenizer.chat_template = qwen25_template  # SmolLM2's has no place for tools
+    tokenizer.chat_template = shipped_template("qwen2_5")  # SmolLM2's has no place for tools
     call = {"type": "function", "function": {"name": "f", "arguments": '{"n": 1}'}}
     row = {
         "messages": [toy_rows[0]["messages"][0], {"role": "assistant", "content": "", "tool_calls": [call]}],
@@ -264,8 +257,7 @@ def test_sums_are_told_as_asked_and_as_reached():
 def test_thinking_in_the_reference_s_text_is_thinking(float32_model, monkeypatch):
     """Nothing raw from the API: a row is read as training reads it, with its thinking in a key or in the text."""
     tokenizer, prompts = copy.deepcopy(float32_model[1]), []
-    (trl,) = find_spec("trl").submodule_search_locations
-    tokenizer.chat_template = (Path(trl) / "chat_templates" / "qwen3.jinja").read_text(encoding="utf-8")
+    tokenizer.chat_template = shipped_template("qwen3")
     output = [*tokenizer("<think>\nHm.\n</think>\n\n8", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     monkeypatch.setattr(generation, "generate", lambda _, __, texts, **___: prompts.extend(texts) or [output] * 2)
     inline, apart = {"content": "<think>\ny\n</think>\n\n8"}, {"content": "8", "reasoning_content": "y"}
