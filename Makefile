@@ -65,8 +65,9 @@ test-long: install ## what takes long: every notebook on the real Qwen, outputs 
 	@$(BIN)/python $(NBVAL) --nbval notebooks exercises/solutions
 	@$(BIN)/python -m pytest --hypothesis-profile=long tests/text tests/train/test_training.py tests/notebooks/test_public_tasks.py tests/deploy tests/exercises/test_autograde.py tests/lessons/test_colab.py tests/test_browser.py
 
-bench: install ## training and evaluation side by side with what a newcomer writes, and the merge's proof, into docs/ (half an hour)
-	@$(BIN)/python -m course_utils build-data --profile tiny > /dev/null
+bench: install ## training and evaluation side by side with what a newcomer writes, and the merge's proof, into docs/ (an hour)
+	@$(BIN)/python -m course_utils build-data --profile cpu > /dev/null
+	@test -d runs/cpu/adapter || $(BIN)/python -m course_utils train --profile cpu
 	@$(BIN)/python tests/benchmarks/training.py
 	@$(BIN)/python tests/benchmarks/evaluation.py
 	@$(BIN)/python tests/benchmarks/merge.py

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from course_utils.core.errors import CourseError
-from course_utils.evals.fast_generation import contiguous_head
+from course_utils.evals.fast_generation import faster_decoding
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
@@ -63,7 +63,7 @@ def generate(
         digest = hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()
         head = {"prompts": digest, "max_new_tokens": max_new_tokens, "model": _fingerprint(model)}
         replies = _kept(Path(resume_file), head)
-    with contiguous_head(model), tqdm(total=len(ids), unit="reply", leave=False) as bar:
+    with faster_decoding(model), tqdm(total=len(ids), unit="reply", leave=False) as bar:
         for start in range(0, len(order), batch_size):
             numbers = order[start : start + batch_size]
             # A batch that was cut off is answered again whole, so that a resumed run gives what one run gives.

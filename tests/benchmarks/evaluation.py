@@ -1,15 +1,18 @@
-"""Speed of greedy replies, in batches and one by one, side by side: part of `make bench` (some minutes on two cores).
+"""Speed of greedy replies, ours and what a newcomer writes, side by side: part of `make bench` (a quarter of an hour).
 
-200 prompts are answered by `generation.generate` in batches and by the loop a newcomer writes: same model, machine and
-process. The prompts are cut into blocks, and the two take the blocks in turns, so that what other guests of a
-shared machine take away, they take from both. The table lands in `docs/evaluation.md`, its figures in
-`docs/evaluation.json`.
+Prompts that are answered at length go through the loop a newcomer writes, through batches as transformers makes them,
+and through `generation.generate`: the base, and the base with the adapter of lesson 04, which is then merged in memory
+as `evaluation.evaluate` does it. All ways take the blocks of prompts in turns, in one process, so that what other
+guests of a shared machine take away, they take from all. The table lands in `docs/evaluation.md`, its figures in
+`docs/evaluation.json`. It needs the adapter of `python -m course_utils train` on the cpu profile, and Linux.
 """
 
-import random
+import ctypes
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,115 +22,173 @@ from course_utils.core.files import write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, TABLE = ROOT / "docs" / "evaluation.json", ROOT / "docs" / "evaluation.md"
-MODEL, PROFILE = ROOT / "models" / "smollm2-135m-instruct", profiles.PROFILES["tiny"]
-PROMPTS, BLOCKS = 200, 4
+PROFILE = profiles.PROFILES["cpu"]
+BASE, ADAPTER = ROOT / "models" / PROFILE.model, ROOT / PROFILE.train.output_dir / "adapter"
+BATCH, BLOCKS, NEW_TOKENS = PROFILE.eval_batch_size, 2, 64
+LOOKED_AT = 16  # replies whose logits are compared, beside all that differ
+ALONE, PLAIN, OURS, MERGED = "one by one", f"{BATCH} at once", "generation.generate", "generation.generate, merged"
+WAYS = [("base", ALONE), ("base", PLAIN), ("base", OURS), ("tuned", PLAIN), ("tuned", OURS), ("tuned", MERGED)]
+NAMES = {
+    ALONE: "one by one (what a newcomer writes)",
+    PLAIN: f"{BATCH} at once, as transformers does it",
+    OURS: f"`generation.generate`, {BATCH} at once",
+    MERGED: "the same, the adapter merged in memory (`evaluate`)",
+}
+Replies = list[list[int]]
 
 
 def some_prompts(tokenizer: Any) -> list[str]:
-    """Rendered prompts of the course's rows, in random order: all held-out ones, and training rows up to the number."""
+    """Rendered prompts of the general rows: they are answered at length, so no batch is done early."""
     from course_utils import chat, data
 
-    rows = [row for part in ("valid", "general", "train") for row in data.load_built(PROFILE, part, ROOT / "data")]
-    rows = rows[:PROMPTS]
-    random.Random(42).shuffle(rows)
+    rows = list(data.load_built(PROFILE, "general", ROOT / "data"))[: BATCH * BLOCKS]
     return [chat.render(tokenizer, row["messages"][:-1], add_generation_prompt=True) for row in rows]
 
 
-def one_by_one(model: Any, tokenizer: Any, prompts: list[str]) -> list[list[int]]:
-    """What a newcomer writes: one prompt, one call."""
+def newcomers(model: Any, tokenizer: Any, prompts: list[str], batch_size: int) -> Replies:
+    """What the documentation of transformers shows: pad on the left, generate, cut the prompt off."""
     replies = []
-    for prompt in prompts:
-        inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
-        output = model.generate(
-            **inputs, do_sample=False, max_new_tokens=PROFILE.max_new_tokens, pad_token_id=tokenizer.pad_token_id
-        )
-        replies.append(output[0, inputs["input_ids"].shape[1] :].tolist())
+    for start in range(0, len(prompts), batch_size):
+        batch = prompts[start : start + batch_size]
+        inputs = tokenizer(batch, return_tensors="pt", add_special_tokens=False, padding=True, padding_side="left")
+        how = {"do_sample": False, "max_new_tokens": NEW_TOKENS, "pad_token_id": tokenizer.pad_token_id}
+        for output in model.generate(**inputs, **how)[:, inputs["input_ids"].shape[1] :].tolist():
+            end = output.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in output else len(output)
+            replies.append(output[:end])
     return replies
+
+
+def measured(work: Callable[[], Replies]) -> tuple[Replies, float, float]:
+    """The replies of some work, its seconds, and the most memory that the process had meanwhile, in GiB."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # Linux's mark of the peak begins anew
+    started = time.perf_counter()
+    replies = work()
+    seconds = time.perf_counter() - started
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return replies, seconds, int(status["VmHWM"].split()[0]) / 2**20
+
+
+@contextmanager
+def as_asked(model: Any, which: str, way: str) -> Iterator[None]:
+    """The model as a way wants it: with its adapter or without, mounted or merged in memory."""
+    from course_utils.evals.fast_generation import merged_in_memory
+
+    with (
+        model.disable_adapter() if which == "base" else nullcontext(),
+        merged_in_memory(model) if way == MERGED else nullcontext(),
+    ):
+        yield
 
 
 def side_by_side() -> dict[str, Any]:
     """Answer the blocks in turns; returns the figures of the page."""
     from course_utils import adapters, generation
 
-    model, tokenizer = adapters.load_base(MODEL)
+    model, tokenizer = adapters.load_with_adapter(BASE, ADAPTER)
     prompts = some_prompts(tokenizer)
-    size = len(prompts) // BLOCKS
-    how = {"batch_size": PROFILE.eval_batch_size, "max_new_tokens": PROFILE.max_new_tokens}
-    one_by_one(model, tokenizer, prompts[:1])  # the first call of a process is slower than the others
-    blocks, alone, batched = [], [], []
-    for start in range(0, len(prompts), size):
-        block, seconds = prompts[start : start + size], {}
-        started = time.perf_counter()
-        batched += generation.generate(model, tokenizer, block, **how)
-        seconds["batched"] = time.perf_counter() - started
-        started = time.perf_counter()
-        alone += one_by_one(model, tokenizer, block)
-        seconds["one by one"] = time.perf_counter() - started
-        blocks.append(seconds)
-        print(f"block {len(blocks)} of {BLOCKS}: {seconds}", file=sys.stderr, flush=True)
-    found = compared(model, tokenizer, prompts, alone, batched)
+    how = {
+        ALONE: lambda block: newcomers(model, tokenizer, block, 1),
+        PLAIN: lambda block: newcomers(model, tokenizer, block, BATCH),
+        OURS: lambda block: generation.generate(model, tokenizer, block, batch_size=BATCH, max_new_tokens=NEW_TOKENS),
+    }
+    how[MERGED] = how[OURS]
+    how[ALONE](prompts[:1])  # the first call of a process is slower than the others
+    found = {way: {"seconds": [], "gib": [], "replies": []} for way in WAYS}
+    for start in range(0, len(prompts), BATCH):
+        block = prompts[start : start + BATCH]
+        for which, way in WAYS:
+            with as_asked(model, which, way):
+                replies, seconds, gib = measured(lambda way=way, block=block: how[way](block))
+            line = found[which, way]
+            line["seconds"].append(seconds)
+            line["gib"].append(gib)
+            line["replies"] += replies
+            print(f"{which}, {way}: {seconds:.0f} s, {gib:.1f} GiB", file=sys.stderr, flush=True)
+    pairs = {"base": (ALONE, OURS), "tuned": (OURS, MERGED)}
     machine = hardware.detect_hardware()
-    total = {way: sum(block[way] for block in blocks) for way in ("one by one", "batched")}
     return {
         "machine": machine.gpu or f"a CPU with {machine.cores} cores",
         "prompts": len(prompts),
-        "tokens": sum(map(len, alone)),
-        **how,
-        "seconds": total,
-        "seconds_of_blocks": blocks,
-        "ratio": total["one by one"] / total["batched"],
-        "near_ties": found.near_ties,
-        "different": found.prompts - found.equal - found.near_ties,
-        "equal": found.equal,
-        "logit_error": found.logit_error,
+        "lines": [
+            {
+                "model": which,
+                "way": way,
+                "seconds": line["seconds"],
+                "tokens": sum(map(len, line["replies"])),
+                "tokens_per_second": sum(map(len, line["replies"])) / sum(line["seconds"]),
+                "gib": max(line["gib"]),
+            }
+            for (which, way), line in found.items()
+        ],
+        "agreement": {
+            which: asdict(compared(model, tokenizer, prompts, which, ways, [found[which, way] for way in ways]))
+            for which, ways in pairs.items()
+        },
     }
 
 
-def compared(model: Any, tokenizer: Any, prompts: list[str], alone: list, batched: list) -> Any:
-    """How the replies differ; the logits are compared on those that do and on 32 others."""
+def compared(model: Any, tokenizer: Any, prompts: list[str], which: str, ways: tuple[str, str], found: list) -> Any:
+    """How the replies of two ways differ; the logits are compared on those that do and on some others."""
+    from dataclasses import replace
+
     from course_utils import generation
 
-    differ = [number for number, pair in enumerate(zip(alone, batched, strict=True)) if pair[0] != pair[1]]
+    first, second = (line["replies"] for line in found)
+    differ = [number for number, pair in enumerate(zip(first, second, strict=True)) if pair[0] != pair[1]]
     same = [number for number in range(len(prompts)) if number not in differ]
-    # Not all: the logits of 200 replies take gigabytes.
-    few = differ + same[:32]
-    asked, first, second = ([lines[number] for number in few] for lines in (prompts, alone, batched))
-    scores = generation.reply_logits(model, tokenizer, asked, first)
-    shifted = generation.reply_logits(model, tokenizer, asked, first, batch_size=PROFILE.eval_batch_size)
-    found = generation.agreement(first, scores, second, shifted)
-    return replace(found, prompts=len(prompts), equal=len(same))
+    few = differ + same[:LOOKED_AT]  # not all: the logits of a reply take 39 MB
+    asked, one, other = ([lines[number] for number in few] for lines in (prompts, first, second))
+    scores = []
+    for way in ways:
+        with as_asked(model, which, way):
+            size = 1 if way == ALONE else LOOKED_AT
+            scores.append(generation.reply_logits(model, tokenizer, asked, one, batch_size=size))
+    return replace(generation.agreement(one, scores[0], other, scores[1]), prompts=len(prompts), equal=len(same))
 
 
 def as_page(found: dict[str, Any]) -> str:
     """The page that people read."""
-    ratios = [block["one by one"] / block["batched"] for block in found["seconds_of_blocks"]]
+    speeds = {(line["model"], line["way"]): line["tokens_per_second"] for line in found["lines"]}
     lines = [
         "# Evaluation: speed",
         "",
-        f"{found['prompts']} prompts of the course, greedy replies of SmolLM2-135M-Instruct in bfloat16, at most "
-        f"{found['max_new_tokens']} tokens each ({found['tokens'] / found['prompts']:.0f} on average),",
-        f"on {found['machine']}. Both ways take {len(ratios)} blocks of prompts in turns, in one process. Made by "
-        "`make bench`.",
+        f"{found['prompts']} general prompts of the course, Chinese and English, greedy replies of {PROFILE.model} in "
+        f"bfloat16,",
+        f"at most {NEW_TOKENS} tokens each, on {found['machine']}. *Tuned* has the adapter of lesson 04. All ways take "
+        f"{BLOCKS} blocks of",
+        "prompts in turns, in one process. *Ratio* is to the batches of transformers. Made by `make bench`.",
         "",
-        "| way | seconds | prompts/s | ratio |",
-        "|---|---|---|---|",
+        "| model | way | new tokens/s | ratio | peak memory |",
+        "|---|---|---|---|---|",
     ]
-    for way, name in (
-        ("one by one", "one by one (what a newcomer writes)"),
-        ("batched", f"`generation.generate`, {found['batch_size']} at once"),
+    for line in found["lines"]:
+        ratio = line["tokens_per_second"] / speeds[line["model"], PLAIN]
+        lines.append(
+            f"| {line['model']} | {NAMES[line['way']]} | {line['tokens_per_second']:.1f} | {ratio:.2f} | "
+            f"{line['gib']:.1f} GiB |"
+        )
+    for which, what in (
+        ("base", "Of the base, one by one and in our batches,"),
+        ("tuned", "Of the tuned model, with the adapter mounted and merged,"),
     ):
-        seconds = found["seconds"][way]
-        speed, ratio = found["prompts"] / seconds, found["seconds"]["one by one"] / seconds
-        lines.append(f"| {name} | {seconds:.0f} | {speed:.1f} | {ratio:.1f} |")
-    lines += [
-        "",
-        f"Block by block the batches are {min(ratios):.1f} to {max(ratios):.1f} times as fast. {found['equal']} of the",
-        f"{found['prompts']} replies are the same, id by id; {found['near_ties']} part at a near-tie, where the two",
-        f"best logits are nearer than the error of a logit between the two ways ({found['logit_error']:.2f});",
-        f"{found['different']} part elsewhere.",
-        "",
-    ]
-    return "\n".join(lines)
+        agreed = found["agreement"][which]
+        apart, error = agreed["prompts"] - agreed["equal"], agreed["logit_error"]
+        lines += [
+            "",
+            f"{what} {agreed['equal']} of {agreed['prompts']} replies are the same,",
+            f"id by id; of the other {apart}, {agreed['near_ties']} part at a near-tie: the two best logits are at",
+            f"most {agreed['widest_gap']:.2f} apart there, and the two ways' logits differ by up to {error:.2f}.",
+        ]
+    return "\n".join([*lines, "", MEANS])
+
+
+MEANS = """Three findings make the difference (`course_utils/evals/fast_generation.py`). Where a prompt is read,
+transformers gives the head a slice of the hidden states that is not in one piece, and torch then copies the head's
+weight once for each row of the batch; made contiguous, the slice costs nothing. For each new token every key and value
+is copied for all the query heads that share it, seven in this model; asked together, they need no copy. And a mounted
+adapter takes two thin products for each layer and token, which are spared where it is merged into the weights.
+"""
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """The merge, proved on 50 held-out prompts, and the wrong one beside it: `python tests/benchmarks/merge.py`.
 
-It needs the adapter of `python -m course_utils train` on the tiny profile. The page lands in `docs/merge.md`, its
+It needs the adapter of `python -m course_utils train` on the cpu profile. The page lands in `docs/merge.md`, its
 figures in `docs/merge.json`. Where llama.cpp's converter is at hand (LLAMA_CPP), the GGUF file is proved, too.
 """
 
@@ -17,7 +17,7 @@ from notebooks import gguf_file
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PAGE = ROOT / "docs" / "merge.json", ROOT / "docs" / "merge.md"
-PROFILE = profiles.PROFILES["tiny"]
+PROFILE = profiles.PROFILES["cpu"]
 BASE, ADAPTER = ROOT / "models" / PROFILE.model, ROOT / PROFILE.train.output_dir / "adapter"
 PROMPTS = 50
 HOW = {"batch_size": 16, "max_new_tokens": 32}
@@ -93,7 +93,7 @@ def as_page(found: dict[str, Any]) -> str:
     lines = [
         "# The merge, proved",
         "",
-        f"SmolLM2-135M-Instruct with the adapter of lesson 04 (rank {found['rank']}, bfloat16), {check['prompts']} "
+        f"{PROFILE.model} with the adapter of lesson 04 (rank {found['rank']}, bfloat16), {check['prompts']} "
         "held-out prompts, greedy replies",
         f"of at most {HOW['max_new_tokens']} tokens. Made by `python tests/benchmarks/merge.py`.",
         "",

@@ -1,10 +1,10 @@
-"""Training speed, ours and what a newcomer writes, side by side: `make bench` (about ten minutes on two cores).
+"""Training speed, ours and what a newcomer writes, side by side: `make bench` (a quarter of an hour on two cores).
 
 One epoch of mixed rows goes through Hugging Face's Trainer with PEFT in float32, the same in bfloat16 autocast, and
 `training.train`: same model, rows, rows per step, steps and learning rate. Each runs in a process of its own, and they
 take their steps in turns: one step of each, while the others wait, and then the speed of matrix products. So what other
-guests of a shared machine take away, they take from all. The table lands in `docs/training.md`, its figures in
-`docs/training.json`.
+guests of a shared machine take away, they take from all. Before that, some of our steps are taken apart by operation.
+The tables land in `docs/training.md`, their figures in `docs/training.json`.
 """
 
 import json
@@ -28,26 +28,38 @@ from course_utils.core.settings import TrainSettings, trainer_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, TABLE = ROOT / "docs" / "training.json", ROOT / "docs" / "training.md"
-MODEL, PROFILE = ROOT / "models" / "smollm2-135m-instruct", profiles.PROFILES["tiny"]
-ROWS, HELD, TOKENS = 96, 48, 512  # to train on, to be judged by, and the longest
-BATCH, RATE = 8, 2e-4
+PROFILE = profiles.PROFILES["cpu"]
+MODEL = ROOT / "models" / PROFILE.model
+ROWS, HELD, TOKENS = 64, 32, 512  # to train on, to be judged by, and the longest
+BATCH, RATE = PROFILE.train.batch_size, 2e-4
 TURN = "my turn"
-NEEDED_GIB = 20  # of all three together, by the table of docs/training.md
+TAKEN_APART = range(4, 12)  # steps of the profile by operation
+NEEDED_GIB = 16  # one of the three at its peak, the others at rest
 WAYS = {
     "fp32": "Trainer + PEFT, float32 (what a newcomer writes)",
     "bf16": "Trainer + PEFT, bfloat16 autocast",
     "ours": "`training.train`",
 }
+OPERATIONS = (
+    "matrix products of the frozen layers",
+    "head and loss",
+    "thin products of LoRA",
+    "attention",
+    "casts and copies",
+    "optimiser and clipping",
+    "all else",
+)
 
 
 def mixed_rows(seed: int = 42) -> list[dict[str, Any]]:
-    """Conversations of very different length, made of the course's English rows joined turn by turn."""
+    """Conversations of very different length, the course's rows but those with tools, joined turn by turn."""
     from course_utils import data
 
     turns = [
         [message for message in row["messages"] if message["role"] != "system"]
         for part in ("train", "valid")
         for row in data.load_built(PROFILE, part, ROOT / "data")
+        if row["source"] != "tools"
     ]
     draw, rows = random.Random(seed), []
     for _ in range(ROWS + HELD):
@@ -58,9 +70,9 @@ def mixed_rows(seed: int = 42) -> list[dict[str, Any]]:
     return rows
 
 
-def one_run(way: str) -> dict[str, float]:
+def one_run(way: str) -> dict[str, Any]:
     """Train in this process and return the figures of the run."""
-    if way == "ours":
+    if way in ("ours", "by operation"):
         from course_utils import modeling
 
         modeling.import_unsloth()
@@ -74,6 +86,8 @@ def one_run(way: str) -> dict[str, float]:
     train, valid = examples.select(range(ROWS)), examples.select(range(ROWS, len(examples)))
     lengths = [len(ids) for ids in train["input_ids"]]
     with tempfile.TemporaryDirectory() as folder:
+        if way == "by operation":
+            return _by_operation(train, valid, folder)
         seconds, model = (_ours if way == "ours" else _newcomers)(way, train, valid, tokenizer, folder)
     memory = callbacks.peak_memory_gib()
     return {
@@ -93,15 +107,64 @@ def _settings(folder: str) -> TrainSettings:
 
 def _ours(way: str, train: Any, valid: Any, tokenizer: Any, folder: str) -> tuple[list[float], Any]:
     """Seconds of each step, and the trained model."""
+    watch = _stopwatch()
+    return watch.seconds, _trained(train, valid, folder, watch)
+
+
+def _trained(train: Any, valid: Any, folder: str, watch: Any) -> Any:
+    """The model that `training.train` makes, a callback watching."""
     from course_utils import modeling, training
 
     profile = replace(PROFILE, train=_settings(folder))
     model, tokenizer = modeling.load_model(MODEL, profile)
     model = modeling.attach_lora(model, profile)
-    watch = _stopwatch()
     # One row to look at: evaluations and their rows are the same work in every way, and timed in none.
     training.train(model, tokenizer, train, valid.select([0]), profile.train, callbacks=[watch], audit=False)
-    return watch.seconds, model
+    return model
+
+
+def _by_operation(train: Any, valid: Any, folder: str) -> dict[str, float]:
+    """Milliseconds of one of our steps for each kind of operation, by torch's profiler, the mean of `TAKEN_APART`."""
+    from torch.profiler import ProfilerActivity, profile
+    from transformers import TrainerCallback
+
+    watched = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
+
+    class Watch(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == TAKEN_APART[0]:
+                watched.start()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == TAKEN_APART[-1] + 1:
+                watched.stop()
+                control.should_training_stop = True
+
+    model = _trained(train, valid, folder, Watch())
+    spent = dict.fromkeys(OPERATIONS, 0.0)
+    for event in watched.key_averages(group_by_input_shape=True):
+        sizes = {size for shape in event.input_shapes if isinstance(shape, list) for size in shape}
+        kind = _kind(event.key, sizes, model.config.vocab_size)
+        spent[kind] += event.self_cpu_time_total / 1000 / len(TAKEN_APART)
+    return spent
+
+
+def _kind(operation: str, sizes: set[int], vocabulary: int) -> str:
+    """What an operation of a step belongs to, by its name and the sizes of what goes in."""
+    product = operation.removeprefix("aten::") in ("mm", "addmm", "mkldnn_linear", "matmul", "linear", "bmm", "baddbmm")
+    if vocabulary in sizes:
+        return "head and loss"
+    if "adam" in operation.lower() or "_foreach" in operation:
+        return "optimiser and clipping"
+    if product and PROFILE.train.r in sizes:
+        return "thin products of LoRA"
+    if operation.removeprefix("aten::") in ("bmm", "baddbmm") or "softmax" in operation or "attention" in operation:
+        return "attention"
+    if product:
+        return "matrix products of the frozen layers"
+    if operation in ("aten::copy_", "aten::_to_copy", "aten::clone", "aten::contiguous"):
+        return "casts and copies"
+    return "all else"
 
 
 def _newcomers(way: str, train: Any, valid: Any, tokenizer: Any, folder: str) -> tuple[list[float], Any]:
@@ -164,6 +227,12 @@ def _loss(model: Any, valid: Any, torch: Any) -> float:
     return total / count
 
 
+def taken_apart() -> dict[str, float]:
+    """The profile by operation, out of a process of its own."""
+    command = [sys.executable, __file__, "by operation"]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+
+
 def side_by_side() -> tuple[dict[str, dict[str, Any]], list[float]]:
     """Run all ways in turns.
 
@@ -219,7 +288,7 @@ def matmul_speed(dtype: str) -> float:
     return 2 * width**3 / min(timer.blocked_autorange(min_run_time=0.5).times)
 
 
-def figures(found: dict[str, dict[str, Any]], speeds: list[float]) -> dict[str, Any]:
+def figures(found: dict[str, dict[str, Any]], speeds: list[float], operations: dict[str, float]) -> dict[str, Any]:
     """The figures of the page."""
     lengths = found["ours"]["lengths"]
     steps = len(found["ours"]["seconds"])
@@ -250,6 +319,7 @@ def figures(found: dict[str, dict[str, Any]], speeds: list[float]) -> dict[str, 
         "mean": sum(lengths) / len(lengths),
         "steps": steps,
         "ways": ways,
+        "milliseconds_of_a_step": operations,
     }
 
 
@@ -259,7 +329,7 @@ def as_page(found: dict[str, Any]) -> str:
     lines = [
         "# Training: speed",
         "",
-        f"SmolLM2-135M-Instruct, LoRA of rank {PROFILE.train.r} on seven projections, one epoch of {ROWS} rows of",
+        f"{PROFILE.model}, LoRA of rank {PROFILE.train.r} on seven projections, one epoch of {ROWS} rows of",
         f"{found['shortest']} to {found['longest']} tokens ({found['mean']:.0f} on average), {BATCH} rows per step, on "
         f"{found['machine']}.",
         f"In random batches {found['padding']:.0%} of the tokens are padding. The ways take their steps in turns, each",
@@ -279,7 +349,18 @@ def as_page(found: dict[str, Any]) -> str:
             f"{row['peak_memory_gib']:.1f} GiB | {row['eval_loss']:.3f} |"
         )
     ratio = ways["ours"]["samples_per_second"] / ways["bf16"]["samples_per_second"]
-    return "\n".join([*lines, "", f"Against the bfloat16 Trainer that is {ratio:.1f} times as fast.", "", MEANS])
+    spent = found["milliseconds_of_a_step"]
+    lines += [
+        "",
+        f"Against the bfloat16 Trainer that is {ratio:.1f} times as fast.",
+        "",
+        f"One of our steps by operation: {len(TAKEN_APART)} steps under torch's profiler, on an own run.",
+        "",
+        "| operation | ms a step | share |",
+        "|---|---|---|",
+        *(f"| {name} | {spent[name]:.0f} | {spent[name] / sum(spent.values()):.0%} |" for name in OPERATIONS),
+    ]
+    return "\n".join([*lines, "", MEANS])
 
 
 MEANS = """What makes the difference, each measured alone with single steps of 8 rows on the same machine:
@@ -304,7 +385,8 @@ def main() -> None:
     if len(sys.argv) > 1:
         print(json.dumps(one_run(sys.argv[1])))
         return
-    found = figures(*side_by_side())
+    operations = taken_apart()
+    found = figures(*side_by_side(), operations)
     write_json(RESULTS, found)
     write_text(TABLE, as_page(found))
     print(as_page(found))

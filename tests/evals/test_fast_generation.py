@@ -1,10 +1,10 @@
-"""course_utils.evals.fast_generation: the head gives the same logits; an adapter is merged and taken out again."""
+"""course_utils.evals.fast_generation: quicker logits are the same; an adapter is merged and taken out again."""
 
 import pytest
 import torch
 
 from course_utils import chat, generation
-from course_utils.evals.fast_generation import contiguous_head, merged_in_memory
+from course_utils.evals.fast_generation import faster_decoding, merged_in_memory
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +24,39 @@ def test_the_head_gives_the_same_logits(tuned):
     watch = head.register_forward_hook(lambda module, inputs, _: strides.append(inputs[0].is_contiguous()))
     with torch.inference_mode():
         plain = head(hidden[:, -1:, :])
-        with contiguous_head(model):
+        with faster_decoding(model):
             quick = head(hidden[:, -1:, :])
         after = head(hidden[:, -1:, :])
     watch.remove()
     assert torch.equal(plain, quick) and torch.equal(plain, after)
     assert strides == [False, True, False], "only inside of the block, and nothing stays behind"
+
+
+def test_heads_that_share_a_key_ask_together_and_the_logits_are_the_same(tuned, prompts):
+    model, tokenizer = tuned
+    asked = tokenizer([*prompts, "Red,"], padding=True, padding_side="left", return_tensors="pt")
+    base, rows = model.get_base_model(), len(prompts) + 1
+    seen = []
+    watch = base.model.layers[0].register_forward_pre_hook(
+        lambda *_: seen.append(base.config._attn_implementation), with_kwargs=True
+    )
+
+    def logits():
+        """Of the token after the prompt, read in one pass, and of the next one, which has a pass of its own."""
+        with torch.inference_mode():
+            first = model(**asked, use_cache=True)
+            mask = torch.cat([asked["attention_mask"], torch.ones(rows, 1, dtype=torch.int64)], dim=1)
+            step = {"attention_mask": mask, "past_key_values": first.past_key_values}
+            next_ones = asked["input_ids"][:, -1:]
+            return first.logits[:, -1], model(input_ids=next_ones, **step).logits[:, -1]
+
+    plain = logits()
+    with faster_decoding(model):
+        quick = logits()
+    watch.remove()
+    assert seen == ["sdpa", "sdpa", "grouped", "grouped"] and base.config._attn_implementation == "sdpa"
+    assert torch.equal(plain[0], quick[0])
+    assert torch.allclose(plain[1].float(), quick[1].float(), atol=0.5)
 
 
 def test_an_adapter_is_merged_and_the_base_is_its_own_again_to_the_bit(tuned, prompts):
