@@ -37,9 +37,10 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 RAW_FILES = {"cmath": "cmath.jsonl", "mawps": "mawps.csv", "emoji": "emoji.jsonl"}  # in raw/, to be normalised
-REGISTERED = ("json", "tools", "thinking", "plain", "general")  # in dataset_info.json
+REGISTERED = ("json", "tools", "thinking", "worked", "plain", "general")  # in dataset_info.json
 HELD_OUT = "general"  # never trained on: it shows what is forgotten
 PARTS = ("train", "valid", "test", "general")
+ASKED_FOR = {"negative", "thinking"}  # a row with such a tag is left out where the tag is not among the kinds
 TEST_RATIO, VALID_RATIO = 0.2, 0.12  # the bundled set is small: 2 % would be a handful of rows
 MIN_TEST, MIN_VALID = 100, 40
 STAMP = "POOL.json"  # in the folder of a pool: what it was made of
@@ -133,9 +134,9 @@ def build(profile: Profile, *, dataset_dir: str | Path = "data", seed: int = 42)
     """Build the pools and the train, validation, test and general sets of a profile.
 
     A profile trains on rows in one of its languages and of one of its kinds. Rows tagged "negative" (a broken reply,
-    then the right one) are left out unless "negative" is among the kinds, and so is every question that a general row
-    asks. Where the profile has weights, the mixture has exactly these shares and 0.9 of the rows (`mix`, "resample");
-    else it takes every training row once, the sources interleaved by their sizes.
+    then the right one) or "thinking" are left out unless that is among the kinds, and so is every question that a
+    general row asks. Where the profile has weights, the mixture has exactly these shares and 0.9 of the rows (`mix`,
+    "resample"); else it takes every training row once, the sources interleaved by their sizes.
 
     Args:
         profile: its name, languages, kinds and weights are read.
@@ -212,7 +213,7 @@ def _kept(unique: list[Row], profile: Profile) -> list[tuple[Row, str]]:
     def keeps(row: Row) -> bool:
         tags = set(row["tags"])
         wanted = tags & set(profile.languages) and tags & set(profile.kinds)
-        return bool(wanted) and ("negative" not in tags or "negative" in profile.kinds)
+        return bool(wanted) and all(tag in profile.kinds for tag in tags & ASKED_FOR)
 
     kept = [(row, key) for row, key in keyed if key not in asked and keeps(row)]
     if not kept:

@@ -106,11 +106,21 @@ def test_arrow_and_jsonl_hold_the_same_rows(folder):
 def test_a_gpu_trains_on_chinese_and_tools(folder):
     data.build(GPU, dataset_dir=folder)
     train = data.load_built(GPU, "train", folder)
-    assert set(train["source"]) == {"json", "emoji", "mawps", "cmath", "tools", "thinking", "plain"}
+    assert set(train["source"]) == {"json", "emoji", "mawps", "cmath", "tools", "thinking", "worked", "plain"}
     assert not any("negative" in tags for tags in train["tags"])
     everything = Stand("all", GPU.languages, (*GPU.kinds, "negative"))
     kept = data.build(everything, dataset_dir=folder).counts["json"]["kept"]
     assert kept == 234
+
+
+def test_a_thinking_row_is_trained_on_only_where_thinking_is_asked_for(folder):
+    sums = Stand("sums", GPU.languages, ("math",))
+    data.build(sums, dataset_dir=folder)
+    assert set(data.load_built(sums, "train", folder)["source"]) == {"cmath", "mawps"}, "and no worked sum"
+    thinks = Stand("thinks", GPU.languages, ("math", "thinking"))
+    data.build(thinks, dataset_dir=folder)
+    train, test = (data.load_built(thinks, part, folder) for part in ("train", "test"))
+    assert "worked" in train["source"] and not data.leaks(train, test), "a sum of the test is worked out in no row"
 
 
 def test_a_tool_row_of_the_test_part_ends_with_the_call_that_is_due(folder):
@@ -133,7 +143,7 @@ def test_a_question_of_general_is_never_trained_on(folder, tmp_path):
     leak = {"question": "What is the capital of  France?", "answer_zh": "", "answer_en": "Paris 🗼"}
     emoji.write_text(emoji.read_text(encoding="utf-8") + json.dumps(leak) + "\n", encoding="utf-8")
     report = data.build(Stand(), dataset_dir=tmp_path / "data")
-    assert report.counts["emoji"]["unique"] == report.counts["emoji"]["raw"] == 206
+    assert report.counts["emoji"]["unique"] == report.counts["emoji"]["raw"] == 271
     assert report.counts["emoji"]["kept"] == 150
 
 
