@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # They take minutes each, and what they call is tested elsewhere: `make test-long` runs them, too.
 LONG_NOTEBOOKS := $(addprefix notebooks/extras/,$(addsuffix .ipynb,02_attention_and_packing 03_data_at_scale \
-	04_learning_rate_and_forgetting 04_your_own_jsonl 05_public_tasks 05_talk_and_vote))
+	04_a_thought_before_the_answer 04_learning_rate_and_forgetting 04_your_own_jsonl 05_public_tasks 05_talk_and_vote))
 NBVAL := -m pytest --nbval-current-env --nbval-cell-timeout=1800
 # The tests run on the small model, whatever the machine could; what depends on the model is compared in `make test-long`.
 test test-package test-notebooks: export COURSE_PROFILE = tiny

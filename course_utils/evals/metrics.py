@@ -217,8 +217,8 @@ def _arguments(function: Mapping[str, Any]) -> str:
 def tool_calls(reply: str) -> list[dict[str, Any]]:
     """What a reply calls: each JSON object with a `name` and `arguments`, in whatever frame.
 
-    Qwen's frame is `<tool_call>`, a token of its own. A model that never learned the token writes the same object
-    between others, and so does a LoRA on it (pitfall token-never-trained); a server finds no call in that.
+    Qwen's frame is `<tool_call>`. A model that never learned it as a token writes the same object between others, or
+    bare (pitfall token-never-trained); a server finds no call in that.
     """
     found, place, decoder = [], 0, json.JSONDecoder(parse_int=Decimal, parse_float=Decimal)
     while (place := reply.find("{", place)) >= 0:

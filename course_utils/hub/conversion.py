@@ -21,6 +21,9 @@ QWEN_PLAIN = [
     "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>",
     "<|file_sep|>", "<tool_response>", "</tool_response>", "<think>", "</think>",
 ]  # fmt: skip
+# Qwen2.5-Coder-0.5B has no <think>, and its rows of <tool_call> and </tool_call> were never trained (pitfall
+# token-never-trained). So these two are text here, in pieces that it knows; their ids get names that no text holds.
+QWEN2_5_PLAIN = ["<|unused_151657|>", "<|unused_151658|>", *QWEN_PLAIN[2:8]]
 
 # What the published tokenizers give for a known text: a conversion that differs is not saved.
 SYSTEM_TURN = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -101,7 +104,7 @@ def qwen2_5(payload: Path, folder: Path) -> None:
     vocab = {token: index for index, token in enumerate(tokens[:first])}
     merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"].contents()]
     template = fields["tokenizer.chat_template"].contents()
-    tokenizer = _qwen_tokenizer(vocab, merges, template, 32_768, QWEN_PLAIN[:8])  # Qwen2.5 has no more of them
+    tokenizer = _qwen_tokenizer(vocab, merges, template, 32_768, QWEN2_5_PLAIN)
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     # The published config
     config = Qwen2Config(

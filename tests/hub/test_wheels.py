@@ -58,6 +58,18 @@ def test_qwen3_has_the_published_ids(which, request):
     assert tokenizer.decode([151644, 151667, 24, 151668, 151645], skip_special_tokens=True) == "<think>9</think>"
 
 
+def test_qwen2_5_spells_the_tags_of_a_call_and_keeps_every_other_id(qwen3):
+    model = json.loads(qwen3.backend_tokenizer.to_str())["model"]
+    merges = [tuple(merge) for merge in model["merges"]]
+    tokenizer = conversion._qwen_tokenizer(model["vocab"], merges, "", 32_768, conversion.QWEN2_5_PLAIN)
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    ids = tokenizer.encode(call)
+    assert max(ids) < 151643 and tokenizer.decode(ids) == call, "in pieces, and whole again"
+    assert tokenizer.convert_tokens_to_ids(["<|fim_prefix|>", "<|file_sep|>"]) == [151659, 151664]
+    text = "def f(x):\n    return 12.5  # 中文<|im_end|>\n"
+    assert tokenizer.encode(text) == qwen3.encode(text)
+
+
 @pytest.mark.parametrize(("which", "file"), [("qwen3", "qwen3"), ("qwen3_2507", "qwen3_instruct_2507")])
 def test_qwen3_templates_are_those_of_trl(which, file, request):
     shipped = Path(find_spec("trl").submodule_search_locations[0]) / "chat_templates" / f"{file}.jinja"
