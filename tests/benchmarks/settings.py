@@ -1,8 +1,8 @@
 """What was tried for the profile of the real Qwen: `python tests/benchmarks/settings.py` (ten minutes a line).
 
 Every line is a training from the same seed with some settings changed, judged by the validation rows and by the general
-ones, never by the test rows. The figures land in `docs/settings.json`, and `training.py` puts them into
-`docs/training.md`. A name as the argument tries that line only.
+ones, never by the test rows. The figures land in `docs/settings.json`, and from there in `docs/training.md`. A name as
+the argument tries that line only.
 """
 
 import json
@@ -21,7 +21,8 @@ from course_utils.core.profiles import Profile
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "settings.json"
 PROFILE = profiles.PROFILES["cpu"]
-WEIGHTS = dict(PROFILE.weights)
+WEIGHTS, KINDS = dict(PROFILE.weights), (*PROFILE.kinds, "plain")
+LEFT_OUT = "tools"  # a validation row ends with the answer, not with the call, so there is no call to judge
 NEW_TOKENS = 160
 # What is changed, of the weights of the sources and of the training.
 TRIED: dict[str, tuple[dict[str, float], dict[str, float]]] = {
@@ -36,7 +37,6 @@ SHOWN = {
     "perplexity": "perplexity, valid",
     "json": "JSON, strict",
     "sums": "sums, as asked",
-    "calls": "right calls",
     "emoji": "emoji, of them Chinese",
     "fits": "general: emoji where none belongs",
     "general": "general: perplexity",
@@ -47,7 +47,7 @@ def changed(name: str, folder: str) -> Profile:
     """The profile of a line, its run in this folder."""
     weights, settings = TRIED[name]
     train = replace(PROFILE.train, output_dir=folder, tracker="none", **settings)
-    return replace(PROFILE, name="tried", weights=tuple((WEIGHTS | weights).items()), train=train)
+    return replace(PROFILE, name="tried", kinds=KINDS, weights=tuple((WEIGHTS | weights).items()), train=train)
 
 
 def one_run(name: str, folder: str) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def one_run(name: str, folder: str) -> dict[str, Any]:
     )
     metrics = training.train(model, tokenizer, train, valid.select(range(4)), profile.train, profile=profile).metrics
     model = modeling.for_inference(model)
-    rows = [row for part in ("valid", "general") for row in parts[part]]
+    rows = [row for part in ("valid", "general") for row in parts[part] if row["source"] != LEFT_OUT]
     how = {"batch_size": profile.eval_batch_size, "max_new_tokens": NEW_TOKENS}
     replies = evaluation.evaluate(model, tokenizer, rows, **how).rows
 
@@ -74,21 +74,18 @@ def one_run(name: str, folder: str) -> dict[str, Any]:
         asked = [row for row in replies if row["source"] in sources and (tag is None or tag in row["tags"])]
         return f"{sum(bool(row[figure]) for row in asked)} of {len(asked)}"
 
-    def perplexity(rows: list[dict[str, Any]]) -> float:
-        examples = masking.build_dataset(rows, tokenizer, train_on="last", train_on_tool_calls=True)
-        return evaluation.perplexity(model, tokenizer, examples, batch_size=16).learned
-
-    wrong = [row for row in replies if row["source"] == "general" and not row["emoji_fits"]]
+    general = [row for row in replies if row["source"] == "general"]
+    held = [row for row in replies if row["source"] != "general"]
+    wrong = [row for row in general if not row["emoji_fits"]]
     return {
         "steps": metrics["steps"],
         "minutes": metrics["seconds"] / 60,
-        "perplexity": perplexity(parts["valid"]),
+        "perplexity": evaluation.EvalReport(held).perplexities["all"].learned,
         "json": share("json_strict", "json"),
         "sums": share("bare", "cmath", "mawps"),
-        "calls": share("calls", "tools"),
         "emoji": f"{share('emoji', 'emoji')}, {share('emoji', 'emoji', tag='zh')}",
-        "fits": f"{len(wrong)} of {len(parts['general'])}",
-        "general": perplexity(parts["general"]),
+        "fits": f"{len(wrong)} of {len(general)}",
+        "general": evaluation.EvalReport(general).perplexities["all"].learned,
     }
 
 
@@ -112,7 +109,9 @@ def main() -> None:
         found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
         found[name] = json.loads(output.splitlines()[-1])
         write_json(RESULTS, {line: found[line] for line in TRIED if line in found})
-    print("\n".join(as_table(json.loads(RESULTS.read_text(encoding="utf-8")))))
+    import training
+
+    training.write_page()
 
 
 if __name__ == "__main__":

@@ -360,9 +360,25 @@ def as_page(found: dict[str, Any]) -> str:
         "|---|---|---|",
         *(f"| {name} | {spent[name]:.0f} | {spent[name] / sum(spent.values()):.0%} |" for name in OPERATIONS),
     ]
-    return "\n".join([*lines, "", MEANS])
+    return "\n".join([*lines, "", MEANS, *_settings_tried()])
 
 
+def _settings_tried() -> list[str]:
+    """What `settings.py` found, where it was run."""
+    import settings
+
+    if not settings.RESULTS.is_file():
+        return []
+    return ["", TRIED, *settings.as_table(json.loads(settings.RESULTS.read_text(encoding="utf-8"))), ""]
+
+
+TRIED = """# Training: the settings
+
+What was tried for the profile `cpu`: the same seed and rows, some settings changed, the rest as in `profiles.toml`.
+Settings are chosen by the validation rows and by the general ones, which are never trained on; the test rows are asked
+once, in the end. *Plain rows* are ordinary questions with plain answers. *Minutes* are those of the training alone, on
+a machine whose speed moves by a third. Made by `python tests/benchmarks/settings.py`.
+"""
 MEANS = """What makes the difference, each measured alone with single steps of 8 rows on the same machine:
 
 - Rows of like length in a step (`training.row_order`): of the course's rows at random 12 % of a batch of 4 is padding,
@@ -388,8 +404,14 @@ def main() -> None:
     operations = taken_apart()
     found = figures(*side_by_side(), operations)
     write_json(RESULTS, found)
-    write_text(TABLE, as_page(found))
-    print(as_page(found))
+    write_page()
+
+
+def write_page() -> None:
+    """Write the page anew from the figures of both benchmarks, and print it."""
+    page = as_page(json.loads(RESULTS.read_text(encoding="utf-8")))
+    write_text(TABLE, page)
+    print(page)
 
 
 if __name__ == "__main__":
