@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 Ids = Sequence[Sequence[int]]
+FIRST_ROUND = 64  # tokens; most replies are shorter
 SAMPLED = 1024  # values of each weight that go into a model's fingerprint
 # Said with each call, not in generation_config (pitfall greedy-in-config); the None silence its sampling settings.
 GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
@@ -39,6 +40,9 @@ def generate(
 ) -> list[list[int]]:
     """Greedy replies to rendered prompts, in batches of similar length (pitfall right-padded-generation).
 
+    A batch lasts as long as its longest reply. So all prompts are first answered with at most `FIRST_ROUND` tokens, and
+    those that are not done by then go on in batches of their own.
+
     Args:
         model, tokenizer: any causal language model and its tokenizer.
         prompts: what `chat.render(…, add_generation_prompt=True)` returns.
@@ -57,22 +61,30 @@ def generate(
 
     model.eval()
     ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
-    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
-    replies = {}
+    stops = set(stop_ids(model, tokenizer))
+    kept = {}
     if resume_file is not None:
         digest = hashlib.sha256(json.dumps(list(prompts)).encode()).hexdigest()
-        head = {"prompts": digest, "max_new_tokens": max_new_tokens, "model": _fingerprint(model)}
-        replies = _kept(Path(resume_file), head)
+        limits = {"max_new_tokens": max_new_tokens, "first_round": FIRST_ROUND}
+        head = {"prompts": digest, **limits, "model": _fingerprint(model)}
+        kept = _kept(Path(resume_file), head)
+    replies: dict[int, list[int]] = {number: [] for number in range(len(ids))}
     with faster_decoding(model), tqdm(total=len(ids), unit="reply", leave=False) as bar:
-        for start in range(0, len(order), batch_size):
-            numbers = order[start : start + batch_size]
-            # A batch that was cut off is answered again whole, so that a resumed run gives what one run gives.
-            if any(number not in replies for number in numbers):
-                answered = _batch(model, tokenizer, [ids[number] for number in numbers], max_new_tokens)
-                replies |= zip(numbers, answered, strict=True)
-                if resume_file is not None:
-                    _append(Path(resume_file), [{"number": number, "reply": replies[number]} for number in numbers])
-            bar.update(len(numbers))
+        for limit in sorted({min(FIRST_ROUND, max_new_tokens), max_new_tokens}):
+            going_on = [number for number, reply in replies.items() if not stops.intersection(reply[-1:])]
+            order = sorted(going_on, key=lambda number: len(ids[number]) + len(replies[number]))
+            for start in range(0, len(order), batch_size):
+                numbers = order[start : start + batch_size]
+                # A batch that was cut off is answered again whole, so that a resumed run gives what one run gives.
+                if any((limit, number) not in kept for number in numbers):
+                    so_far = [ids[number] + replies[number] for number in numbers]
+                    more = _batch(model, tokenizer, so_far, limit - len(replies[numbers[0]]))
+                    kept |= {(limit, n): replies[n] + new for n, new in zip(numbers, more, strict=True)}
+                    if resume_file is not None:
+                        lines = ({"limit": limit, "number": n, "reply": kept[limit, n]} for n in numbers)
+                        _append(Path(resume_file), lines)
+                replies |= {number: kept[limit, number] for number in numbers}
+                bar.update(sum(limit == max_new_tokens or replies[number][-1] in stops for number in numbers))
     return [replies[number] for number in range(len(ids))]
 
 
@@ -101,8 +113,8 @@ def _padded_left(ids: Ids, tokenizer: PreTrainedTokenizerBase, model: PreTrained
     return tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt").to(model.device)
 
 
-def _kept(path: Path, head: dict[str, Any]) -> dict[int, list[int]]:
-    """The replies that a file holds, by number. A last line that was cut off is removed; a new file gets its head."""
+def _kept(path: Path, head: dict[str, Any]) -> dict[tuple[int, int], list[int]]:
+    """A file's replies by limit and number. A last line that was cut off is removed; a new file gets its head."""
     text = path.read_bytes() if path.is_file() else b""
     whole = text[: text.rfind(b"\n") + 1]
     if len(whole) < len(text):
@@ -118,7 +130,7 @@ def _kept(path: Path, head: dict[str, Any]) -> dict[int, list[int]]:
         raise GenerationError(
             f"{path} holds replies of other work: {', '.join(wrong)} differ. Delete it to start anew, or name another."
         )
-    return {line["number"]: line["reply"] for line in lines[1:]}
+    return {(line["limit"], line["number"]): line["reply"] for line in lines[1:]}
 
 
 def _append(path: Path, lines: Iterable[dict[str, Any]]) -> None:

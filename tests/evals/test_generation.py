@@ -69,6 +69,21 @@ def test_a_run_cut_anywhere_goes_on(kept, float32_model, prompts, replies, tmp_p
     assert {value["number"]: value["reply"] for value in values} == dict(enumerate(replies))
 
 
+@pytest.mark.parametrize("kept", [2, 5, 7])
+def test_long_replies_go_on_in_batches_of_their_own(kept, float32_model, prompts, replies, tmp_path, monkeypatch):
+    monkeypatch.setattr(generation, "FIRST_ROUND", 8)
+    file, asked = tmp_path / "replies.jsonl", []
+    batch = generation._batch
+    monkeypatch.setattr(generation, "_batch", lambda *given: asked.append((len(given[2]), given[3])) or batch(*given))
+    assert generation.generate(*float32_model, prompts, **HOW, resume_file=file) == replies
+    long = sum(len(reply) > 8 for reply in replies)
+    assert 0 < long < len(replies), "some end in the first round, some do not"
+    assert [sum(size for size, most in asked if most == tokens) for tokens in (8, 4)] == [len(replies), long]
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[: 1 + kept]))
+    assert generation.generate(*float32_model, prompts, **HOW, resume_file=file) == replies
+
+
 def test_a_file_of_other_work_is_refused(float32_model, prompts, tmp_path):
     model, tokenizer = float32_model
     file = tmp_path / "replies.jsonl"
