@@ -374,7 +374,7 @@ def _settings_tried() -> list[str]:
 
 TRIED = """# Training: the settings
 
-What was tried for the profile `cpu`: the same seed and rows, some settings changed, the rest as in `profiles.toml`.
+What was tried for the profile `cpu`: the same seed and rows, some settings changed, the rest as in the profile.
 Settings are chosen by the validation rows and by the general ones, which are never trained on; the test rows are asked
 once, in the end. *Plain rows* are ordinary questions with plain answers. *Minutes* are those of the training alone, on
 a machine whose speed moves by a third. Made by `python tests/benchmarks/settings.py`.
