@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +130,6 @@ def side_by_side() -> dict[str, Any]:
 
 def compared(model: Any, tokenizer: Any, prompts: list[str], which: str, ways: tuple[str, str], found: list) -> Any:
     """How the replies of two ways differ; the logits are compared on those that do and on some others."""
-    from dataclasses import replace
-
     from course_utils import generation
 
     first, second = (line["replies"] for line in found)

@@ -1,8 +1,8 @@
 """What was tried for the profile of the real Qwen: `python tests/benchmarks/settings.py` (ten minutes a line).
 
 Every line is a training from the same seed with some settings changed, judged by the validation rows and by the general
-ones, never by the test rows. The figures land in `docs/settings.json`, and from there in `docs/training.md`. A name as
-the argument tries that line only.
+ones, never by the test rows. The figures land in `docs/settings.json`; `training.py` puts them into `docs/training.md`.
+A name as the argument tries that line only.
 """
 
 import json
@@ -109,9 +109,7 @@ def main() -> None:
         found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
         found[name] = json.loads(output.splitlines()[-1])
         write_json(RESULTS, {line: found[line] for line in TRIED if line in found})
-    import training
-
-    training.write_page()
+    print("\n".join(as_table(json.loads(RESULTS.read_text(encoding="utf-8")))))
 
 
 if __name__ == "__main__":

@@ -151,18 +151,20 @@ def _by_operation(train: Any, valid: Any, folder: str) -> dict[str, float]:
 
 def _kind(operation: str, sizes: set[int], vocabulary: int) -> str:
     """What an operation of a step belongs to, by its name and the sizes of what goes in."""
-    product = operation.removeprefix("aten::") in ("mm", "addmm", "mkldnn_linear", "matmul", "linear", "bmm", "baddbmm")
+    name = operation.removeprefix("aten::")
+    of_heads = name in ("bmm", "baddbmm")
+    product = of_heads or name in ("mm", "addmm", "mkldnn_linear", "matmul", "linear")
     if vocabulary in sizes:
         return "head and loss"
-    if "adam" in operation.lower() or "_foreach" in operation:
+    if "adam" in name.lower() or "_foreach" in name:
         return "optimiser and clipping"
     if product and PROFILE.train.r in sizes:
         return "thin products of LoRA"
-    if operation.removeprefix("aten::") in ("bmm", "baddbmm") or "softmax" in operation or "attention" in operation:
+    if of_heads or "softmax" in name or "attention" in name:
         return "attention"
     if product:
         return "matrix products of the frozen layers"
-    if operation in ("aten::copy_", "aten::_to_copy", "aten::clone", "aten::contiguous"):
+    if name in ("copy_", "_to_copy", "clone", "contiguous"):
         return "casts and copies"
     return "all else"
 
@@ -404,14 +406,8 @@ def main() -> None:
     operations = taken_apart()
     found = figures(*side_by_side(), operations)
     write_json(RESULTS, found)
-    write_page()
-
-
-def write_page() -> None:
-    """Write the page anew from the figures of both benchmarks, and print it."""
-    page = as_page(json.loads(RESULTS.read_text(encoding="utf-8")))
-    write_text(TABLE, page)
-    print(page)
+    write_text(TABLE, as_page(found))
+    print(as_page(found))
 
 
 if __name__ == "__main__":
