@@ -9,12 +9,14 @@ The tables land in `docs/training.md`, their figures in `docs/training.json`.
 
 import json
 import math
+import os
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,8 @@ WAYS = {
     "bf16": "Trainer + PEFT, bfloat16 autocast",
     "ours": "`training.train`",
 }
+NEWCOMERS = ("fp32", "bf16")
+COMPILED = "compiled"  # ours with torch.compile, for `switches.py`
 OPERATIONS = (
     "matrix products of the frozen layers",
     "head and loss",
@@ -72,7 +76,7 @@ def mixed_rows(seed: int = 42) -> list[dict[str, Any]]:
 
 def one_run(way: str) -> dict[str, Any]:
     """Train in this process and return the figures of the run."""
-    if way in ("ours", "by operation"):
+    if way not in NEWCOMERS:
         from course_utils import modeling
 
         modeling.import_unsloth()
@@ -88,7 +92,7 @@ def one_run(way: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         if way == "by operation":
             return _by_operation(train, valid, folder)
-        seconds, model = (_ours if way == "ours" else _newcomers)(way, train, valid, tokenizer, folder)
+        seconds, model = (_newcomers if way in NEWCOMERS else _ours)(way, train, valid, tokenizer, folder)
     memory = callbacks.peak_memory_gib()
     return {
         "seconds": seconds,
@@ -108,10 +112,10 @@ def _settings(folder: str) -> TrainSettings:
 def _ours(way: str, train: Any, valid: Any, tokenizer: Any, folder: str) -> tuple[list[float], Any]:
     """Seconds of each step, and the trained model."""
     watch = _stopwatch()
-    return watch.seconds, _trained(train, valid, folder, watch)
+    return watch.seconds, trained(train, valid, folder, watch)
 
 
-def _trained(train: Any, valid: Any, folder: str, watch: Any) -> Any:
+def trained(train: Any, valid: Any, folder: str, watch: Any) -> Any:
     """The model that `training.train` makes, a callback watching."""
     from course_utils import modeling, training
 
@@ -140,7 +144,7 @@ def _by_operation(train: Any, valid: Any, folder: str) -> dict[str, float]:
                 watched.stop()
                 control.should_training_stop = True
 
-    model = _trained(train, valid, folder, Watch())
+    model = trained(train, valid, folder, Watch())
     spent = dict.fromkeys(OPERATIONS, 0.0)
     for event in watched.key_averages(group_by_input_shape=True):
         sizes = {size for shape in event.input_shapes if isinstance(shape, list) for size in shape}
@@ -229,14 +233,14 @@ def _loss(model: Any, valid: Any, torch: Any) -> float:
     return total / count
 
 
-def taken_apart() -> dict[str, float]:
-    """The profile by operation, out of a process of its own."""
-    command = [sys.executable, __file__, "by operation"]
+def reported(script: str, *arguments: str) -> dict[str, Any]:
+    """What a script prints in its last line, run in a process of its own."""
+    command = [sys.executable, script, *arguments]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
-def side_by_side() -> tuple[dict[str, dict[str, Any]], list[float]]:
-    """Run all ways in turns.
+def side_by_side(ways: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[float]]:
+    """Run these ways in turns.
 
     Returns:
         What each way's process reports, and the speed of matrix products in FLOP/s after each round.
@@ -246,16 +250,17 @@ def side_by_side() -> tuple[dict[str, dict[str, Any]], list[float]]:
         sys.exit(
             f"This holds three models at once, {NEEDED_GIB} GiB at most, and {free:.1f} GiB are free. Close others."
         )
-    command = [sys.executable, __file__]
-    started = {
-        way: subprocess.Popen([*command, way], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for way in WAYS
-    }
+    started = {}
+    for way in ways:
+        compiles = {"UNSLOTH_CPU_COMPILE": str(int(way == COMPILED))}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        started[way] = subprocess.Popen([sys.executable, __file__, way], env=os.environ | compiles, **pipes)
     found, speeds = {}, []
     for way, process in started.items():  # one after the other: loading is not to disturb anyone's step
         while (line := process.stdout.readline().strip()) != TURN:
             if not line and process.poll() is not None:
                 sys.exit(_ended(way, process, "before its first step"))
-    while len(found) < len(WAYS):
+    while len(found) < len(ways):
         for way, process in started.items():
             if way in found:
                 continue
@@ -403,8 +408,8 @@ def main() -> None:
     if len(sys.argv) > 1:
         print(json.dumps(one_run(sys.argv[1])))
         return
-    operations = taken_apart()
-    found = figures(*side_by_side(), operations)
+    operations = reported(__file__, "by operation")
+    found = figures(*side_by_side(tuple(WAYS)), operations)
     write_json(RESULTS, found)
     write_text(TABLE, as_page(found))
     print(as_page(found))
