@@ -103,7 +103,7 @@ class Scripted:
 @pytest.fixture(scope="session")
 def tiny() -> profiles.Profile:
     """The tiny profile; tests train for a few steps with it, into folders of their own."""
-    return profiles.PROFILES["tiny"]
+    return profiles.choose("tiny")
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def main(model_dir: Path, out: Path, resume: bool) -> None:
         def on_train_begin(self, *_, **__):
             print("training", flush=True)
 
-    profile = profiles.PROFILES["tiny"]
+    profile = profiles.choose("tiny")
     profile = replace(profile, train=replace(profile.train, output_dir=str(out), **SETTINGS))
     model, tokenizer = modeling.load_model(model_dir, profile)
     model = modeling.attach_lora(model, profile)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from course_utils.core import weights
 from course_utils.core.errors import CourseError
+from course_utils.core.hardware import detect_hardware
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -149,7 +150,7 @@ def _vocabulary(folder: Path) -> dict[str, int]:
 
 
 def load_base(base: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model in 16 bits and its tokenizer, with plain transformers, from a folder and offline.
+    """A model in 16 bits (see `upcast`) and its tokenizer, with plain transformers, from a folder and offline.
 
     Args:
         base: a folder with config, safetensors and tokenizer.
@@ -165,7 +166,13 @@ def load_base(base: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
         raise ExportError(f"{base} cannot be loaded: {problem}")
     # On the CPU, so that a merge needs no GPU: it is one addition per weight.
     model = AutoModelForCausalLM.from_pretrained(str(base), dtype="auto", local_files_only=True, use_safetensors=True)
-    return model.eval(), AutoTokenizer.from_pretrained(str(base), local_files_only=True)
+    return upcast(model).eval(), AutoTokenizer.from_pretrained(str(base), local_files_only=True)
+
+
+def upcast(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, in float32 where this CPU has no 16-bit arithmetic: it emulates it, a hundred times as slowly."""
+    hardware = detect_hardware()
+    return model.float() if hardware.device == "cpu" and not hardware.bf16 else model
 
 
 def load_with_adapter(base: str | Path, adapter: str | Path) -> tuple[PeftModel, PreTrainedTokenizerBase]:

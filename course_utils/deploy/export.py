@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from course_utils.core.files import atomic_dir, is_write_failure
-from course_utils.deploy.adapters import TIED, Adapter, ExportError, load_base, load_with_adapter, read_adapter
+from course_utils.deploy.adapters import TIED, Adapter, ExportError, load_base, load_with_adapter, read_adapter, upcast
 from course_utils.evals import generation
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 FULL = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -75,7 +76,7 @@ def merge_adapter(base: str | Path, adapter: str | Path, out_dir: str | Path) ->
             "that scores them are the same weights: a merge would change both. Serve it mounted, or train without "
             f"{' and '.join(TIED)} in target_modules."
         )
-    merged = model.merge_and_unload()
+    merged = _merged(model)
     settings = merged.generation_config
     if not settings.do_sample:  # transformers writes no settings that say both (pitfall greedy-in-config)
         settings.update(temperature=None, top_p=None, top_k=None, min_p=None, typical_p=None)
@@ -94,6 +95,12 @@ def merge_adapter(base: str | Path, adapter: str | Path, out_dir: str | Path) ->
         ) from error
     files = {path.name: path.stat().st_size for path in sorted(Path(out_dir).iterdir())}
     return MergeReport(Path(out_dir), files, found)
+
+
+def _merged(model: PeftModel) -> PreTrainedModel:
+    """Base and adapter in one, in the format in which the base's folder holds its weights."""
+    merged = model.merge_and_unload()
+    return merged.to(merged.config.dtype)
 
 
 def _is_quantised(base: str | Path) -> bool:
@@ -155,7 +162,7 @@ def check_merge(
     model, tokenizer = load_with_adapter(base, adapter)
     mounted = generation.generate(model, tokenizer, prompts, **how)
     mounted_logits = generation.reply_logits(model, tokenizer, prompts, mounted)
-    in_memory = model.merge_and_unload()
+    in_memory = upcast(_merged(model))
     remembered = generation.generate(in_memory, tokenizer, prompts, **how)
     merged_logits = generation.reply_logits(in_memory, tokenizer, prompts, mounted)
     reloaded, digest = _in_new_process(merged, {"prompts": list(prompts), **how})

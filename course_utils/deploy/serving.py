@@ -75,7 +75,7 @@ def command(
                 "(python -m course_utils merge) and serve the merged folder."
             )
         # The module, not the script: it works whether or not the environment is activated.
-        return [sys.executable, "-m", "transformers.cli.transformers", "serve", *where]
+        return [sys.executable, "-m", "transformers.cli.transformers", "serve", *where, "--dtype", profile.dtype]
     line = [
         *("vllm", "serve", *where),
         *("--max-model-len", "16384", "--gpu-memory-utilization", "0.82"),

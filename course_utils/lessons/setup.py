@@ -87,13 +87,13 @@ NEEDS: dict[str, Need] = {
         data.build,
     ),
     "adapter": Need(
-        "the trained adapter (3 minutes)",
+        "the trained adapter (10 minutes)",
         lambda profile: (run_dir(profile) / "adapter/adapter_model.safetensors").is_file(),
         _command("train"),
         after=("model", "data"),
     ),
     "evaluation": Need(
-        "the before/after table (3 minutes)",
+        "the before/after table (a quarter of an hour)",
         lambda profile: (run_dir(profile) / "evaluation.json").is_file(),
         _command("evaluate"),
         after=("adapter",),

@@ -8,13 +8,10 @@ no cache.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from course_utils.core.errors import CourseError
 from course_utils.text.turns import IGNORED
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 class PackingError(CourseError):
@@ -65,21 +62,6 @@ def pack(examples: Sequence[Mapping[str, Any]], max_length: int) -> list[dict[st
         }
         for row in packed
     ]
-
-
-def block_mask(position_ids: Sequence[int]) -> np.ndarray:
-    """Which token may look at which: itself and those before it in its own row.
-
-    Args:
-        position_ids: of one pack; every 0 begins a row.
-
-    Returns:
-        A boolean array of tokens x tokens; row i holds what token i sees.
-    """
-    import numpy as np
-
-    rows = np.cumsum(np.asarray(position_ids) == 0)
-    return (rows[:, None] == rows[None, :]) & np.tri(len(position_ids), dtype=bool)
 
 
 def padding_share(lengths: Sequence[int], batch_size: int) -> float:

@@ -22,7 +22,7 @@ from course_utils.core.files import write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, TABLE = ROOT / "docs" / "evaluation.json", ROOT / "docs" / "evaluation.md"
-PROFILE = profiles.PROFILES["cpu"]
+PROFILE = profiles.choose("cpu")
 BASE, ADAPTER = ROOT / "models" / PROFILE.model, ROOT / PROFILE.train.output_dir / "adapter"
 BATCH, BLOCKS, NEW_TOKENS = PROFILE.eval_batch_size, 2, 64
 LOOKED_AT = 16  # replies whose logits are compared, beside all that differ
@@ -109,6 +109,7 @@ def side_by_side() -> dict[str, Any]:
     machine = hardware.detect_hardware()
     return {
         "machine": machine.gpu or f"a CPU with {machine.cores} cores",
+        "dtype": PROFILE.dtype,
         "prompts": len(prompts),
         "lines": [
             {
@@ -152,7 +153,7 @@ def as_page(found: dict[str, Any]) -> str:
         "# Evaluation: speed",
         "",
         f"{found['prompts']} general prompts of the course, Chinese and English, greedy replies of {PROFILE.model} in "
-        f"bfloat16,",
+        f"{found['dtype']},",
         f"at most {NEW_TOKENS} tokens each, on {found['machine']}. *Tuned* has the adapter of lesson 04. All ways take "
         f"{BLOCKS} blocks of",
         "prompts in turns, in one process. *Ratio* is to the batches of transformers. Made by `make bench`.",

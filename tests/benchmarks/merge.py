@@ -17,7 +17,7 @@ from notebooks import gguf_file
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, PAGE = ROOT / "docs" / "merge.json", ROOT / "docs" / "merge.md"
-PROFILE = profiles.PROFILES["cpu"]
+PROFILE = profiles.choose("cpu")
 BASE, ADAPTER = ROOT / "models" / PROFILE.model, ROOT / PROFILE.train.output_dir / "adapter"
 PROMPTS = 50
 HOW = {"batch_size": 16, "max_new_tokens": 32}
@@ -93,7 +93,7 @@ def as_page(found: dict[str, Any]) -> str:
     lines = [
         "# The merge, proved",
         "",
-        f"{PROFILE.model} with the adapter of lesson 04 (rank {found['rank']}, bfloat16), {check['prompts']} "
+        f"{PROFILE.model} with the adapter of lesson 04 (rank {found['rank']}, {found['dtype']}), {check['prompts']} "
         "held-out prompts, greedy replies",
         f"of at most {HOW['max_new_tokens']} tokens. Made by `python tests/benchmarks/merge.py`.",
         "",
@@ -150,6 +150,7 @@ def main() -> None:
         prompts = [chat.render(tokenizer, row["messages"][:-1], add_generation_prompt=True) for row in rows]
         found = {
             "rank": report.adapter.rank,
+            "dtype": PROFILE.dtype,
             "merge": asdict(export.check_merge(BASE, ADAPTER, merged, prompts, **HOW)),
             "wrong_way": wrong_way(rows, merged),
             "gguf": {},

@@ -20,7 +20,7 @@ from course_utils.core.profiles import Profile
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "settings.json"
-PROFILE = profiles.PROFILES["cpu"]
+PROFILE = profiles.choose("cpu")
 WEIGHTS, KINDS = dict(PROFILE.weights), (*PROFILE.kinds, "plain")
 LEFT_OUT = "tools"  # a validation row ends with the answer, not with the call, so there is no call to judge
 NEW_TOKENS = 160

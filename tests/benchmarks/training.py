@@ -30,7 +30,7 @@ from course_utils.core.settings import TrainSettings, trainer_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS, TABLE = ROOT / "docs" / "training.json", ROOT / "docs" / "training.md"
-PROFILE = profiles.PROFILES["cpu"]
+PROFILE = profiles.choose("cpu")
 MODEL = ROOT / "models" / PROFILE.model
 ROWS, HELD, TOKENS = 64, 32, 512  # to train on, to be judged by, and the longest
 BATCH, RATE = PROFILE.train.batch_size, 2e-4
@@ -43,6 +43,8 @@ WAYS = {
     "ours": "`training.train`",
 }
 NEWCOMERS = ("fp32", "bf16")
+if PROFILE.dtype == "float32":  # a CPU that emulates bfloat16, a hundred times slower than its float32
+    del WAYS["bf16"]
 COMPILED = "compiled"  # ours with torch.compile, for `switches.py`
 OPERATIONS = (
     "matrix products of the frozen layers",
@@ -318,6 +320,7 @@ def figures(found: dict[str, dict[str, Any]], speeds: list[float], operations: d
     machine = hardware.detect_hardware()
     return {
         "machine": machine.gpu or f"a CPU with {machine.cores} cores",
+        "dtype": PROFILE.dtype,
         "gemm_gflops": speed / 1e9,
         "gemm_gflops_of_rounds": [round(each / 1e9) for each in speeds],
         "padding": found["ours"]["padding_of_random_batches"],
@@ -341,9 +344,9 @@ def as_page(found: dict[str, Any]) -> str:
         f"{found['machine']}.",
         f"In random batches {found['padding']:.0%} of the tokens are padding. The ways take their steps in turns, each",
         "in a process of its own. *Share of the peak* is the work on real tokens (padding is no work;",
-        "`budget.training_flops`) over the speed of bfloat16 matrix products, measured after each round of steps: the",
-        f"middle of {len(speeds)} values from {min(speeds)} to {max(speeds)} GFLOP/s. *Loss* is that of {HELD} held",
-        "rows in float32. Made by `make bench`.",
+        f"`budget.training_flops`) over the speed of matrix products in {found['dtype']}, measured after each round",
+        f"of steps: the middle of {len(speeds)} values from {min(speeds)} to {max(speeds)} GFLOP/s.",
+        f"*Loss* is that of {HELD} held rows in float32. Made by `make bench`.",
         "",
         "| way | samples/s | real tokens/s | ratio | share of the peak | peak memory | loss |",
         "|---|---|---|---|---|---|---|",
@@ -355,11 +358,11 @@ def as_page(found: dict[str, Any]) -> str:
             f"{row['samples_per_second'] / ways['fp32']['samples_per_second']:.1f} | {row['gemm_share']:.0%} | "
             f"{row['peak_memory_gib']:.1f} GiB | {row['eval_loss']:.3f} |"
         )
-    ratio = ways["ours"]["samples_per_second"] / ways["bf16"]["samples_per_second"]
+    if "bf16" in ways:
+        ratio = ways["ours"]["samples_per_second"] / ways["bf16"]["samples_per_second"]
+        lines += ["", f"Against the bfloat16 Trainer that is {ratio:.1f} times as fast."]
     spent = found["milliseconds_of_a_step"]
     lines += [
-        "",
-        f"Against the bfloat16 Trainer that is {ratio:.1f} times as fast.",
         "",
         f"One of our steps by operation: {len(TAKEN_APART)} steps under torch's profiler, on an own run.",
         "",

@@ -7,10 +7,13 @@ import resource
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from course_utils import adapters, chat, export
+from course_utils import adapters, chat, export, hardware
 from notebooks import gguf_file
 from notebooks.ollama import modelfile
 
@@ -27,7 +30,7 @@ def merged(smol, trained, tmp_path_factory):
 @pytest.fixture
 def changed_adapter(trained, tmp_path):
     """Make a copy of the adapter whose configuration or weights differ."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
     def make(config=None, weights=None):
         folder = tmp_path / "adapter"
@@ -81,6 +84,20 @@ def test_reloaded_alone_it_is_the_model_in_memory_and_answers_as_the_adapter(smo
 def test_a_folder_with_other_weights_is_told_from_the_model_in_memory(smol, trained, prompts):
     check = export.check_merge(smol, trained[0].adapter_dir, smol, prompts[:1], max_new_tokens=4)
     assert not check.same_weights and not check.holds
+
+
+@pytest.mark.parametrize(("bf16", "arithmetic"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_cpu_that_emulates_bfloat16_answers_in_float32_and_merges_into_bfloat16(
+    smol, trained, monkeypatch, tmp_path, bf16, arithmetic
+):
+    machine = replace(hardware.hardware_without_torch(), bf16=bf16)
+    monkeypatch.setattr(adapters, "detect_hardware", lambda: machine)
+    report = export.merge_adapter(smol, trained[0].adapter_dir, tmp_path / "merged")
+    held = load_file(report.path / "model.safetensors").values()
+    assert {weight.dtype for weight in held} == {torch.bfloat16}
+    assert adapters.load_base(report.path)[0].dtype == arithmetic
+    mounted, _ = adapters.load_with_adapter(smol, trained[0].adapter_dir)
+    assert mounted.get_base_model().model.layers[0].mlp.up_proj.base_layer.weight.dtype == arithmetic
 
 
 def test_a_folder_that_does_not_load_says_why(tmp_path):

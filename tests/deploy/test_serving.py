@@ -67,6 +67,7 @@ class TestCommand:
     def test_for_each_kind_of_machine(self, tiny):
         line = serving.command(tiny, "models/x", port=8123)
         assert "serve" in line and line[line.index("--host") + 1] == "127.0.0.1"
+        assert line[line.index("--dtype") + 1] == tiny.dtype
         gpu = serving.command(GPU, "models/x")
         assert gpu[:3] == ["vllm", "serve", str(Path("models/x").absolute())]
         assert gpu[gpu.index("--host") + 1] == "127.0.0.1"

@@ -12,7 +12,7 @@ from course_utils.lessons.doctor import Diagnosis, Fact
 from course_utils.lessons.progress import Task
 from lab import start_page
 
-NEEDS = [("the base model (a minute)", True), ("the trained adapter (3 minutes)", False)]
+NEEDS = [("the base model (a minute)", True), ("the trained adapter (10 minutes)", False)]
 TASKS = [
     Task("01_download", "Read a name", "easy", "solved"),
     Task("01_download", "Count", "hard", "not yet", "…"),
@@ -39,7 +39,7 @@ def test_what_is_solved_and_what_is_there(found):
     assert "| 0.3 | [1 of 2 solved](../exercises/01_download.ipynb)" in text
     assert "[1 of 1 solved](../exercises/02_templates" in text and "2 of 3 tasks solved" in text
     assert "| the base model (a minute) | there |" in text
-    assert "| the trained adapter (3 minutes) | not there; made by the lesson" in text
+    assert "| the trained adapter (10 minutes) | not there; made by the lesson" in text
     assert found.verdict[0] in text.replace("\\", "")
 
 
@@ -49,7 +49,7 @@ def test_what_is_there_is_found_from_another_folder(tmp_path, monkeypatch):
     adapter.touch()
     monkeypatch.setenv("COURSE_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    assert [what for what, there in start_page._needs(PROFILES["tiny"]) if there] == ["the trained adapter (3 minutes)"]
+    assert [what for what, there in start_page._needs(PROFILES["tiny"]) if there] == ["the trained adapter (10 minutes)"]
 
 
 def test_a_fault_stands_there_as_text_and_what_is_fine_does_not(found):
@@ -66,7 +66,7 @@ def test_write_reads_the_machine_and_survives_a_broken_exercise(found, tmp_path,
     monkeypatch.setenv("COURSE_HOME", str(tmp_path))
     monkeypatch.setattr(doctor, "examine", lambda online: found)
     text = start_page.write().read_text(encoding="utf-8")
-    assert re.search(r"\d of \d+ tasks solved", text) and "| the trained adapter (3 minutes) | not there" in text
+    assert re.search(r"\d of \d+ tasks solved", text) and "| the trained adapter (10 minutes) | not there" in text
 
     (tmp_path / "exercises").unlink()
     (tmp_path / "exercises").mkdir()

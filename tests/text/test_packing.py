@@ -54,17 +54,6 @@ def test_more_than_a_thousand_rows_are_packed_together():
     assert len(packs) == 1001 and all(len(one["input_ids"]) == MAX for one in packs)
 
 
-def test_the_mask_is_blocks_of_triangles():
-    seen = packing.block_mask([0, 1, 0, 1, 2])
-    assert seen.astype(int).tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [0, 0, 1, 0, 0],
-        [0, 0, 1, 1, 0],
-        [0, 0, 1, 1, 1],
-    ]
-
-
 def test_padding_is_what_batches_are_filled_up_with():
     assert packing.padding_share([2, 4, 4, 4], batch_size=2) == pytest.approx(2 / 16)
     assert packing.padding_share([5, 5], batch_size=2) == packing.padding_share([], batch_size=2) == 0
