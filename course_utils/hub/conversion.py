@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,6 +25,11 @@ QWEN_PLAIN = [
 # token-never-trained). So these two are text here, in pieces that it knows; their ids get names that no text holds.
 QWEN2_5_PLAIN = ["<|unused_151657|>", "<|unused_151658|>", *QWEN_PLAIN[2:8]]
 
+# What a model's sizes are called in its config.
+SIZES = [
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+]  # fmt: skip
+
 # What the published tokenizers give for a known text: a conversion that differs is not saved.
 SYSTEM_TURN = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
 QWEN_IDS = [151644, 8948, 198, 2610, 525, 264, 10950, 17847, 13, 151645, 198]
@@ -33,27 +38,13 @@ SMOLLM2_IDS = [1, 9690, 198, 2683, 359, 253, 5356, 11173, 30, 2, 198]
 
 def smollm2(payload: Path, folder: Path) -> None:
     """Write SmolLM2-135M-Instruct (bfloat16 safetensors, tokenizer, template) from its Q4_1 GGUF file."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     tokenizer = _smollm2_tokenizer(payload)
     _check_ids(tokenizer, SMOLLM2_IDS)
     ends = {"bos_token_id": 1, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    # The published config. Read from the GGUF file it would take as long again, and rms_norm_eps would be 9.99e-06.
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        max_position_embeddings=tokenizer.model_max_length,
-        rms_norm_eps=1e-5,
-        rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
-        tie_word_embeddings=True,
-        **ends,
+    sizes = (len(tokenizer), 576, 1536, 30, 9, 3)
+    model = _unpacked(
+        payload, tokenizer, "llama", sizes, theta=100_000.0, rms_norm_eps=1e-5, tie_word_embeddings=True, **ends
     )
-    model = LlamaForCausalLM.from_pretrained(payload.parent, gguf_file=payload.name, config=config, dtype=torch.float32)
     _save(model, tokenizer, ends, folder)
 
 
@@ -96,7 +87,6 @@ def qwen2_5(payload: Path, folder: Path) -> None:
     """Write Qwen2.5-Coder-0.5B-Instruct (bfloat16 safetensors, tokenizer, template) from Qwen's Q4_K_M GGUF file."""
     import torch
     from gguf import GGUFReader
-    from transformers import Qwen2Config, Qwen2ForCausalLM
 
     fields = GGUFReader(payload).fields
     tokens = fields["tokenizer.ggml.tokens"].contents()
@@ -106,26 +96,29 @@ def qwen2_5(payload: Path, folder: Path) -> None:
     template = fields["tokenizer.chat_template"].contents()
     tokenizer = _qwen_tokenizer(vocab, merges, template, 32_768, QWEN2_5_PLAIN)
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    # The published config
-    config = Qwen2Config(
-        vocab_size=len(tokens),
-        hidden_size=896,
-        intermediate_size=4864,
-        num_hidden_layers=24,
-        num_attention_heads=14,
-        num_key_value_heads=2,
-        max_position_embeddings=tokenizer.model_max_length,
-        rms_norm_eps=1e-6,
-        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
-        tie_word_embeddings=False,
-        **ends,
+    sizes = (len(tokens), 896, 4864, 24, 14, 2)
+    model = _unpacked(
+        payload, tokenizer, "qwen2", sizes, theta=1_000_000.0, rms_norm_eps=1e-6, tie_word_embeddings=False, **ends
     )
-    model = Qwen2ForCausalLM.from_pretrained(payload.parent, gguf_file=payload.name, config=config, dtype=torch.float32)
     # The file holds the one tied matrix twice: in 5 bits as the embeddings, in 8 as the head, which is the truer.
     model.config.tie_word_embeddings = True
     model.set_input_embeddings(torch.nn.Embedding.from_pretrained(model.lm_head.weight.data, freeze=False))
     model.tie_weights()
     _save(model, tokenizer, ends, folder)
+
+
+def _unpacked(
+    payload: Path, tokenizer: PreTrainedTokenizerBase, kind: str, sizes: tuple[int, ...], theta: float, **more: Any
+) -> PreTrainedModel:
+    """A GGUF file's model in float32, by the published config: the file's own is read slowly, and not to the digit."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sized = dict(zip(SIZES, sizes, strict=True)) | {"max_position_embeddings": tokenizer.model_max_length}
+    config = AutoConfig.for_model(kind, **sized, rope_parameters={"rope_type": "default", "rope_theta": theta}, **more)
+    return AutoModelForCausalLM.from_pretrained(
+        payload.parent, gguf_file=payload.name, config=config, dtype=torch.float32
+    )
 
 
 def _save(

@@ -64,5 +64,6 @@ def _status(log: Sequence[Mapping[str, float]], predicted_gib: float | None) -> 
         "tokens_per_second": "{:.0f} tokens/s",
         "memory_gib": "{:.1f} GiB" + against,
         "seconds_left": "{:.0f} s left",
+        "skipped_steps": "{} steps left out",
     }
     return "   ·   ".join(form.format(latest[key]) for key, form in forms.items() if key in latest)

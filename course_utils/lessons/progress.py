@@ -1,7 +1,5 @@
 """How far a learner is: read from the exercise notebooks as they were saved, without running them."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

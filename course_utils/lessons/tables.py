@@ -1,7 +1,5 @@
 """Tables: HTML in a notebook, plain text in a terminal."""
 
-from __future__ import annotations
-
 import html
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -99,9 +97,6 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> Shown:
     def said(row: Mapping[str, Any], key: str) -> str:
         return f"{row[f'{key} before']:.2f} → {row[f'{key} after']:.2f}, {row['verdicts'][key]}"
 
-    def reached(row: Mapping[str, Any]) -> str:
-        return said(row, "reached") if "reached before" in row else ""
-
     return table(
         {
             "source": row["source"],
@@ -109,7 +104,7 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> Shown:
             "perplexity": said(row, "perplexity"),
             "its own figure": row["metric"],
             "before → after": said(row, "metric"),
-            "answer reached": reached(row),
+            "answer reached": said(row, "reached") if "reached before" in row else "",
             "tokens a reply": f"{row['tokens before']:.0f} → {row['tokens after']:.0f}",
         }
         for row in rows

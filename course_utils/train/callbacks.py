@@ -23,6 +23,7 @@ from transformers import TrainerCallback
 
 from course_utils.core.files import write_text
 
+MOST_SKIPPED = 10
 WHOLE = "whole"
 """The file that is written into a checkpoint last; a checkpoint without it was cut off."""
 
@@ -85,10 +86,25 @@ class RunLog(TrainerCallback):
 
 
 class NumbersOnly(TrainerCallback):
-    """Ends a run whose loss or gradient is not a number: every further step would be lost."""
+    """Ends a run whose loss or gradient is not a number: every further step would be lost.
+
+    float16's scaler begins too high on purpose, and leaves out each step that overflows (torch/amp/grad_scaler.py): the
+    logs count them as `skipped_steps`, and `MOST_SKIPPED` in a row end the run.
+    """
+
+    def __init__(self) -> None:
+        self.skipped = self.in_a_row = 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        left_out = bool(getattr(optimizer, "step_was_skipped", False))
+        self.skipped, self.in_a_row = self.skipped + left_out, left_out * (self.in_a_row + 1)
+        if self.in_a_row == MOST_SKIPPED:
+            raise FloatingPointError(f"{MOST_SKIPPED} steps in a row overflowed float16, to step {state.global_step}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        for name in ("loss", "grad_norm", "eval_loss"):
+        if args.fp16:
+            logs["skipped_steps"] = self.skipped
+        for name in ("loss", "eval_loss", *(() if args.fp16 else ("grad_norm",))):
             if not math.isfinite(logs.get(name, 0.0)):
                 raise FloatingPointError(f"{name} is {logs[name]} at step {state.global_step}")
 
@@ -157,6 +173,7 @@ class ProgressBar(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         self.shown |= {key: f"{logs[key]:.3f}" for key in ("loss", "eval_loss") if key in logs}
+        self.shown |= {"left out": str(logs["skipped_steps"])} if logs.get("skipped_steps") else {}
         self.bar.set_postfix(self.shown)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -137,7 +137,7 @@ def train(
         tracker = trackers.tracker(settings.tracker if is_first_process() else "none", out, first_step)
         with _explained(out, settings, model, profile), tracker as reporters:
             trainer = _trainer(model, tokenizer, train, valid, settings, fresh=checkpoint is None)
-            watchers = (log, NumbersOnly(), WholeCheckpoints(), interrupt, FreeMemory(), ProgressBar())
+            watchers = (NumbersOnly(), log, WholeCheckpoints(), interrupt, FreeMemory(), ProgressBar())
             for callback in (*watchers, *reporters, *callbacks):
                 trainer.add_callback(callback)
             with interrupt, cpu_shortcuts(model, bf16=trainer.args.bf16):
@@ -189,16 +189,16 @@ def load_result(output_dir: str | Path) -> TrainResult:
     return TrainResult(out / "adapter", metrics, [json.loads(line) for line in lines])
 
 
-def precision(bf16_supported: bool, *, cuda: bool) -> dict[str, bool]:
-    """The Trainer's two switches for 16-bit arithmetic: bfloat16 where it is there, float16 on an older GPU (a T4).
+def precision(dtype: torch.dtype) -> dict[str, bool]:
+    """The Trainer's two switches for 16-bit arithmetic, by what the model was loaded in; neither for float32.
 
-    SFTConfig turns bf16 on unless told otherwise (pitfall sft-config-defaults). A CPU without bfloat16 has neither.
+    SFTConfig turns bf16 on unless told otherwise (pitfall sft-config-defaults), and Unsloth refuses a float16 model
+    with it (its models/rl.py, "Model is in float16 precision"), also on a GPU that could do both.
 
     Args:
-        bf16_supported: what Unsloth's `is_bfloat16_supported()` says.
-        cuda: True where there is a GPU.
+        dtype: the model's.
     """
-    return {"bf16": bf16_supported, "fp16": cuda and not bf16_supported}
+    return {"bf16": dtype == torch.bfloat16, "fp16": dtype == torch.float16}
 
 
 def _dataset(examples: Dataset | Sequence[masking.Example]) -> Dataset:
@@ -304,7 +304,7 @@ def _trainer(
         per_device_eval_batch_size=settings.batch_size,
         num_train_epochs=1,  # `row_order` holds all of them
         max_length=settings.max_length,
-        **precision(import_unsloth().is_bfloat16_supported(), cuda=torch.cuda.is_available()),
+        **precision(model.get_input_embeddings().weight.dtype),
         train_sampling_strategy="sequential",
         logging_nan_inf_filter=False,  # else a loss that is no number is logged as the one before it
         include_num_input_tokens_seen="non_padding",

@@ -49,7 +49,8 @@ def test_what_is_there_is_found_from_another_folder(tmp_path, monkeypatch):
     adapter.touch()
     monkeypatch.setenv("COURSE_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    assert [what for what, there in start_page._needs(PROFILES["tiny"]) if there] == ["the trained adapter (10 minutes)"]
+    made = [what for what, there in start_page._needs(PROFILES["tiny"]) if there]
+    assert made == ["the trained adapter (10 minutes)"]
 
 
 def test_a_fault_stands_there_as_text_and_what_is_fine_does_not(found):

@@ -297,33 +297,24 @@ class TestRowOrder:
         assert len(training.row_order([5] * 10, 4, 0.01, 42)) == 1
 
 
-@pytest.mark.parametrize(
-    ("supported", "cuda", "expected"),
-    [
-        (True, True, {"bf16": True, "fp16": False}),  # Ampere
-        (False, True, {"bf16": False, "fp16": True}),  # a T4
-        (True, False, {"bf16": True, "fp16": False}),
-        (False, False, {"bf16": False, "fp16": False}),
-    ],
-)
-def test_precision(supported, cuda, expected):
-    assert training.precision(supported, cuda=cuda) == expected
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_precision(dtype):
+    switches = training.precision(getattr(torch, dtype))
+    assert switches == {"bf16": dtype == "bfloat16", "fp16": dtype == "float16"}
 
 
-@pytest.mark.parametrize("supported", [True, False])
-def test_the_trainer_asks_unsloth_for_bfloat16(smol, tiny, toy_rows, trained, tmp_path, monkeypatch, supported):
-    """Pitfall sft-config-defaults: SFTConfig's own default is bf16, whatever the machine."""
-    unsloth = modeling.import_unsloth()
+@pytest.mark.parametrize("dtype", ["float32", pytest.param(None, id="the profile's")])
+def test_the_switches_are_those_of_the_loaded_model(smol, tiny, toy_rows, trained, tmp_path, monkeypatch, dtype):
+    """Pitfall sft-config-defaults: SFTConfig's own default is bf16, whatever the machine and the model."""
     seen = []
-    monkeypatch.setattr(unsloth, "is_bfloat16_supported", lambda: supported)
     made = training._trainer
     monkeypatch.setattr(training, "_trainer", lambda *a, **k: seen.append(made(*a, **k)) or seen[0])
-    profile = tiny if supported else replace(tiny, dtype="float32")
+    profile = replace(tiny, dtype=dtype or tiny.dtype)
     model, tokenizer = modeling.load_model(smol, profile)
-    examples = masking.build_dataset(toy_rows, tokenizer)
-    settings = replace(trained[1], output_dir=str(tmp_path / "run"), max_steps=1)
+    examples = masking.build_dataset(toy_rows, tokenizer).select(range(2))
+    settings = replace(trained[1], output_dir=str(tmp_path / "run"), max_steps=1, batch_size=1)
     training.train(modeling.attach_lora(model, profile), tokenizer, examples, examples, settings)
-    assert (seen[0].args.bf16, seen[0].args.fp16) == (supported, False)
+    assert (seen[0].args.bf16, seen[0].args.fp16) == (profile.dtype == "bfloat16", False)
 
 
 @pytest.mark.parametrize("tokens", [PLAIN_ATTENTION_UP_TO, PLAIN_ATTENTION_UP_TO + 1])
