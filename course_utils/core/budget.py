@@ -205,7 +205,7 @@ def adapter(shape: Shape, rank: int, targets: tuple[str, ...], optimizer: str) -
     )
 
 
-def activations(shape: Shape, device: Device, settings: TrainSettings) -> Term:
+def activations(shape: Shape, device: Device, settings: TrainSettings, number: int) -> Term:
     """What the backward pass needs of the forward pass, with every row as long as `max_length` allows.
 
     Args:
@@ -213,59 +213,60 @@ def activations(shape: Shape, device: Device, settings: TrainSettings) -> Term:
         device: the two backends save different tensors.
         settings: rows, their length, LoRA's rank, and checkpointing: only each layer's input is kept then, and one
             layer at a time is computed again.
+        number: bytes of a number of the arithmetic: 4 for float32, else 2.
     """
     # A batch of shorter rows can need more than one of the longest: those that are short enough for plain attention.
     lengths = (settings.max_length, min(settings.max_length, PLAIN_ATTENTION_UP_TO))
-    length = max(lengths, key=lambda each: each * _saved_per_token(shape, device, settings.r, each)[0])
+    length = max(lengths, key=lambda each: each * _saved_per_token(shape, device, settings.r, each, number)[0])
     tokens = settings.batch_size * length
-    layer, source = _saved_per_token(shape, device, settings.r, length)
+    layer, source = _saved_per_token(shape, device, settings.r, length, number)
     if not settings.gradient_checkpointing:
         formula = f"{layer:,} bytes x {tokens:,} tokens x {shape.layers} layers"
         return Term("activations", layer * tokens * shape.layers, formula, source)
     # Unsloth moves the inputs of the layers to main memory where there is a GPU; two stay under way.
     kept = shape.layers if device == "cpu" else 2
-    formula = f"({layer:,} bytes of one layer + 2 x {shape.hidden:,} x {kept} layer inputs) x {tokens:,} tokens"
-    needed = (layer + 2 * shape.hidden * kept) * tokens
+    formula = f"({layer:,} bytes of one layer + {number} x {shape.hidden:,} x {kept} layer inputs) x {tokens:,} tokens"
+    needed = (layer + number * shape.hidden * kept) * tokens
     return Term("activations", needed, formula, f"{source}; checkpointing, arXiv 1604.06174")
 
 
-def _saved_per_token(shape: Shape, device: Device, rank: int, length: int) -> tuple[int, str]:
-    """Bytes that one layer saves per token for its backward pass in 16 bits, and the source.
+def _saved_per_token(shape: Shape, device: Device, rank: int, length: int, number: int) -> tuple[int, str]:
+    """Bytes that one layer saves per token for its backward pass (on a GPU in 16 bits), and the source.
 
     Both lists go through the layer in its order: norm, q k v, head norms, attention, o, norm, gate, up, down.
     """
     h, q, k, i = shape.hidden, shape.queries, shape.keys, shape.intermediate
-    attention = 2 * (q + 2 * k + q) + 4 * shape.heads  # queries, keys, values, output; one float32 sum per head
+    attention = number * (q + 2 * k + q) + 4 * shape.heads  # queries, keys, values, output; one float32 sum per head
     if device == "cuda":  # kernels that save one copy and compute the rest again
         head_norms = 2 * (q + k) if shape.head_norms else 0
         saved = 2 * (2 * h) + head_norms + attention + 2 * q + 2 * (2 * h) + 2 * (2 * i)
         return saved, "save_for_backward in unsloth/kernels (fast_lora, rms_layernorm, qk_norm_rope)"
-    if length <= PLAIN_ATTENTION_UP_TO:  # keys and values repeated for all heads; weights in float32 and in 16 bits
-        attention = 2 * 3 * q + 6 * shape.heads * length
+    if length <= PLAIN_ATTENTION_UP_TO:  # keys and values repeated for all heads; weights in float32 and a 16-bit copy
+        attention = number * 3 * q + (4 + number % 4) * shape.heads * length
     norms = 2 * 4 * h + 8 + (4 * (q + k) if shape.head_norms else 0)  # in float32
-    lora_inputs = 2 * (h + q + h + i) + 2 * 7 * rank  # q k v share theirs, and so do gate and up
-    feed_forward = 3 * 2 * i  # gate, its SiLU, up
+    lora_inputs = number * (h + q + h + i + 7 * rank)  # q k v share theirs, and so do gate and up
+    feed_forward = number * 3 * i  # gate, its SiLU, up
     return norms + attention + lora_inputs + feed_forward, "transformers' modeling_llama and PEFT's lora/layer, counted"
 
 
-def loss(shape: Shape, device: Device, tokens: int) -> Term:
+def loss(shape: Shape, device: Device, tokens: int, number: int) -> Term:
     """Logits and their gradient, which Unsloth computes in chunks: never tokens x vocabulary at once."""
     if device == "cpu":
         chunk = min(tokens * shape.vocabulary, max(CPU_LOSS_ELEMENTS, 16 * shape.vocabulary))
-        logits, source = 6 * chunk, "unsloth_zoo/cpu/ops.py"
-        formula = f"(4 + 2) bytes x {chunk / 1e6:.0f}e6 logits of a chunk + 2 x {tokens:,} x {shape.hidden:,}"
+        logits, source = (4 + number % 4) * chunk, "unsloth_zoo/cpu/ops.py"  # in float32, and a 16-bit copy
+        formula = f"{'(4 + 2)' if number == 2 else 4} bytes x {chunk / 1e6:.0f}e6 logits of a chunk + {number} x {tokens:,} x {shape.hidden:,}"
     else:
         most, source = CUDA_LOSS_BYTES, "unsloth_zoo/fused_losses/cross_entropy_loss.py"
         logits = min(14 * tokens * shape.vocabulary, most)
         formula = f"14 bytes x {tokens:,} tokens x {shape.vocabulary:,}, in chunks of at most {most // GIB} GiB"
-    return Term("logits and loss", logits + 2 * tokens * shape.hidden, formula, source)
+    return Term("logits and loss", logits + number * tokens * shape.hidden, formula, source)
 
 
-def key_value_cache(shape: Shape, *, rows: int, length: int) -> Term:
+def key_value_cache(shape: Shape, *, rows: int, length: int, number: int = 2) -> Term:
     """Keys and values of all tokens so far, which generating keeps."""
-    formula = f"2 x 2 bytes x {shape.layers} layers x {shape.keys:,} x {rows * length:,} tokens"
+    formula = f"2 x {number} bytes x {shape.layers} layers x {shape.keys:,} x {rows * length:,} tokens"
     source = "Attention with a cache: transformers' DynamicCache"
-    return Term("key-value cache", 4 * shape.layers * shape.keys * rows * length, formula, source)
+    return Term("key-value cache", 2 * number * shape.layers * shape.keys * rows * length, formula, source)
 
 
 def overhead(shape: Shape, device: Device, bits: int) -> Term:

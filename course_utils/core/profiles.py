@@ -169,13 +169,13 @@ def memory_budget(
         BudgetError: this is no config of a dense Llama- or Qwen-type model.
     """
     shape, device, settings = budget.Shape.of(config), profile.device, profile.train
-    bits = bits or profile.bits
+    bits, number = bits or profile.bits, 4 if profile.dtype == "float32" else 2
     terms = [budget.overhead(shape, device, bits), budget.weights(shape, bits)]
     if generate:
         length = settings.max_length + profile.max_new_tokens
-        terms.append(budget.key_value_cache(shape, rows=profile.eval_batch_size, length=length))
+        terms.append(budget.key_value_cache(shape, rows=profile.eval_batch_size, length=length, number=number))
     else:
         terms += budget.adapter(shape, settings.r, settings.target_modules, settings.optimizer)
-        terms.append(budget.activations(shape, device, settings))
-        terms.append(budget.loss(shape, device, settings.batch_size * settings.max_length))
+        terms.append(budget.activations(shape, device, settings, number))
+        terms.append(budget.loss(shape, device, settings.batch_size * settings.max_length, number))
     return Budget(tuple(terms))

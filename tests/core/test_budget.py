@@ -14,7 +14,9 @@ from course_utils.core.profiles import PROFILES, memory_budget
 from course_utils.train.cpu import cpu_shortcuts
 
 QWEN = "Qwen/Qwen3-4B-Instruct-2507"
-TINY = {**CONFIGS["Qwen/Qwen3-0.6B"], "num_hidden_layers": 3, "vocab_size": 151936 // 8}
+# Small: a CPU without bfloat16 emulates it a hundred times as slowly.
+TINY = {**CONFIGS["Qwen/Qwen3-0.6B"], "num_hidden_layers": 2, "vocab_size": 151936 // 8}
+TINY |= {"hidden_size": 512, "intermediate_size": 1536, "num_attention_heads": 8, "num_key_value_heads": 4}
 
 
 def term(result: budget.Budget, name: str) -> int:
@@ -51,7 +53,7 @@ def nbytes(tensors) -> int:
 
 @pytest.fixture(scope="module")
 def tiny_folder(tmp_path_factory, qwen3_2507):
-    """Three layers of Qwen3-0.6B with random weights, as a model folder."""
+    """Two layers of half a Qwen3-0.6B with random weights, as a model folder."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -62,7 +64,7 @@ def tiny_folder(tmp_path_factory, qwen3_2507):
 
 
 def test_nf4_weights_are_as_large_as_bitsandbytes_makes_them(tiny_folder, tiny):
-    model, _ = modeling.load_model(tiny_folder, tiny, load_in_4bit=True)
+    model, _ = modeling.load_model(tiny_folder, replace(tiny, dtype="bfloat16"), load_in_4bit=True)
     found = nbytes(parameter.data for parameter in model.parameters())
     for module in model.modules():
         if state := getattr(getattr(module, "weight", None), "quant_state", None):
@@ -81,15 +83,17 @@ def test_8_bit_weights_are_as_large_as_bitsandbytes_makes_them():
     assert (everything - rest) / Shape.of(TINY).projected == pytest.approx(per_weight, rel=3e-3)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("length", [96, 512])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_training_terms_are_the_tensors_that_training_makes(tiny_folder, tiny, checkpointing, length):
+def test_training_terms_are_the_tensors_that_training_makes(tiny_folder, tiny, checkpointing, length, dtype):
     """One step by hand, in the order of the terms."""
     import torch
 
     rows = 2
     profile = replace(
         tiny,
+        dtype=dtype,
         train=replace(tiny.train, batch_size=rows, max_length=length, gradient_checkpointing=checkpointing),
     )
     predicted = memory_budget(TINY, profile)
@@ -115,14 +119,15 @@ def test_training_terms_are_the_tensors_that_training_makes(tiny_folder, tiny, c
     inner = model.get_base_model().model  # without the loss, which is a term of its own
     with (
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        torch.autocast("cpu", dtype=torch.bfloat16),
-        cpu_shortcuts(model, bf16=True),
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16"),
+        cpu_shortcuts(model, bf16=dtype == "bfloat16"),
     ):
         hidden = inner(input_ids=ids).last_hidden_state
         at_the_end = dict(kept)
         hidden.float().mean().backward()
     if checkpointing:  # recomputing happens in the backward pass: here only what is kept until then
-        inputs, last_norm = 2 * TINY["hidden_size"] * TINY["num_hidden_layers"], 4 * TINY["hidden_size"]
+        number = 2 if dtype == "bfloat16" else 4
+        inputs, last_norm = number * TINY["hidden_size"] * TINY["num_hidden_layers"], 4 * TINY["hidden_size"]
         assert nbytes(at_the_end.values()) == pytest.approx((inputs + last_norm) * rows * length, rel=0.01)
     else:
         assert nbytes(at_the_end.values()) == pytest.approx(term(predicted, "activations"), rel=0.05)
@@ -137,7 +142,7 @@ def test_8_bit_states_are_as_large_as_bitsandbytes_makes_them():
     import torch
     from bitsandbytes.optim import AdamW8bit
 
-    sizes = budget.lora_sizes(Shape.of(TINY), 2, ("q_proj", "down_proj"))
+    sizes = budget.lora_sizes(Shape.of(TINY), 3, ("q_proj", "down_proj"))
     assert min(sizes) < budget.SMALLEST_8BIT_STATE < max(sizes)
     parameters = [torch.nn.Parameter(torch.zeros(size)) for size in sizes]
     optimizer = AdamW8bit(parameters)
@@ -146,7 +151,7 @@ def test_8_bit_states_are_as_large_as_bitsandbytes_makes_them():
         optimizer.init_state(optimizer.param_groups[0], parameter, 0, number)
     names = ("state1", "state2", "absmax1", "absmax2")
     found = nbytes(state[name] for state in optimizer.state.values() for name in names if name in state)
-    *_, states = budget.adapter(Shape.of(TINY), 2, ("q_proj", "down_proj"), "adamw_8bit")
+    *_, states = budget.adapter(Shape.of(TINY), 3, ("q_proj", "down_proj"), "adamw_8bit")
     assert states.bytes == found
 
 
