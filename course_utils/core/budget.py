@@ -253,8 +253,9 @@ def loss(shape: Shape, device: Device, tokens: int, number: int) -> Term:
     """Logits and their gradient, which Unsloth computes in chunks: never tokens x vocabulary at once."""
     if device == "cpu":
         chunk = min(tokens * shape.vocabulary, max(CPU_LOSS_ELEMENTS, 16 * shape.vocabulary))
-        logits, source = (4 + number % 4) * chunk, "unsloth_zoo/cpu/ops.py"  # in float32, and a 16-bit copy
-        formula = f"{'(4 + 2)' if number == 2 else 4} bytes x {chunk / 1e6:.0f}e6 logits of a chunk + {number} x {tokens:,} x {shape.hidden:,}"
+        copy, source = number % 4, "unsloth_zoo/cpu/ops.py"  # logits in float32, and in 16 bits where it is the format
+        logits, rest = (4 + copy) * chunk, f"{number} x {tokens:,} x {shape.hidden:,}"
+        formula = f"(4 + {copy}) bytes x {chunk / 1e6:.0f}e6 logits of a chunk + {rest}"
     else:
         most, source = CUDA_LOSS_BYTES, "unsloth_zoo/fused_losses/cross_entropy_loss.py"
         logits = min(14 * tokens * shape.vocabulary, most)

@@ -1,7 +1,5 @@
 """What makes greedy replies faster on a CPU; on a GPU, where Unsloth has kernels of its own, both do nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
