@@ -183,7 +183,7 @@ class TestCommand:
         assert {flag for flag, _, _ in explained} == set(FLAGS)
         assert ("--port", "8123") in [row[:2] for row in explained]
         assert ("--enforce-eager", "") in [row[:2] for row in explained]
-        assert [row[0] for row in explain(serving.command(tiny, "models/x"))] == ["--host", "--port"]
+        assert [row[0] for row in explain(serving.command(tiny, "models/x"))] == ["--host", "--port", "--dtype"]
 
 
 class TestLifeOfAServer:
