@@ -78,6 +78,15 @@ def test_a_stop_ends_the_reply_and_keeps_the_conversation(tuned):
     assert talk.ending == "stopped" and [message["role"] for message in talk.messages] == ["user", "assistant"] * 2
 
 
+@pytest.fixture
+def interruptible():
+    """Where the tests run as a shell's background job, Ctrl-C is ignored from the start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_the_reply_and_keeps_the_conversation(tuned):
     talk = Conversation(*tuned, base=True, max_new_tokens=400)
     pieces = talk.send("Write a long story about the sea.")
