@@ -116,30 +116,6 @@ def test_cmath_answers_in_a_second_reckoning():
         r"共(\d+)页，玲玲第一天看了全书的1/(\d+)": lambda a, b: a - Fraction(a, b),
         r"1:(\d+)的地图上，量得两地相距(\d+)厘米": lambda a, b: Fraction(a * b, 100),
         r"把(\d+)吨货物平均分给(\d+)辆车": lambda a, b: Fraction(a, b),
-        r"树上有(\d+)只小鸟，飞走了(\d+)只": lambda a, b: a - b,
-        r"上午写了(\d+)个字，下午写了(\d+)个字": lambda a, b: a + b,
-        r"合唱队要(\d+)名队员，已经来了(\d+)名": lambda a, b: a - b,
-        r"(\d+)支红笔和(\d+)支蓝笔，老师拿走(\d+)支": lambda a, b, c: a - c + b,
-        r"一张门票(\d+)元，买(\d+)张": lambda a, b: a * b,
-        r"(\d+)名同学做游戏，每(\d+)人围成一圈": lambda a, b: Fraction(a, b),
-        r"红气球有(\d+)个，是黄气球个数的(\d+)倍": lambda a, b: Fraction(a, b),
-        r"(\d+)条金鱼，又买来(\d+)袋，每袋(\d+)条": lambda a, b, c: b * c + a,
-        r"一个足球(\d+)元，是一个毽子价钱的(\d+)倍": lambda a, b: Fraction(a, b),
-        r"正方形瓷砖的边长是(\d+)厘米，它的周长": lambda a: a + a + a + a,
-        r"有(\d+)户人家，其中(\d+)户订了报纸": lambda a, b: a - b,
-        r"到学校要(\d+)分钟，他每分钟走(\d+)米.*各走一次": lambda a, b: a * b + a * b,
-        r"洒水车(\d+)分钟洒水(\d+)升": lambda a, b: Fraction(b, a),
-        r"每分钟复印(\d+)张纸，(\d+)分钟": lambda a, b: a * b,
-        r"上午卖出苹果(\d+)千克，下午卖出(\d+)千克，每千克(\d+)元": lambda a, b, c: a * c + b * c,
-        r"要做(\d+)个零件，已经做了(\d+)个，剩下的要(\d+)天": lambda a, b, c: Fraction(a - b, c),
-        r"正方体木块的棱长是(\d+)厘米": lambda a: a * a * a,
-        r"平行四边形的底是(\d+)米，高是(\d+)米": lambda a, b: a * b,
-        r"果汁每瓶([\d.]+)元，买(\d+)瓶，付(\d+)元": lambda a, b, c: c - a * b,
-        r"买了(\d+)本练习本和一支(\d+)元的钢笔，一共花了(\d+)元": lambda a, b, c: Fraction(c - b, a),
-        r"有(\d+)人，今天到校(\d+)人": lambda a, b: a - b,
-        r"行驶100千米耗油(\d+)升，照这样计算，行驶(\d+)千米": lambda a, b: Fraction(a * b, 100),
-        r"把(\d+)元存入银行一年，年利率是(\d+)%": lambda a, b: Fraction(a * b, 100),
-        r"甲队每天修(\d+)米，乙队每天修(\d+)米，两队合修(\d+)天": lambda a, b, c: a * c + b * c,
     }
     used = Counter()
     for row in rows_of("cmath.jsonl"):
@@ -171,7 +147,7 @@ def test_worked_steps_are_true_and_end_in_the_answer():
     sums = {"+": operator.add, "-": operator.sub, "*": operator.mul, "×": operator.mul}
     sums |= {"/": operator.truediv, "÷": operator.truediv}
     rows = rows_of("worked.jsonl")
-    assert len(rows) == 372
+    assert len(rows) == 300
     for row in rows:
         reply = row["messages"][-1]
         steps, answer = reply["reasoning_content"], reply["content"]
