@@ -23,7 +23,7 @@ from course_utils.core.settings import TrainSettings, meanings
 VARIABLE = "COURSE_PROFILE"
 NEEDED_VRAM_GIB = 14.0  # "16 GB" GPUs report 14.6 to 15.7 GiB
 ROOMY_VRAM_GIB = 20.0  # "24 GB" GPUs report 22 to 23.6 GiB
-NEEDED_RAM_GIB = 10.0  # to train the real Qwen on a CPU and to go on working beside it
+NEEDED_RAM_GIB = {True: 10.0, False: 14.0}  # for the real Qwen on a CPU, in bfloat16 and in float32, and work beside it
 
 
 class ProfileError(CourseError):
@@ -119,7 +119,7 @@ def _fitting(hardware: Hardware) -> tuple[str, str]:
     """The name of the profile that the hardware asks for, and the first half of the sentence that says why."""
     if hardware.device == "cpu":
         memory, name = f"{hardware.ram_gib:.0f} GiB of memory", PROFILES["cpu"].model
-        if hardware.ram_gib < NEEDED_RAM_GIB:
+        if hardware.ram_gib < NEEDED_RAM_GIB[hardware.bf16]:
             return "tiny", f"No NVIDIA GPU and only {memory}, so the smallest model is trained here (profile tiny)"
         return "cpu", f"No NVIDIA GPU was found, and {memory}, so {name} is trained on the CPU (profile cpu)"
     gpu = f"{hardware.gpu} with {hardware.vram_gib:.1f} GiB"
@@ -136,7 +136,7 @@ def _fitting(hardware: Hardware) -> tuple[str, str]:
 def _misfit(profile: Profile, hardware: Hardware) -> str:
     """What of this hardware does not fit the profile, or ""."""
     if profile.name in ("cpu", "tiny"):
-        if profile.name == "cpu" and hardware.device == "cpu" and hardware.ram_gib < NEEDED_RAM_GIB:
+        if profile.name == "cpu" and hardware.device == "cpu" and hardware.ram_gib < NEEDED_RAM_GIB[hardware.bf16]:
             return f"this machine has {hardware.ram_gib:.0f} GiB of memory; profile tiny needs less"
         slow = "this CPU has no bfloat16 instructions, so it computes in float32 and takes about twice as long"
         return slow if hardware.device == "cpu" and not hardware.bf16 else ""

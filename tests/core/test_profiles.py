@@ -29,6 +29,10 @@ def no_variable(monkeypatch):
     ("hardware", "expected", "said"),
     [
         (NO_GPU, "cpu", "No NVIDIA GPU was found"),
+        (replace(NO_GPU, ram_gib=9.0), "tiny", "only 9 GiB of memory"),
+        (replace(NO_GPU, ram_gib=12.0), "cpu", "12 GiB of memory"),
+        (replace(NO_GPU, ram_gib=12.0, bf16=False), "tiny", "only 12 GiB of memory"),
+        (replace(NO_GPU, ram_gib=15.6, bf16=False), "cpu", "16 GiB of memory"),
         (GPU_8, "cpu", "needs a 16 GB GPU"),
         (OLD_SMALL, "cpu", "needs a 16 GB GPU"),
         (T4, "t4", "compute capability 7.5"),
@@ -44,7 +48,7 @@ def test_hardware_decides_and_says_why(hardware, expected, said):
     assert profile.name == expected
     assert said in profile.reason
     assert "COURSE_PROFILE" in profile.reason and "setup(profile=" in profile.reason
-    assert "Warning" not in profile.reason
+    assert ("Warning" in profile.reason) == (hardware.device == "cpu" and not hardware.bf16)
 
 
 def test_the_argument_beats_the_variable_and_the_variable_beats_the_hardware(monkeypatch):
@@ -68,6 +72,7 @@ def test_an_empty_variable_counts_as_none(monkeypatch):
         ("t4", GPU_8, "has 7.6 GiB and profile t4 needs 14"),
         ("24gb", GPU_16, "has 15.7 GiB and profile 24gb needs 20"),
         ("cpu", replace(NO_GPU, bf16=False), "no bfloat16 instructions"),
+        ("cpu", replace(NO_GPU, ram_gib=12.0, bf16=False), "12 GiB of memory; profile tiny needs less"),
     ],
 )
 def test_a_choice_that_does_not_fit_is_kept_with_a_warning(name, hardware, said):
