@@ -1,7 +1,5 @@
 """What a row asks, with its numbers masked: the key by which `deduplicate` and `split` tell exercises apart."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from typing import Any

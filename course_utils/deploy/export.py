@@ -100,7 +100,9 @@ def merge_adapter(base: str | Path, adapter: str | Path, out_dir: str | Path) ->
 def _merged(model: PeftModel) -> PreTrainedModel:
     """Base and adapter in one, in the format in which the base's folder holds its weights."""
     merged = model.merge_and_unload()
-    return merged.to(merged.config.dtype)
+    for weight in merged.parameters():  # and no buffer: RoPE's frequencies would be rounded
+        weight.data = weight.data.to(merged.config.dtype)
+    return merged
 
 
 def _is_quantised(base: str | Path) -> bool:

@@ -5,8 +5,6 @@ part of it, or a wrong answer would count as right (pitfall lenient-number-parse
 range, a time, a version, a pair, a root, `0.333…`, the European `1.234,5`, `3万`, `3 million`, a number in words.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from fractions import Fraction

@@ -5,8 +5,6 @@ all: draw as many prompts again, with replacement, many times, and see how far t
 An Introduction to the Bootstrap, 1993; percentile intervals).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal

@@ -31,7 +31,8 @@ SMALL = {PROFILES[name].model: PROFILES[name] for name in ("cpu", "tiny")}  # th
 CPU_MINUTES = 43  # as README.md states it, with the machine it was timed on
 TIGHT = 0.92  # above this share of the memory any other program tips it over
 HELD_SHARE = 0.85  # of a GPU's memory should be free before a training
-LESSON_GIB = 4.3  # the most that a lesson held on a CPU: lesson 04, which also trains all weights for a few steps
+# The most that lesson 04 held on a CPU, where it also trains all weights for a few steps.
+LESSON_GIB = {("tiny", "bfloat16"): 4.3, ("tiny", "float32"): 4.3, ("cpu", "bfloat16"): 7.1, ("cpu", "float32"): 11.3}
 SYSTEM_GIB = 1.5  # memory for the system, JupyterLab and a browser's tab
 CUDA_13_SINCE = (7, 5)  # Turing; CUDA 13 has no kernels for older GPUs (its release notes, "deprecated architectures")
 RUN_GIB = 0.5  # disk for rows, adapters, checkpoints and reports
@@ -267,7 +268,8 @@ def _system(findings: Findings, profile: Profile) -> Iterator[Fact]:
     state, words, remedy = SYSTEMS.get(findings.system, ("ok", "", ""))
     yield Fact("system", f"{findings.system} {findings.release}{words}", state, remedy)
     size = weights(Shape.of(CONFIGS[profile.model]), 16).bytes / GIB  # downloaded, and merged on the CPU in lesson 06
-    there, needed = hardware.ram_gib, SYSTEM_GIB + (LESSON_GIB if profile.device == "cpu" else size)
+    held = LESSON_GIB[profile.name, profile.dtype] if profile.device == "cpu" else size
+    there, needed = hardware.ram_gib, SYSTEM_GIB + held
     value = f"{there:.1f} GiB, {hardware.cores} cores; the lessons need {needed:.1f} GiB"
     yield _fact("memory", value, there >= needed, "Close other programs, or open the lessons in Colab.")
     download = hub.WHEELS[profile.model].room / GIB if profile.model in hub.WHEELS else size

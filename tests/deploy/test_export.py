@@ -97,6 +97,10 @@ def test_a_cpu_that_emulates_bfloat16_answers_in_float32_and_merges_into_bfloat1
     assert {weight.dtype for weight in held} == {torch.bfloat16}
     assert adapters.load_base(report.path)[0].dtype == arithmetic
     mounted, _ = adapters.load_with_adapter(smol, trained[0].adapter_dir)
+    frequencies = mounted.get_base_model().model.rotary_emb.inv_freq.clone()
+    merged = export._merged(mounted)
+    assert merged.dtype == torch.bfloat16 and torch.equal(merged.model.rotary_emb.inv_freq, frequencies)
+    mounted, _ = adapters.load_with_adapter(smol, trained[0].adapter_dir)
     assert mounted.get_base_model().model.layers[0].mlp.up_proj.base_layer.weight.dtype == arithmetic
 
 
