@@ -304,7 +304,8 @@ def _verdict(findings: Findings, profile: Profile, models: tuple[ModelFit, ...],
     yield f"You can {'then ' if faults else ''}do lessons 1-6 with {own.model} (profile {profile.name})."
     fitting = [fit.model for fit in models if fit.state == "fits" and fit.model not in SMALL]
     if findings.hardware.device == "cpu":
-        yield f"They took about {CPU_MINUTES} minutes on the two cores where they were last timed."
+        if profile.name == "cpu":
+            yield f"They took about {CPU_MINUTES} minutes on the two cores, with bfloat16, where they were last timed."
         if not findings.gpus:
             yield f"{PROFILES['16gb'].model} needs a CUDA GPU: a T4 in Colab, or one with 16 GB."
     elif profile.name == "cpu" and fitting:
