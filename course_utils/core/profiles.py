@@ -138,7 +138,7 @@ def _misfit(profile: Profile, hardware: Hardware) -> str:
     if profile.name in ("cpu", "tiny"):
         if profile.name == "cpu" and hardware.device == "cpu" and hardware.ram_gib < NEEDED_RAM_GIB[hardware.bf16]:
             return f"this machine has {hardware.ram_gib:.0f} GiB of memory; profile tiny needs less"
-        slow = "this CPU has no bfloat16 instructions, so it computes in float32 and takes 2.5 times as long"
+        slow = "this CPU has no bfloat16 instructions, so it computes in float32 and takes about 2.5 times as long"
         return slow if hardware.device == "cpu" and not hardware.bf16 else ""
     if hardware.device == "cpu":
         return f"no NVIDIA GPU was found, and profile {profile.name} needs one; profile cpu runs here"

@@ -53,7 +53,8 @@ def wrong_way(rows: list[dict[str, Any]], merged: Path) -> dict[str, Any]:
         for name, layer in mounted.named_modules()
         if hasattr(layer, "get_delta_weight")
     }
-    in_nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    dtype = getattr(torch, PROFILE.dtype)
+    in_nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     four = AutoModelForCausalLM.from_pretrained(BASE, quantization_config=in_nf4)
     before = {name: _weights(four.get_submodule(name)) for name in deltas}
     # Merged before any forward pass: on a CPU bitsandbytes then changes the layout, and the merge makes noise of it.

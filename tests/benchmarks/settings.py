@@ -6,21 +6,18 @@ A name as the argument tries that line only.
 """
 
 import json
-import subprocess
 import sys
 import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import course_utils  # noqa: F401  (first: it sets how torch's threads wait)
-from course_utils import profiles
+import training
+
 from course_utils.core.files import write_json
 from course_utils.core.profiles import Profile
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "docs" / "settings.json"
-PROFILE = profiles.choose("cpu")
+RESULTS = training.ROOT / "docs" / "settings.json"
+PROFILE = training.PROFILE
 WEIGHTS, KINDS = dict(PROFILE.weights), (*PROFILE.kinds, "plain")
 LEFT_OUT = "tools"  # a validation row ends with the answer, not with the call, so there is no call to judge
 NEW_TOKENS = 160
@@ -52,7 +49,8 @@ def changed(name: str, folder: str) -> Profile:
 
 def one_run(name: str, folder: str) -> dict[str, Any]:
     """Train and judge in this process; returns a line of the table."""
-    from course_utils import data, evaluation, hub, masking, modeling, training
+    from course_utils import data, evaluation, hub, masking, modeling
+    from course_utils.train.training import train as fit
 
     modeling.import_unsloth()
     profile = changed(name, folder)
@@ -64,7 +62,7 @@ def one_run(name: str, folder: str) -> dict[str, Any]:
         masking.build_dataset(parts[part], tokenizer, max_length=profile.train.max_length, train_on_tool_calls=True)
         for part in ("train", "valid")
     )
-    metrics = training.train(model, tokenizer, train, valid.select(range(4)), profile.train, profile=profile).metrics
+    metrics = fit(model, tokenizer, train, valid.select(range(4)), profile.train, profile=profile).metrics
     model = modeling.for_inference(model)
     rows = [row for part in ("valid", "general") for row in parts[part] if row["source"] != LEFT_OUT]
     how = {"batch_size": profile.eval_batch_size, "max_new_tokens": NEW_TOKENS}
@@ -104,10 +102,9 @@ def main() -> None:
         return
     for name in sys.argv[1:] or TRIED:
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, __file__, name, folder]
-            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            line = training.reported(__file__, name, folder)
         found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-        found[name] = json.loads(output.splitlines()[-1])
+        found[name] = line
         write_json(RESULTS, {line: found[line] for line in TRIED if line in found})
     print("\n".join(as_table(json.loads(RESULTS.read_text(encoding="utf-8")))))
 

@@ -61,6 +61,8 @@ SWITCHES: dict[str, Callable[[Any, bool], None]] = {
     "adapters in bfloat16, masters in float32": bfloat16_adapters,
     "one thread": one_thread,
 }
+if training.PROFILE.dtype == "float32":  # without autocast there is nothing to cast, and a format cannot be mixed
+    del SWITCHES["no copies of LoRA's inputs to float32"], SWITCHES["adapters in bfloat16, masters in float32"]
 KEPT = {"no copies of LoRA's inputs to float32", "attention in plain products"}
 
 
@@ -69,11 +71,12 @@ def in_turns(tokens: int) -> dict[str, dict[str, float]]:
     from course_utils import modeling
 
     modeling.import_unsloth()
+    from datasets import Dataset
     from transformers import AutoTokenizer, TrainerCallback
 
     tokenizer = AutoTokenizer.from_pretrained(training.MODEL)
     ids = tokenizer(" ".join(f"word {number}" for number in range(tokens)))["input_ids"][:tokens]
-    rows = [{"input_ids": ids, "labels": [-100] * (tokens // 2) + ids[tokens // 2 :]}]
+    row = {"input_ids": ids, "labels": [-100] * (tokens // 2) + ids[tokens // 2 :]}
     plan = [(name, on) for name in SWITCHES for _ in range(PAIRS) for on in (True, False)]
     spent: dict[tuple[str, bool], list[float]] = {}
 
@@ -95,7 +98,8 @@ def in_turns(tokens: int) -> dict[str, dict[str, float]]:
                         weight.grad = weight.grad.to(weight.dtype)
 
     with tempfile.TemporaryDirectory() as folder:
-        training.trained(rows * training.BATCH * (len(plan) + 2), rows, folder, Turns())
+        rows = Dataset.from_list([row] * training.BATCH * (len(plan) + 2))
+        training.trained(rows, rows, folder, Turns())
     return {
         name: {way: statistics.median(spent[name, on]) * 1000 for way, on in (("with", True), ("without", False))}
         for name in SWITCHES
@@ -110,7 +114,7 @@ def compiled() -> dict[str, float]:
     return {"whole": whole["compiled"] / whole["ours"], "second half": half["compiled"] / half["ours"]}
 
 
-def as_lines(found: dict[str, Any]) -> list[str]:
+def as_table(found: dict[str, Any]) -> list[str]:
     """The table as Markdown."""
     lines = [f"| switch | {SHORT} | {LONG} | |", "|---|---|---|---|"]
     for name in SWITCHES:
@@ -135,7 +139,7 @@ def main() -> None:
         found[rows] = training.reported(__file__, str(tokens))
     found["compiled"] = compiled()
     write_json(RESULTS, found)
-    print("\n".join(as_lines(found)))
+    print("\n".join(as_table(found)))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -370,18 +371,20 @@ def as_page(found: dict[str, Any]) -> str:
         "|---|---|---|",
         *(f"| {name} | {spent[name]:.0f} | {spent[name] / sum(spent.values()):.0%} |" for name in OPERATIONS),
     ]
-    return "\n".join([*lines, "", MEANS, *_settings_tried()])
+    return "\n".join([*lines, "", MEANS, *_found_by("switches", SWITCHED), *_found_by("settings", TRIED)])
 
 
-def _settings_tried() -> list[str]:
-    """What `settings.py` found, where it was run."""
-    import settings
-
-    if not settings.RESULTS.is_file():
+def _found_by(script: str, words: str) -> list[str]:
+    """The table of another script of this folder under some words, where that script was run."""
+    other = import_module(script)
+    if not other.RESULTS.is_file():
         return []
-    return ["", TRIED, *settings.as_table(json.loads(settings.RESULTS.read_text(encoding="utf-8"))), ""]
+    return ["", words, *other.as_table(json.loads(other.RESULTS.read_text(encoding="utf-8"))), ""]
 
 
+SWITCHED = """Switches of a step, turned on and off from step to step in one run. Made by
+`python tests/benchmarks/switches.py`.
+"""
 TRIED = """# Training: the settings
 
 What was tried for the profile `cpu`: the same seed and rows, some settings changed, the rest as in the profile.

@@ -29,7 +29,8 @@ def test_the_head_gives_the_same_logits(tuned):
         after = head(hidden[:, -1:, :])
     watch.remove()
     assert torch.equal(plain, after)
-    torch.testing.assert_close(quick, plain, atol=1e-4, rtol=1e-4)  # in bfloat16 to the bit
+    rounding = 0 if model.dtype == torch.bfloat16 else 1e-4
+    torch.testing.assert_close(quick, plain, atol=rounding, rtol=rounding)
     assert strides == [False, True, False], "only inside of the block, and nothing stays behind"
 
 
