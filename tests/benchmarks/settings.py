@@ -26,6 +26,7 @@ TRIED: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     "no plain rows": ({"plain": 0.0}, {}),
     "no plain rows, twice the learning rate": ({"plain": 0.0}, {"learning_rate": 8e-4}),
     "no plain rows, 8 rows a step": ({"plain": 0.0}, {"batch_size": 8}),
+    "no plain rows, each sum 4 times": ({"plain": 0.0, "cmath": 4.0, "mawps": 4.0}, {}),
     "5 % plain rows": ({"plain": 0.6}, {}),
     "12 % plain rows": ({"plain": 1.7}, {}),
 }
