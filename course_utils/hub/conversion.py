@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 # Qwen3's added tokens in the order of their ids, from 151643 on.
 QWEN_SPECIAL = [
@@ -38,27 +38,13 @@ SMOLLM2_IDS = [1, 9690, 198, 2683, 359, 253, 5356, 11173, 30, 2, 198]
 
 def smollm2(payload: Path, folder: Path) -> None:
     """Write SmolLM2-135M-Instruct (bfloat16 safetensors, tokenizer, template) from its Q4_1 GGUF file."""
-    tokenizer = _smollm2_tokenizer(payload)
-    _check_ids(tokenizer, SMOLLM2_IDS)
-    ends = {"bos_token_id": 1, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    sizes = (len(tokenizer), 576, 1536, 30, 9, 3)
-    model = _unpacked(
-        payload, tokenizer, "llama", sizes, theta=100_000.0, rms_norm_eps=1e-5, tie_word_embeddings=True, **ends
-    )
-    _save(model, tokenizer, ends, folder)
-
-
-def _smollm2_tokenizer(payload: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of the GGUF file, built as HuggingFaceTB publishes it.
-
-    transformers' own reading of a GGUF tokenizer does not split digits, joins unknown bytes to <|endoftext|>, and
-    ends a reply at <|im_start|>; so the parts are put together here.
-    """
     from gguf import GGUFReader
     from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
 
+    # The tokenizer as HuggingFaceTB publishes it. transformers' own reading of a GGUF tokenizer does not split digits,
+    # joins unknown bytes to <|endoftext|>, and ends a reply at <|im_start|>; so the parts are put together here.
     fields = GGUFReader(payload).fields
     tokens = fields["tokenizer.ggml.tokens"].contents()
     merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"].contents()]
@@ -80,12 +66,13 @@ def _smollm2_tokenizer(payload: Path) -> PreTrainedTokenizerBase:
         clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = fields["tokenizer.chat_template"].contents()
-    return tokenizer
+    _check_ids(tokenizer, SMOLLM2_IDS)
+    sizes = [len(tokenizer), 576, 1536, 30, 9, 3]
+    _write(payload, folder, tokenizer, "llama", sizes, theta=100_000.0, rms_norm_eps=1e-5, tie_word_embeddings=True)
 
 
 def qwen2_5(payload: Path, folder: Path) -> None:
     """Write Qwen2.5-Coder-0.5B-Instruct (bfloat16 safetensors, tokenizer, template) from Qwen's Q4_K_M GGUF file."""
-    import torch
     from gguf import GGUFReader
 
     fields = GGUFReader(payload).fields
@@ -95,39 +82,27 @@ def qwen2_5(payload: Path, folder: Path) -> None:
     merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"].contents()]
     template = fields["tokenizer.chat_template"].contents()
     tokenizer = _qwen_tokenizer(vocab, merges, template, 32_768, QWEN2_5_PLAIN)
-    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    sizes = (len(tokens), 896, 4864, 24, 14, 2)
-    model = _unpacked(
-        payload, tokenizer, "qwen2", sizes, theta=1_000_000.0, rms_norm_eps=1e-6, tie_word_embeddings=False, **ends
-    )
-    # The file holds the one tied matrix twice: in 5 bits as the embeddings, in 8 as the head, which is the truer.
-    model.config.tie_word_embeddings = True
-    model.set_input_embeddings(torch.nn.Embedding.from_pretrained(model.lm_head.weight.data, freeze=False))
-    model.tie_weights()
-    _save(model, tokenizer, ends, folder)
+    sizes = [len(tokens), 896, 4864, 24, 14, 2]
+    _write(payload, folder, tokenizer, "qwen2", sizes, theta=1_000_000.0, rms_norm_eps=1e-6, tie_word_embeddings=False)
 
 
-def _unpacked(
-    payload: Path, tokenizer: PreTrainedTokenizerBase, kind: str, sizes: tuple[int, ...], theta: float, **more: Any
-) -> PreTrainedModel:
-    """A GGUF file's model in float32, by the published config: the file's own is read slowly, and not to the digit."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    sized = dict(zip(SIZES, sizes, strict=True)) | {"max_position_embeddings": tokenizer.model_max_length}
-    config = AutoConfig.for_model(kind, **sized, rope_parameters={"rope_type": "default", "rope_theta": theta}, **more)
-    return AutoModelForCausalLM.from_pretrained(
-        payload.parent, gguf_file=payload.name, config=config, dtype=torch.float32
-    )
-
-
-def _save(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: dict[str, int | None], folder: Path
+def _write(
+    file: Path, folder: Path, tokenizer: PreTrainedTokenizerBase, kind: str, sizes: list[int], theta: float, **more: Any
 ) -> None:
-    """Write a model that was read from a GGUF file, in bfloat16, and its tokenizer; `ends` are its special ids."""
+    """Write a GGUF file's model in bfloat16 by its published config (its own is read slowly, not to the digit)."""
     import torch
-    from transformers import GenerationConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    ends = {name: number for name in names if (number := getattr(tokenizer, name)) is not None}
+    more |= dict(zip(SIZES, sizes, strict=True)) | ends | {"max_position_embeddings": tokenizer.model_max_length}
+    config = AutoConfig.for_model(kind, rope_parameters={"rope_type": "default", "rope_theta": theta}, **more)
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, config=config, dtype=torch.float32)
+    if not config.tie_word_embeddings:
+        # Qwen's file holds the one tied matrix twice: in 5 bits as the embeddings, in 8 as the head, the truer one.
+        model.config.tie_word_embeddings = True
+        model.set_input_embeddings(torch.nn.Embedding.from_pretrained(model.lm_head.weight.data, freeze=False))
+        model.tie_weights()
     # transformers still takes the unpacked model for a quantised one, and would refuse to save it.
     model.hf_quantizer = None
     del model.config.quantization_config
