@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -35,43 +36,32 @@ class ConversationError(CourseError):
     """A conversation that cannot go on as asked."""
 
 
+@dataclass(eq=False, repr=False)
 class Conversation:
     """A conversation with one model.
+
+    How the next token is chosen (greedily or by chance, at which temperature) is what the model's own generation config
+    says. Qwen advises against greedy replies where the model thinks.
 
     Attributes:
         messages: what was said so far, as the template gets it: control tokens in the user's text are neutralised
             (pitfall forged-control-tokens), the thinking of a reply stands in its `reasoning_content`.
         ending: how the last reply ended: by itself, by `stop()`, or cut off at `max_new_tokens`; None before the first.
+
+    Raises:
+        ConversationError: `base` is asked of a model without an adapter.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel | PeftModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        base: bool = False,
-        thinking: bool = False,
-        max_new_tokens: int = 512,
-    ) -> None:
-        """Begin a conversation.
+    model: PreTrainedModel | PeftModel  # base, base with adapter, or merged; in evaluation mode
+    tokenizer: PreTrainedTokenizerBase
+    _: KW_ONLY
+    base: bool = False  # switch the adapter off for every reply: the base model answers
+    thinking: bool = False  # let the model think before it answers, where its template leaves the choice
+    max_new_tokens: int = 512  # longest reply, thinking included, in tokens
 
-        How the next token is chosen (greedily or by chance, at which temperature) is what the model's own generation
-        config says. Qwen advises against greedy replies where the model thinks.
-
-        Args:
-            model: base, base with adapter, or merged; in evaluation mode.
-            tokenizer: the model's.
-            base: switch the adapter off for every reply: the base model answers.
-            thinking: let the model think before it answers, where its template leaves the choice.
-            max_new_tokens: longest reply, thinking included, in tokens.
-
-        Raises:
-            ConversationError: `base` is asked of a model without an adapter.
-        """
-        if base and not hasattr(model, "disable_adapter"):
+    def __post_init__(self) -> None:
+        if self.base and not hasattr(self.model, "disable_adapter"):
             raise ConversationError("This model has no adapter to switch off; modeling.load_adapter mounts one.")
-        self._model, self._tokenizer = model, tokenizer
-        self._base, self._thinking, self._max_new_tokens = base, thinking, max_new_tokens
         self._stopped = threading.Event()
         self.restart()
 
@@ -99,19 +89,19 @@ class Conversation:
         Raises:
             ConversationError: the conversation and the longest reply do not fit into what the model reads.
         """
-        asked = {"role": "user", "content": chat.neutralise(text, self._tokenizer)}
+        asked = {"role": "user", "content": chat.neutralise(text, self.tokenizer)}
         prompt = chat.render(
-            self._tokenizer, [*self.messages, asked], enable_thinking=self._thinking, add_generation_prompt=True
+            self.tokenizer, [*self.messages, asked], enable_thinking=self.thinking, add_generation_prompt=True
         )
-        inputs = self._tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
-        length, reads = inputs["input_ids"].shape[1], self._model.config.max_position_embeddings
-        if length + self._max_new_tokens > reads:
+        inputs = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+        length, reads = inputs["input_ids"].shape[1], self.model.config.max_position_embeddings
+        if length + self.max_new_tokens > reads:
             raise ConversationError(
-                f"The conversation has {length} tokens and the reply may have {self._max_new_tokens}; the model reads "
+                f"The conversation has {length} tokens and the reply may have {self.max_new_tokens}; the model reads "
                 f"{reads}. Begin anew: restart(), or /new in the terminal."
             )
         stream = ThinkingStream(
-            self._tokenizer, prompt_opens_thinking=prompt.rstrip().endswith(OPENER), prompt_known=True
+            self.tokenizer, prompt_opens_thinking=prompt.rstrip().endswith(OPENER), prompt_known=True
         )
         arriving = _Arriving()
 
@@ -136,7 +126,7 @@ class Conversation:
             worker.join()
             if said:
                 # A control token that the model spelled out is text in the next prompt, too.
-                said = {kind: chat.neutralise(words.strip(), self._tokenizer) for kind, words in said.items()}
+                said = {kind: chat.neutralise(words.strip(), self.tokenizer) for kind, words in said.items()}
                 reply = {"role": "assistant", "content": said["answer"]}
                 self.messages += [asked, reply | ({"reasoning_content": said["thinking"]} if said["thinking"] else {})]
 
@@ -147,13 +137,13 @@ class Conversation:
             return torch.full((len(input_ids),), self._stopped.is_set(), device=input_ids.device)
 
         try:
-            stops = generation.stop_ids(self._model, self._tokenizer)
-            adapter = self._model.disable_adapter() if self._base else nullcontext()
+            stops = generation.stop_ids(self.model, self.tokenizer)
+            adapter = self.model.disable_adapter() if self.base else nullcontext()
             with _ONE_REPLY_AT_A_TIME, adapter:
-                output = self._model.generate(
-                    **inputs.to(self._model.device),
-                    max_new_tokens=self._max_new_tokens,
-                    pad_token_id=self._tokenizer.pad_token_id,
+                output = self.model.generate(
+                    **inputs.to(self.model.device),
+                    max_new_tokens=self.max_new_tokens,
+                    pad_token_id=self.tokenizer.pad_token_id,
                     eos_token_id=stops,
                     streamer=arriving,
                     stopping_criteria=[asked_to_stop],
