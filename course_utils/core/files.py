@@ -21,47 +21,24 @@ class FolderInUse(CourseError):
 
 @contextmanager
 def atomic_dir(target: str | Path) -> Iterator[Path]:
-    """Give a temporary folder that becomes `target` when the block ends without an error.
+    """Give a temporary folder that becomes `target` when the block ends without an error; its parents are made.
 
     The temporary folder lies beside `target`, so that the last step is a rename on one file system. If the block
     raises, it is removed and `target` stays as it was. An older `target` is replaced whole. What a killed process
     left beside `target` is removed at the next write to it.
-
-    Args:
-        target: the folder to write; its parents are made.
-
-    Yields:
-        The temporary folder to write into.
     """
     target = Path(target)
     with _draft(target) as draft:
         yield draft
         draft.chmod(0o755)  # mkdtemp gives 0700
-        if not target.exists():
-            os.replace(draft, target)
-            return
-        old = draft.with_suffix(".old")
-        os.replace(target, old)
-        try:
-            os.replace(draft, target)
-        except BaseException:
-            os.replace(old, target)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            os.replace(target, draft.with_suffix(".old"))
+        os.replace(draft, target)
 
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[TextIO]:
-    """Give a UTF-8 text file under a temporary name that becomes `path` when the block ends without an error.
-
-    If the block raises, the temporary file is removed and `path` stays as it was.
-
-    Args:
-        path: the file to write; its parents are made.
-
-    Yields:
-        The temporary file to write into; line breaks are written as they are.
-    """
+    """Give a UTF-8 text file that becomes `path` as `atomic_dir`'s folder does; line breaks are written as they are."""
     path = Path(path)
     with _draft(path) as draft:
         part = draft / path.name
@@ -83,7 +60,16 @@ def _draft(target: Path) -> Iterator[Path]:
             os.rename(new, draft)  # only now, so that nobody finds it unlocked
             yield draft
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            _settle(draft, target)
+
+
+def _settle(draft: Path, target: Path) -> None:
+    """Remove a draft; the older `target` that was moved away for it goes, too, or back where its place is empty."""
+    old = draft.with_suffix(".old")
+    if old.exists() and not target.exists():
+        os.replace(old, target)
+    for folder in (draft, old):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_leftovers(target: Path) -> None:
@@ -92,10 +78,7 @@ def _remove_leftovers(target: Path) -> None:
     for draft in sorted(target.parent.glob(f"{beside}.part")):
         with suppress(FileNotFoundError), _locked(draft) as abandoned:  # not found: its process has just ended
             if abandoned:
-                old = draft.with_suffix(".old")
-                if old.exists() and not target.exists():  # killed between the two renames
-                    os.replace(old, target)
-                shutil.rmtree(draft, ignore_errors=True)
+                _settle(draft, target)
     for old in sorted(target.parent.glob(f"{beside}.old")):
         if not old.with_suffix(".part").exists():  # the new folder is in its place
             shutil.rmtree(old, ignore_errors=True)
@@ -148,13 +131,11 @@ def is_first_process() -> bool:
 
 @contextmanager
 def run_lock(folder: str | Path) -> Iterator[None]:
-    """Hold a run's folder, so that no second run writes into it. When the process dies, the system frees it.
+    """Hold a run's folder, so that no second run writes into it; made where it is missing. When the process dies, the
+    system frees it.
 
     The processes of one `accelerate launch` share a run, so only the first takes the lock. Where there can be none (the
     folder cannot be written to, or its file system has no locks) the run goes on without.
-
-    Args:
-        folder: the run's folder; made where it is missing.
 
     Raises:
         FolderInUse: at once, where another run holds the folder; with its process and when it began.
