@@ -79,13 +79,11 @@ def fault(folder: str | Path, *, model: bool = False) -> str:
                 return found
     if not model:
         return ""
-    if folder / ADAPTER_FILES[1] in whole:
-        whole.remove(folder / ADAPTER_FILES[1])
-    if others := [file.name for file in sorted(folder.glob("*.safetensors"))] if not whole else []:
-        return f"it holds {others[0]}, and no {index.name} that says what is in it. Copy or download that, too."
-    if not whole and (pickles := sorted(folder.glob("pytorch_model*.bin"))):
-        return f"it holds its weights as a pickle ({pickles[0].name}), {PICKLE}"
-    if not whole:
+    if not set(whole) - {folder / ADAPTER_FILES[1]}:
+        for other in sorted(folder.glob("*.safetensors")):
+            return f"it holds {other.name}, and no {index.name} that says what is in it. Copy or download that, too."
+        for pickle in sorted(folder.glob("pytorch_model*.bin")):
+            return f"it holds its weights as a pickle ({pickle.name}), {PICKLE}"
         return "it holds no safetensors. Download it again."
     if not any(re.fullmatch(r"tokenizer\.json|vocab\..*|.*\.model", file.name) for file in loaded):
         return "it holds no tokenizer (tokenizer.json). Copy or download its files, too."
