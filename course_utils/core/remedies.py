@@ -23,24 +23,12 @@ class Remedy:
 
 
 def smaller(profile: Profile) -> Remedy | None:
-    """The next remedy when memory ran out; the one that harms the result least comes first.
-
-    Returns:
-        The change, its cost and its predicted effect; None where nothing is left to make smaller.
-    """
+    """The next remedy when memory ran out, the one that harms the result least; None where nothing can be smaller."""
     return next(_remedies(profile, _smaller(profile)), None)
 
 
 def larger(profile: Profile, room_gib: float) -> Remedy | None:
-    """The next remedy for a GPU that stands idle: more speed first, then more quality.
-
-    Args:
-        profile: what to change.
-        room_gib: the GPU's memory; changes that need more are left out.
-
-    Returns:
-        The change, its cost and its predicted effect; None where nothing more fits.
-    """
+    """The next remedy for an idle GPU of `room_gib`: more speed first, then more quality; None where no more fits."""
     found = _remedies(profile, _larger(profile))
     return next((remedy for remedy in found if remedy.after_gib is not None and remedy.after_gib < room_gib), None)
 
