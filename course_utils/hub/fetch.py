@@ -71,25 +71,14 @@ class HubFile:
     def matches(self, file: Path) -> bool:
         """Whether the file on disk has this size and this hash."""
         git = hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False)
-        start, stated = (hashlib.sha256(), self.sha256) if self.sha256 else (git, self.git_sha1)
-        return file.stat().st_size == self.size and (not stated or digest(file, start) == stated)
-
-    def is_whole(self, folder: Path) -> bool:
-        """Whether the folder holds this file under its own name, which it gets when it is checked."""
-        path = folder / self.path
-        return path.is_file() and path.stat().st_size == self.size
-
-    def missing(self, folder: Path) -> int:
-        """The bytes that the folder lacks."""
-        part = folder / (self.path + PART)
-        there = self.size if self.is_whole(folder) else part.stat().st_size if part.is_file() else 0
-        return max(0, self.size - there)
+        kind, stated = ("sha256", self.sha256) if self.sha256 else (lambda: git, self.git_sha1)
+        return file.stat().st_size == self.size and (not stated or digest(file, kind) == stated)
 
 
-def digest(path: Path, start: "hashlib._Hash") -> str:
-    """The hash of a file after what `start` has taken in already, in hexadecimal."""
+def digest(path: Path, kind: "str | Callable[[], hashlib._Hash]" = "sha256") -> str:
+    """The hash of a file in hexadecimal."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: start).hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def holds(folder: Path, marks: Iterable[str]) -> bool:
@@ -233,7 +222,8 @@ class Transfer:
             SourceError: the source does not give this file; what came of it stays, unless its hash is wrong.
             OSError: the file could not be written.
         """
-        if self.file.is_whole(self.folder):
+        whole = self.folder / self.file.path  # the name that it gets when it is checked
+        if whole.is_file() and whole.stat().st_size == self.file.size:
             return
         self.part.parent.mkdir(parents=True, exist_ok=True)
         self.part.touch()
@@ -242,7 +232,7 @@ class Transfer:
                 if self._have() != self.file.size:
                     retrying(self._resume, self._have)
                 if self.file.matches(self.part):
-                    os.replace(self.part, self.folder / self.file.path)
+                    os.replace(self.part, whole)
                     return
                 self._restart()
             raise SourceError("twice its hash was not the one that the hub states; it was removed")

