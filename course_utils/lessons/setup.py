@@ -16,6 +16,7 @@ from course_utils.core.errors import CourseError
 from course_utils.core.hardware import Hardware, detect_hardware
 from course_utils.core.paths import home, seen_from_here
 from course_utils.core.profiles import Profile
+from course_utils.core.programs import TEXT
 from course_utils.lessons import machine, tables
 from course_utils.train import modeling
 
@@ -41,9 +42,7 @@ def _command(name: str) -> Callable[[Profile], None]:
 
     def run(profile: Profile) -> None:
         command = ["-m", "course_utils", name, "--profile", profile.name, "--model", profile.model]
-        done = subprocess.run(
-            [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-        )
+        done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **TEXT)
         if done.returncode:
             last = " | ".join(done.stdout.strip().splitlines()[-3:])
             raise LessonError(f"`python {' '.join(command)}` failed: {last}")
@@ -107,8 +106,8 @@ NEEDS: dict[str, Need] = {
 }
 
 
-@dataclass(frozen=True)
-class Setup:
+@dataclass(frozen=True, repr=False)
+class Setup(tables.Shown):
     """What the first cell of a lesson found and made."""
 
     profile: Profile  # the profile in use, with the reason
@@ -118,25 +117,6 @@ class Setup:
     home: Path  # the folder of `data/`, `models/` and `runs/`, seen from the current one
     model_dir: Path  # where the base model lies (or will lie)
     run_dir: Path  # where this profile's run is written
-
-    def _shown(self) -> tables.Shown:
-        has, profile = self.hardware, self.profile
-        gpu = f"{has.gpu}, {has.vram_gib:.1f} GiB" if has.gpu else "no NVIDIA GPU"
-        rows = [
-            ("profile", profile.name),
-            ("why", profile.reason),
-            ("model", f"{profile.model}{', in 4 bits' if profile.load_in_4bit else ''}, {profile.dtype}"),
-            ("machine", f"{gpu}; {has.cores} cores, {has.ram_gib:.0f} GiB memory"),
-            ("versions", " · ".join(f"{name} {number}" for name, number in self.versions.items())),
-            *(("made just now", what) for what in self.made),
-        ]
-        return tables.table(rows, columns=("setup", "value"))
-
-    def __repr__(self) -> str:
-        return self._shown().text
-
-    def _repr_html_(self) -> str:
-        return self._shown().html
 
 
 def setup(needs: Sequence[str] = (), profile: str | None = None, model: str | None = None) -> Setup:
@@ -164,7 +144,17 @@ def setup(needs: Sequence[str] = (), profile: str | None = None, model: str | No
     made = tuple(what for name in needs for what in _provide(name, chosen))
     root = seen_from_here(home())
     versions = machine.versions(machine.STACK)
-    return Setup(chosen, hardware, versions, made, root, root / "models" / chosen.model, run_dir(chosen))
+    gpu = f"{hardware.gpu}, {hardware.vram_gib:.1f} GiB" if hardware.gpu else "no NVIDIA GPU"
+    rows = [
+        ("profile", chosen.name),
+        ("why", chosen.reason),
+        ("model", f"{chosen.model}{', in 4 bits' if chosen.load_in_4bit else ''}, {chosen.dtype}"),
+        ("machine", f"{gpu}; {hardware.cores} cores, {hardware.ram_gib:.0f} GiB memory"),
+        ("versions", " · ".join(f"{name} {number}" for name, number in versions.items())),
+        *(("made just now", what) for what in made),
+    ]
+    shown, folders = tables.table(rows, columns=("setup", "value")), (root, root / "models" / chosen.model)
+    return Setup(shown.text, shown.html, chosen, hardware, versions, made, *folders, run_dir(chosen))
 
 
 def _provide(name: str, profile: Profile) -> Iterator[str]:
