@@ -27,20 +27,11 @@ LIMIT = {"color": "black", "linestyle": "--", "linewidth": 1}
 
 
 def panels(width: float, height: float, number: int = 1) -> tuple[Figure, list[Any]]:
-    """A figure with its axes in one row; it shows itself as the last expression of a notebook's cell.
-
-    Args:
-        width: in inches, like `height`.
-        height: of the whole figure.
-        number: of axes.
-    """
+    """A figure of `width` by `height` inches with `number` axes in a row; it shows itself at the end of a cell."""
     from matplotlib.figure import Figure
 
-    class Picture(Figure):
-        def _repr_png_(self) -> bytes:
-            return _png(self, 100)
-
-    figure = Picture(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure._repr_png_ = lambda: _png(figure, 100)  # what Jupyter asks for
     axes = list(figure.subplots(1, number, squeeze=False)[0])
     for each in axes:
         each.spines[["top", "right"]].set_visible(False)
@@ -54,12 +45,7 @@ def _png(figure: Figure, dpi: int) -> bytes:
 
 
 def curve(log: Sequence[Mapping[str, float]], title: str = "Loss during training") -> Figure:
-    """Training and validation loss over the steps.
-
-    Args:
-        log: `TrainResult.log`.
-        title: what stands above it.
-    """
+    """Training and validation loss over the steps of a `TrainResult.log`."""
     figure, [axes] = panels(7, 3.2)
     for key, name, style in (
         ("loss", "training rows (each step)", {"color": LIGHT, "linewidth": 1.5}),
@@ -80,11 +66,7 @@ def lengths(
 ) -> Figure:
     """Histogram of lengths, one hatched layer per source; of more than seven sources the smallest are put together.
 
-    Args:
-        counts: lengths per source.
-        limit: the longest row that is trained on; a line marks it, unless it lies far beyond the longest row.
-        title: what stands above it.
-        unit: of the lengths.
+    A line marks `limit`, the longest row that is trained on, unless it lies far beyond the longest row.
     """
     figure, [axes] = panels(7, 3)
     looks = [(DARK, ""), (LIGHT, "//"), (ACCENT, ".."), (GREY, "xx"), (PALE, ""), (VIOLET, "\\\\"), (GREEN, "++")]
@@ -93,7 +75,9 @@ def lengths(
         small = sorted(counts, key=lambda name: -len(counts[name]))[len(looks) - 1 :]
         shown = {name: counts[name] for name in counts if name not in small}
         shown[f"{len(small)} others"] = [length for name in small for length in counts[name]]
-    _, _, layers = axes.hist(list(shown.values()), bins=30, stacked=True, label=list(map(_label, shown)))
+    # Each name as it is: matplotlib begins a formula at "$" and leaves out what begins with "_".
+    names = ["\u200b" * name.startswith("_") + (name or "no name").replace("$", r"\$") for name in shown]
+    _, _, layers = axes.hist(list(shown.values()), bins=30, stacked=True, label=names)
     for (shade, hatch), layer in zip(looks, layers if len(shown) > 1 else [layers], strict=False):
         for bar in layer:
             bar.set(facecolor=shade, hatch=hatch, **LINE)
@@ -107,17 +91,8 @@ def lengths(
     return figure
 
 
-def _label(name: str) -> str:
-    """A name for a legend, as it is: matplotlib begins a formula at "$" and leaves out what begins with "_"."""
-    return ("\u200b" if name.startswith("_") else "") + (name or "no name").replace("$", r"\$")
-
-
 def audit(report: MaskAudit) -> Figure:
-    """An audit as a picture: how much of each row is learned, and how many rows have which fault.
-
-    Args:
-        report: from `masking.audit`.
-    """
+    """A `masking.audit` as a picture: how much of each row is learned, and how many rows have which fault."""
     figure, (left, right) = panels(10, 3.4, 2)
     learned = f"{report.learned_share:.0%} of {report.tokens:,} tokens are learned"
     figure.suptitle(f"What this set would teach: {learned}", fontweight="bold")
@@ -140,13 +115,7 @@ def audit(report: MaskAudit) -> Figure:
 def memory(
     budgets: Mapping[str, Budget], gpus: Sequence[float] = (8, 16, 24), title: str = "Memory to train, predicted"
 ) -> Figure:
-    """A stacked bar per model against the memory of GPUs.
-
-    Args:
-        budgets: by the name that stands beside the bar, from `profiles.memory_budget`.
-        gpus: memory of the GPUs to compare with, in GiB; a line marks each.
-        title: what stands above it.
-    """
+    """A stacked bar for each named `profiles.memory_budget`, and a line for the memory of each GPU, in GiB."""
     figure, [axes] = panels(8.5, 1.4 + 0.5 * len(budgets))
     groups = (  # terms that belong together, so that six shades are enough
         ("overhead", ("overhead", "process"), PALE, ""),
@@ -176,12 +145,8 @@ def memory(
 
 
 def before_after(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Two panels of paired bars: perplexity (lower is better) and each source's own rate (higher is better).
-
-    The lines on the bars are 95 % intervals.
-
-    Args:
-        rows: `Comparison.table`.
+    """A `Comparison.table` as paired bars, with lines for 95 % intervals: perplexity (lower is better), and each
+    source's own rate (higher is better).
     """
     rows = [row for row in rows if row["source"] != "all"]
     figure, (left, right) = panels(max(10, 2 * len(rows)), 4.2, 2)

@@ -1,7 +1,4 @@
-"""Token ids, templates and masks in colour.
-
-Every colour has a second sign (underline, weight), so that all of it reads in grey.
-"""
+"""Token ids, templates and masks in colour."""
 
 from __future__ import annotations
 
@@ -32,14 +29,9 @@ COLUMN = "flex:1 1 0;min-width:18em;font-family:monospace;line-height:1.8;white-
 
 
 def rendered(parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase) -> Shown:
-    """A rendered conversation in colour, and beside it the ids that the model gets, in the same colours.
+    """A rendered conversation (`chat.parts`) in colour, and beside it the ids that the model gets, in the same colours.
 
-    Args:
-        parts: from `chat.parts`.
-        tokenizer: the one that rendered them.
-
-    Returns:
-        Two columns; in a terminal a line for each part, with its kind, its text and its ids.
+    In a terminal a line for each part, with its kind, its text and its ids.
     """
     text = "".join(part.text for part in parts)
     made = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -50,7 +42,7 @@ def rendered(parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase) -> Shown
         end += len(part.text)
         stop = bisect_left(starts, end, lo=used)  # an id belongs to the part in which it begins
         ids, used = made["input_ids"][used:stop], stop
-        words.append(_span(_escaped(part.text), PART_STYLES[part.kind], part.kind))
+        words.append(_span(part.text, PART_STYLES[part.kind], part.kind))
         numbers += [_span(str(token), PART_STYLES[part.kind], part.kind) for token in ids]
         lines.append((part.kind, _visible(part.text), " ".join(map(str, ids))))
     legend = " ".join(f'<span style="{style}">{kind}</span>' for kind, style in PART_STYLES.items())
@@ -62,13 +54,10 @@ def rendered(parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase) -> Shown
     )
 
 
-def _span(content: str, style: str, title: str) -> str:
-    return f'<span style="{style}" title="{title}">{content}</span>'
-
-
-def _escaped(text: str) -> str:
+def _span(text: str, style: str, title: str) -> str:
     """HTML of a text in which every line break can be seen."""
-    return html.escape(text).replace("\n", "⏎<br>")
+    words = html.escape(text).replace("\n", "⏎<br>")
+    return f'<span style="{style}" title="{title}">{words}</span>'
 
 
 def tokens(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Shown:
@@ -82,14 +71,9 @@ def tokens(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Shown:
 
 
 def mask(example: Mapping[str, Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> Shown:
-    """One example in colour: what is learned is dark on light and underlined, the rest is grey.
+    """One example of `masking` in colour: what is learned is dark on light and underlined, the rest is grey.
 
-    Args:
-        example: a dict with `input_ids` and `labels`, from `masking`.
-        tokenizer: the model's.
-
-    Returns:
-        Coloured text; in a terminal the learned stretches stand between ⟦ and ⟧.
+    In a terminal the learned stretches stand between ⟦ and ⟧.
     """
     ids, labels = example["input_ids"], example["labels"]
     parts, plain = [], []
@@ -97,7 +81,7 @@ def mask(example: Mapping[str, Sequence[int]], tokenizer: PreTrainedTokenizerBas
     for text, count in _pieces(ids, tokenizer):
         learned = labels[place] != IGNORED
         style = PART_STYLES["content" if learned else "template"]
-        parts.append(_span(_escaped(text), f"{style};margin-right:1px", f"id {ids[place]}"))
+        parts.append(_span(text, f"{style};margin-right:1px", f"id {ids[place]}"))
         plain.append(("⟧" if inside and not learned else "⟦" if learned and not inside else "") + text)
         inside, place = learned, place + count
     share = sum(label != IGNORED for label in labels) / max(len(labels), 1)
@@ -107,15 +91,9 @@ def mask(example: Mapping[str, Sequence[int]], tokenizer: PreTrainedTokenizerBas
 
 
 def masks(ways: Mapping[str, Mapping[str, Sequence[int]]], tokenizer: PreTrainedTokenizerBase) -> Shown:
-    """Several masks of one conversation side by side, one line per token.
+    """Several masks of one conversation side by side, by the name that stands above each; one line per token.
 
-    Args:
-        ways: by the name that stands above it, a dict with `input_ids` and `labels`. The ids may differ, too.
-        tokenizer: the model's.
-
-    Returns:
-        A table. "●" is learned, "·" is read only, and an empty place means that this way does not have the token at
-        all. "≠" marks the lines where the ways differ.
+    "●" is learned, "·" is read only, an empty place: this way does not have the token at all; "≠": the ways differ.
     """
     lines: list[tuple[int, dict[str, bool]]] = []  # id, and for each way that has it: is it learned
     for way, example in ways.items():
