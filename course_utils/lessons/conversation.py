@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -80,42 +81,33 @@ class Conversation:
         Closing the iterator early stops the reply as `stop()` does. A reply that failed leaves the conversation as it
         was before.
 
-        Args:
-            text: the user's words.
-
         Yields:
             ("thinking" | "answer", text), some characters each; all of them joined are the reply.
 
         Raises:
             ConversationError: the conversation and the longest reply do not fit into what the model reads.
         """
-        asked = {"role": "user", "content": chat.neutralise(text, self.tokenizer)}
+        tokenizer = self.tokenizer
+        asked = {"role": "user", "content": chat.neutralise(text, tokenizer)}
         prompt = chat.render(
-            self.tokenizer, [*self.messages, asked], enable_thinking=self.thinking, add_generation_prompt=True
+            tokenizer, [*self.messages, asked], enable_thinking=self.thinking, add_generation_prompt=True
         )
-        inputs = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+        inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
         length, reads = inputs["input_ids"].shape[1], self.model.config.max_position_embeddings
         if length + self.max_new_tokens > reads:
             raise ConversationError(
                 f"The conversation has {length} tokens and the reply may have {self.max_new_tokens}; the model reads "
                 f"{reads}. Begin anew: restart(), or /new in the terminal."
             )
-        stream = ThinkingStream(
-            self.tokenizer, prompt_opens_thinking=prompt.rstrip().endswith(OPENER), prompt_known=True
-        )
+        stream = ThinkingStream(tokenizer, prompt_opens_thinking=prompt.rstrip().endswith(OPENER), prompt_known=True)
         arriving = _Arriving()
-
-        def pieces() -> Iterator[Piece]:
-            for ids in arriving:
-                yield from stream.feed(ids)
-            yield from stream.finish()
-
+        pieces = chain(chain.from_iterable(map(stream.feed, arriving)), stream.finish())
         self._stopped.clear()
         worker = threading.Thread(target=self._write, args=(inputs, arriving), daemon=True)
         worker.start()
         said = {"thinking": "", "answer": ""}
         try:
-            for kind, piece in pieces():
+            for kind, piece in pieces:
                 said[kind] += piece
                 yield kind, piece
         except Exception:
@@ -126,7 +118,7 @@ class Conversation:
             worker.join()
             if said:
                 # A control token that the model spelled out is text in the next prompt, too.
-                said = {kind: chat.neutralise(words.strip(), self.tokenizer) for kind, words in said.items()}
+                said = {kind: chat.neutralise(words.strip(), tokenizer) for kind, words in said.items()}
                 reply = {"role": "assistant", "content": said["answer"]}
                 self.messages += [asked, reply | ({"reasoning_content": said["thinking"]} if said["thinking"] else {})]
 

@@ -17,11 +17,8 @@ EVERY = 5.0  # seconds between two pictures: drawing takes time from the run
 def live(predicted_gib: float | None = None) -> TrainerCallback:
     """A callback for `training.train` that keeps the loss curves in the notebook up to date while a run goes on.
 
-    Below the curves stand the step, the learning rate, tokens per second, the peak of memory and the time left. The
-    last picture stays. Outside a notebook nothing is shown.
-
-    Args:
-        predicted_gib: the budget (`profiles.memory_budget(…).gib`) to set the measured peak against.
+    Below the curves stand the step, the learning rate, tokens per second, the peak of memory (of the `gib` that
+    `profiles.memory_budget` predicted) and the time left. The last picture stays. Outside a notebook nothing is shown.
     """
     from IPython import get_ipython
     from IPython.display import display

@@ -25,7 +25,6 @@ def train_adapter(profile: Profile, *, file: str | Path | None = None, resume: b
     """Lesson 04 in one call: masked rows, LoRA, training; the adapter lands in `run_dir(profile)`.
 
     Args:
-        profile: model, rows and settings.
         file: rows of one's own in place of the course's; see `own_rows`.
         resume: go on from the last checkpoint, where there is one.
     """
@@ -43,15 +42,8 @@ def train_adapter(profile: Profile, *, file: str | Path | None = None, resume: b
 
 
 def own_rows(file: str | Path, profile: Profile, tokenizer: Any) -> tuple[Any, Any]:
-    """Rows that a learner brings, checked and split: a tenth of them, in whole groups, is held back for validation.
-
-    Args:
-        file: whatever `data.check` opens.
-        profile: gives the longest row in tokens, and the seed.
-        tokenizer: of the model that they will be trained on.
-
-    Returns:
-        The rows to train on and those held back, as datasets.
+    """Rows that a learner brings (whatever `data.check` opens), checked and split into a dataset to train on and one of
+    a tenth, in whole groups, for validation. The profile gives the longest row, in tokens, and the seed.
 
     Raises:
         DataError: rows of another kind than chats, which another lesson trains on.
@@ -89,7 +81,6 @@ def evaluate_adapter(profile: Profile, *, merged: bool = False, resume: bool = F
     model in `evaluation_merged.json` and `.html`.
 
     Args:
-        profile: model, rows and settings.
         merged: compare the base with the merged model of lesson 06 in place of the adapter.
         resume: keep the replies of a run that was stopped, and ask only for the rest.
 

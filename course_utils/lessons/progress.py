@@ -30,10 +30,7 @@ class Task:
 
 
 def progress(folder: str | Path) -> list[Task]:
-    """Every task of the exercise notebooks in a folder, in order.
-
-    Args:
-        folder: holds `01_….ipynb` and so on, as saved.
+    """Every task of the exercise notebooks (`01_….ipynb` and so on, as saved) in a folder, in order.
 
     Raises:
         ExerciseError: there are none, or one is no notebook.

@@ -20,13 +20,9 @@ LONGEST_EXAMPLE = 400  # characters of a turn
 
 
 def check(report: CheckReport) -> Shown:
-    """A check of a data set as one page: summary, lengths, what is learned, every problem, repeats, some rows.
+    """A `data.check` as one page: summary, lengths, what is learned, every problem, repeats, some rows.
 
-    Args:
-        report: from `data.check`.
-
-    Returns:
-        A page; in a terminal the summary, the problems and the remarks.
+    In a terminal the summary, the problems and the remarks.
     """
     summary = table(report.table(), columns=("what", "value"))
     listed = report.problems[:PROBLEMS_SHOWN]
@@ -81,11 +77,7 @@ def _shortened(text: str) -> str:
 
 
 def evaluation(compared: Comparison) -> Shown:
-    """An evaluation: the table, the picture, what got worse, and prompts with their replies before and after.
-
-    Returns:
-        A part of a page; in a terminal the table and what got worse.
-    """
+    """Part of a page: table, picture, replies side by side, what got worse; in a terminal the first and the last."""
     figures, worse, shows = tables.comparison(compared.table), tables.changes(compared.worse), compared.telling()
     replies = tables.replies(shows.values(), shows)
     return Shown(

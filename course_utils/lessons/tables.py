@@ -26,11 +26,9 @@ class Shown:
 
 
 def table(rows: Iterable[Mapping[str, Any] | Sequence[Any]], columns: Sequence[str] | None = None) -> Shown:
-    """A table of dicts, or of sequences with `columns` as the heads.
+    """A table of dicts, or of sequences with `columns` as the heads, which by default are the keys of the first dict.
 
-    Args:
-        rows: one dict or sequence per line. Floats are shown with three digits, tuples and lists with commas.
-        columns: the heads; by default the keys of the first dict.
+    Floats are shown with three digits, tuples and lists with commas.
     """
     lines = [dict(row) if isinstance(row, Mapping) else dict(zip(columns or (), row, strict=True)) for row in rows]
     heads = list(columns or (lines[0] if lines else ()))
@@ -44,12 +42,7 @@ def table(rows: Iterable[Mapping[str, Any] | Sequence[Any]], columns: Sequence[s
 
 
 def grid(heads: Sequence[str], lines: Iterable[Iterable[str]]) -> str:
-    """HTML of a table.
-
-    Args:
-        heads: texts; there may be none.
-        lines: each line's cells, made by `cell`.
-    """
+    """HTML of a table: the texts of its heads, of which there may be none, and each line's cells, made by `cell`."""
     head = "".join(f'<th style="{CELL}">{html.escape(name)}</th>' for name in heads)
     body = "".join(f"<tr>{''.join(line)}</tr>" for line in lines)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -88,11 +81,7 @@ def conversation(messages: Sequence[Mapping[str, Any]]) -> Shown:
 
 
 def comparison(rows: Sequence[Mapping[str, Any]]) -> Shown:
-    """The before/after table, one line per source, with what the paired tests say.
-
-    Args:
-        rows: `Comparison.table`.
-    """
+    """The before/after table (`Comparison.table`), one line per source, with what the paired tests say."""
 
     def said(row: Mapping[str, Any], key: str) -> str:
         return f"{row[f'{key} before']:.2f} → {row[f'{key} after']:.2f}, {row['verdicts'][key]}"
@@ -112,20 +101,14 @@ def comparison(rows: Sequence[Mapping[str, Any]]) -> Shown:
 
 
 def changes(lines: Sequence[Mapping[str, Any]]) -> Shown:
-    """Figures before and after with their verdicts, one per line, or a line that says there are none.
-
-    Args:
-        lines: `Comparison.changes()` or `Comparison.worse`.
-    """
+    """`Comparison.changes()` or its `worse`: a line per figure with its verdict, or one that says there are none."""
     return table(lines or [{"figure": "nothing that a test tells apart"}])
 
 
 def replies(pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]], names: Iterable[str] | None = None) -> Shown:
     """Prompts with the reference and the replies before and after, side by side; long replies are cut.
 
-    Args:
-        pairs: (row of the report before, row of the report after), the same prompt in both.
-        names: one for each pair, which stands before it.
+    A pair is one prompt's rows of the two reports; its name, where `names` are given, stands before it.
     """
 
     def said(row: Mapping[str, Any]) -> str:
