@@ -269,7 +269,7 @@ def chat(
     from course_utils.train import modeling
 
     folder = ready.run_dir / "merged" if needs == ["merged"] else ready.model_dir
-    loaded, tokenizer = modeling.load_model(folder, ready.profile, load_in_4bit=False)
+    loaded, tokenizer = modeling.load_model(folder, ready.profile, load_in_4bit=ready.profile.eval_in_4bit)
     if adapter or both:
         loaded = modeling.load_adapter(loaded, adapter or ready.run_dir / "adapter")
     loaded = modeling.for_inference(loaded)

@@ -33,7 +33,7 @@ Playground(talks, tokenizers, tools=[{{"type": "function", "function": {{"name":
 ---
 BudgetSlider()
 ---
-model, tokenizer = modeling.load_model(course.model_dir, course.profile, load_in_4bit=False)
+model, tokenizer = modeling.load_model(course.model_dir, course.profile, load_in_4bit=course.profile.eval_in_4bit)
 model = modeling.for_inference(modeling.load_adapter(model, course.run_dir / "adapter"))
 Chat({{"base": conversation.Conversation(model, tokenizer, base=True, max_new_tokens=24),
       "tuned": conversation.Conversation(model, tokenizer, max_new_tokens=24)}})

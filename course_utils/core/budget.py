@@ -69,11 +69,12 @@ class Shape:
                 biases=config.get("model_type") == "qwen2",
                 head_dim=head_dim,
             )
-        except KeyError as missing:
+        except (KeyError, TypeError) as error:
+            found = f"no {error.args[0]!r}" if isinstance(error, KeyError) else f"other dimensions ({error})"
             raise BudgetError(
-                f"The config has no {missing.args[0]!r}, so this is no Llama- or Qwen-type model. Give the mapping "
+                f"The config has {found}, so this is no Llama- or Qwen-type model. Give the mapping "
                 f"that its config.json holds, or one of {', '.join(CONFIGS)}."
-            ) from missing
+            ) from error
 
     @property
     def projections(self) -> dict[str, tuple[int, int]]:
@@ -150,7 +151,8 @@ PLAIN_ATTENTION_UP_TO = 256
 attention weights are kept, tokens x tokens per head (docs/training.md)."""
 
 CPU_LOSS_ELEMENTS = 16 * 2**20  # logits in a chunk of Unsloth's cross entropy on a CPU
-CUDA_LOSS_BYTES = 4 * GIB  # the most that Unsloth's chunked cross entropy takes on a GPU
+CUDA_LOSS_ELEMENTS = 512 * 151_936  # and on a GPU; more where the hidden states themselves are as many
+TOKENS_PER_PASS = 2048  # of an evaluation's forward pass at most: a large vocabulary's scores of them take 0.6 GB
 NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256  # weights per scale; scales per scale of scales
 STATE_BLOCK = 256  # weights per scale of an 8-bit optimiser state
 SMALLEST_8BIT_STATE = 4096  # smaller tensors keep 32-bit states
@@ -257,9 +259,9 @@ def loss(shape: Shape, device: Device, tokens: int, number: int) -> Term:
         logits, rest = (4 + copy) * chunk, f"{number} x {tokens:,} x {shape.hidden:,}"
         formula = f"(4 + {copy}) bytes x {chunk / 1e6:.0f}e6 logits of a chunk + {rest}"
     else:
-        most, source = CUDA_LOSS_BYTES, "unsloth_zoo/fused_losses/cross_entropy_loss.py"
-        logits = min(14 * tokens * shape.vocabulary, most)
-        formula = f"14 bytes x {tokens:,} tokens x {shape.vocabulary:,}, in chunks of at most {most // GIB} GiB"
+        chunk = min(tokens * shape.vocabulary, max(CUDA_LOSS_ELEMENTS, tokens * shape.hidden))
+        logits, source = 4 * chunk, "unsloth_zoo/fused_losses/fused_linear.py, fused_linear_rows"
+        formula = f"4 bytes x {chunk / 1e6:.0f}e6 logits of a chunk + {number} x {tokens:,} x {shape.hidden:,}"
     return Term("logits and loss", logits + number * tokens * shape.hidden, formula, source)
 
 
@@ -268,6 +270,14 @@ def key_value_cache(shape: Shape, *, rows: int, length: int, number: int = 2) ->
     formula = f"2 x {number} bytes x {shape.layers} layers x {shape.keys:,} x {rows * length:,} tokens"
     source = "Attention with a cache: transformers' DynamicCache"
     return Term("key-value cache", 2 * number * shape.layers * shape.keys * rows * length, formula, source)
+
+
+def scores(shape: Shape, *, rows: int, length: int, number: int) -> Term:
+    """The logits of an evaluation's pass over references, and one row of them in float32 with its log-probabilities."""
+    tokens = length * min(rows, max(1, TOKENS_PER_PASS // length))
+    formula = f"({number} bytes x {tokens:,} tokens + 8 x {length:,}) x {shape.vocabulary:,}"
+    needed = (number * tokens + 8 * length) * shape.vocabulary
+    return Term("scores", needed, formula, "course_utils/evals/evaluation.py")
 
 
 def overhead(shape: Shape, device: Device, bits: int) -> Term:

@@ -21,8 +21,9 @@ from course_utils.core.hardware import Hardware, detect_hardware
 from course_utils.core.settings import TrainSettings, meanings
 
 VARIABLE = "COURSE_PROFILE"
-NEEDED_VRAM_GIB = 14.0  # "16 GB" GPUs report 14.6 to 15.7 GiB
-ROOMY_VRAM_GIB = 20.0  # "24 GB" GPUs report 22 to 23.6 GiB
+# GPUs of 8, 16 and 24 GB report from 7.5, 14.6 and 22 GiB on.
+NEEDED_VRAM_GIB = {"8gb": 7.0, "t4": 14.0, "16gb": 14.0, "24gb": 20.0}
+TRITON_SINCE = (7, 0)  # compute capability; Unsloth's kernels are written in Triton
 NEEDED_RAM_GIB = {True: 10.0, False: 14.0}  # for the real Qwen on a CPU, in bfloat16 and in float32, and work beside it
 
 
@@ -34,7 +35,7 @@ class ProfileError(CourseError):
 class Profile:
     """All that differs between machines; each field's meaning and unit stand beside it."""
 
-    name: str = Field(description="tiny, cpu, t4, 16gb or 24gb")
+    name: str = Field(description="tiny, cpu, 8gb, t4, 16gb or 24gb")
     device: budget.Device = Field(description="where the model lies and is trained: cpu, or cuda for an NVIDIA GPU")
     model: str = Field(description="base model, a name for hub.download")
     load_in_4bit: bool = Field(description="hold the frozen base in NF4: a quarter of the memory of bfloat16")
@@ -42,6 +43,7 @@ class Profile:
     languages: tuple[str, ...] = Field(description="language tags of the rows trained on")
     kinds: tuple[str, ...] = Field(description="kind tags of the rows trained on")
     train: TrainSettings = Field(description="the training settings")
+    eval_in_4bit: bool = Field(description="hold the base in NF4 also where it answers: half the speed of 16 bits")
     eval_batch_size: int = Field(description="prompts answered at once in the evaluation")
     max_new_tokens: int = Field(description="longest reply of the evaluation, in tokens")
     weights: tuple[tuple[str, float], ...] = Field((), description="(source, weight) of the mix; none: all rows once")
@@ -109,8 +111,9 @@ def choose(name: str | None = None, hardware: Hardware | None = None) -> Profile
     profile = PROFILES[found]
     if profile.device == "cpu":
         profile = replace(profile, device=hardware.device)  # a small model, on a GPU that is too small for the others
-        if not hardware.bf16:  # an old GPU has float16; a CPU emulates bfloat16, slower than its real float32
-            profile = replace(profile, dtype="float16" if profile.device == "cuda" else "float32")
+    if not hardware.bf16 and found in ("8gb", "cpu", "tiny"):
+        # An old GPU has float16; a CPU emulates bfloat16, slower than its real float32.
+        profile = replace(profile, dtype="float16" if profile.device == "cuda" else "float32")
     warning = _misfit(profile, hardware)
     return replace(profile, reason=f"{reason} Warning: {warning}." if warning else reason)
 
@@ -123,12 +126,15 @@ def _fitting(hardware: Hardware) -> tuple[str, str]:
             return "tiny", f"No NVIDIA GPU and only {memory}, so the smallest model is trained here (profile tiny)"
         return "cpu", f"No NVIDIA GPU was found, and {memory}, so {name} is trained on the CPU (profile cpu)"
     gpu = f"{hardware.gpu} with {hardware.vram_gib:.1f} GiB"
-    if hardware.vram_gib < NEEDED_VRAM_GIB:
-        return "cpu", f"Found {gpu}, but the 4-billion model needs a 16 GB GPU, so it is a small one (profile cpu)"
+    major, minor = hardware.capability or (0, 0)
+    if hardware.vram_gib < NEEDED_VRAM_GIB["8gb"] or (major, minor) < TRITON_SINCE:
+        needs = "an 8 GB GPU of compute capability 7.0"
+        return "cpu", f"Found {gpu}, but the 4-billion model needs {needs}, so it is a small one (profile cpu)"
+    if hardware.vram_gib < NEEDED_VRAM_GIB["16gb"]:
+        return "8gb", f"Found {gpu}, so the base model is held in 4 bits and answers so, too (profile 8gb)"
     if not hardware.bf16:
-        major, minor = hardware.capability or (0, 0)
         return "t4", f"Found {gpu}, of compute capability {major}.{minor} without bfloat16, so it is profile t4"
-    if hardware.vram_gib < ROOMY_VRAM_GIB:
+    if hardware.vram_gib < NEEDED_VRAM_GIB["24gb"]:
         return "16gb", f"Found {gpu}, so the base model is held in 4 bits (profile 16gb)"
     return "24gb", f"Found {gpu}, so the base model fits in 16 bits (profile 24gb)"
 
@@ -142,7 +148,7 @@ def _misfit(profile: Profile, hardware: Hardware) -> str:
         return slow if hardware.device == "cpu" and not hardware.bf16 else ""
     if hardware.device == "cpu":
         return f"no NVIDIA GPU was found, and profile {profile.name} needs one; profile cpu runs here"
-    needed = ROOMY_VRAM_GIB if profile.name == "24gb" else NEEDED_VRAM_GIB
+    needed = NEEDED_VRAM_GIB[profile.name]
     if hardware.vram_gib < needed:
         return f"{hardware.gpu} has {hardware.vram_gib:.1f} GiB and profile {profile.name} needs {needed:.0f}"
     if profile.dtype == "bfloat16" and not hardware.bf16:
@@ -159,7 +165,7 @@ def memory_budget(
         config: a `config.json` as a mapping, or a row of `budget.CONFIGS`.
         profile: rows, length, LoRA, optimiser, checkpointing, number format, and whether Unsloth's CPU or CUDA
             backend trains.
-        generate: count generating (the evaluation's rows, with `max_new_tokens` after `max_length`), not training.
+        generate: count the evaluation (its rows, with `max_new_tokens` after `max_length`), not training.
         bits: hold the base model in this many bits; None: as the profile says.
 
     Returns:
@@ -169,11 +175,14 @@ def memory_budget(
         BudgetError: this is no config of a dense Llama- or Qwen-type model.
     """
     shape, device, settings = budget.Shape.of(config), profile.device, profile.train
-    bits, number = bits or profile.bits, 4 if profile.dtype == "float32" else 2
+    number = 4 if profile.dtype == "float32" else 2
+    bits = bits or (8 * number if generate and not profile.eval_in_4bit else profile.bits)
     terms = [budget.overhead(shape, device, bits), budget.weights(shape, bits)]
     if generate:
         length = settings.max_length + profile.max_new_tokens
-        terms.append(budget.key_value_cache(shape, rows=profile.eval_batch_size, length=length, number=number))
+        cache = budget.key_value_cache(shape, rows=profile.eval_batch_size, length=length, number=number)
+        scores = budget.scores(shape, rows=profile.eval_batch_size, length=settings.max_length, number=number)
+        terms.append(max(cache, scores, key=lambda term: term.bytes))  # one after the other
     else:
         terms += budget.adapter(shape, settings.r, settings.target_modules, settings.optimizer)
         terms.append(budget.activations(shape, device, settings, number))

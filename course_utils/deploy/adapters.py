@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TIED = ("lm_head", "embed_tokens")
 """Often one tensor under two names: an adapter on either cannot be merged then (pitfall adapter-on-tied-weights)."""
+ROOM = 1.3  # times the weights: a LoRA's delta, the cache of 16 short replies
 SERVED_RANK = 16
 """vLLM mounts adapters up to this rank unless `--max-lora-rank` says otherwise (pitfall rank-above-server-limit)."""
 
@@ -164,9 +165,17 @@ def load_base(base: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
         raise ExportError(f"{base} holds no model; `python -m course_utils download NAME` brings one.")
     if problem := weights.model_fault(base):
         raise ExportError(f"{base} cannot be loaded: {problem}")
-    # On the CPU, so that a merge needs no GPU: it is one addition per weight.
-    model = AutoModelForCausalLM.from_pretrained(str(base), dtype="auto", local_files_only=True, use_safetensors=True)
+    options = {"dtype": "auto", "device_map": "cuda" if _fits_gpu(base) else None}
+    model = AutoModelForCausalLM.from_pretrained(str(base), local_files_only=True, use_safetensors=True, **options)
     return upcast(model).eval(), AutoTokenizer.from_pretrained(str(base), local_files_only=True)
+
+
+def _fits_gpu(base: str | Path) -> bool:
+    """Whether a GPU has room for the model and its answers. The CPU can merge as well, but answers slowly."""
+    import torch
+
+    size = sum(file.stat().st_size for file in Path(base).glob("*.safetensors"))
+    return torch.cuda.is_available() and ROOM * size < torch.cuda.mem_get_info()[0]
 
 
 def upcast(model: PreTrainedModel) -> PreTrainedModel:

@@ -156,10 +156,14 @@ def check_merge(
 ) -> MergeCheck:
     """Answer the prompts with base + adapter, with the merged model in memory, and with the folder in a new process.
 
+    One after the other: a GPU, or the memory of a small machine, holds one large model.
+
     Args:
         base, adapter, merged: what `merge_adapter` read, and what it wrote.
         prompts, batch_size, max_new_tokens: as for `generation.generate`.
     """
+    from accelerate.utils import clear_device_cache
+
     how = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
     model, tokenizer = load_with_adapter(base, adapter)
     mounted = generation.generate(model, tokenizer, prompts, **how)
@@ -167,10 +171,13 @@ def check_merge(
     in_memory = upcast(_merged(model))
     remembered = generation.generate(in_memory, tokenizer, prompts, **how)
     merged_logits = generation.reply_logits(in_memory, tokenizer, prompts, mounted)
+    own_digest = _digest(in_memory)
+    del model, in_memory
+    clear_device_cache(garbage_collection=True)
     reloaded, digest = _in_new_process(merged, {"prompts": list(prompts), **how})
     return MergeCheck(
         prompts=len(prompts),
-        same_weights=digest == _digest(in_memory),
+        same_weights=digest == own_digest,
         equal_to_memory=sum(a == b for a, b in zip(remembered, reloaded, strict=True)),
         adapter=generation.agreement(mounted, mounted_logits, reloaded, merged_logits),
     )
@@ -181,7 +188,7 @@ def _digest(model: PreTrainedModel) -> str:
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        digest.update(weight.contiguous().view(torch.uint8).numpy())
+        digest.update(weight.contiguous().view(torch.uint8).cpu().numpy())
     return digest.hexdigest()
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from course_utils.core.budget import TOKENS_PER_PASS
 from course_utils.core.errors import CourseError
 from course_utils.core.files import write_json
 from course_utils.evals import generation, metrics, statistics
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 METRICS = {"json": "json_strict", "emoji": "emoji", "mawps": "bare", "cmath": "bare", "cluener": "entity_f1"}
 METRICS |= {"tools": "calls", "general": "emoji_fits"}
 """The figure that says most about a source; for any other source it is whether the reply ended by itself."""
-LOGITS = 2048  # tokens of one pass at most: a large vocabulary's float32 scores of them take 1.2 GB
 NO_NLL = {"learned": 0.0, "learned_count": 0, "all_tokens": 0.0, "all_count": 0}
 """The sums of an example without tokens: NLL and number, of the learned tokens and of all."""
 OTHER_KINDS = {"text": "text", "chosen": "preference", "rejected": "preference"}
@@ -68,7 +68,7 @@ def perplexity(
     Args:
         model, tokenizer: any causal language model; the tokenizer's `pad_token_id` fills the batches.
         examples: dicts with `input_ids` and `labels`.
-        batch_size: examples per forward pass, fewer where they are long (`LOGITS`).
+        batch_size: examples per forward pass, fewer where they are long (`budget.TOKENS_PER_PASS`).
 
     Raises:
         EvaluationError: one is no masked example, or no token is learned in any of them.
@@ -102,19 +102,16 @@ def _nlls(
     order = sorted(range(len(examples)), key=lambda number: len(examples[number]["input_ids"]))
     parts: dict[int, dict[str, Any]] = {}
     while order:
-        size = min(batch_size, max(1, LOGITS // len(examples[order[-1]]["input_ids"])))  # the longest are left last
+        longest = len(examples[order[-1]]["input_ids"])
+        size = min(batch_size, max(1, TOKENS_PER_PASS // longest))
         order, numbers = order[:-size], order[-size:]
         rows = {"input_ids": [examples[number]["input_ids"] for number in numbers]}
         batch = tokenizer.pad(rows, padding_side="right", return_tensors="pt").to(model.device)
-        # The logits at one place predict the token at the next. They are flattened because cross_entropy over a
-        # class axis that is not the last one adds up in another order, and is off by 3e-4 nats a token in float32.
-        logits = model(**batch).logits[:, :-1].float()
-        targets = batch["input_ids"][:, 1:]
-        nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-        nll = nll.view_as(targets).double()
-        for line, number in enumerate(numbers):
+        for ids, logits, number in zip(batch["input_ids"], model(**batch).logits, numbers, strict=True):
             learned = torch.tensor(examples[number]["labels"][1:], device=model.device) != masking.IGNORED
-            every = nll[line, : len(learned)]
+            # The logits at one place predict the token at the next. In float32 row by row: all at once take gigabytes.
+            scores = logits[: len(learned)].float(), ids[1 : len(learned) + 1]
+            every = torch.nn.functional.cross_entropy(*scores, reduction="none").double()
             sums = float(every[learned].sum()), int(learned.sum()), float(every.sum()), len(every)
             parts[number] = dict(zip(NO_NLL, sums, strict=True))
     return [parts[number] for number in range(len(examples))]

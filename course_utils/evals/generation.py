@@ -195,7 +195,7 @@ def reply_logits(
     *,
     batch_size: int = 1,
 ) -> list[torch.Tensor]:
-    """The logits that each token of each reply was chosen from, float32, (tokens of the reply, vocabulary).
+    """The logits that each token of each reply was chosen from: float32 on the CPU, (tokens of the reply, vocabulary).
 
     Args:
         model, tokenizer, prompts: see `generate`.
@@ -210,7 +210,7 @@ def reply_logits(
         places = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)  # of each token in its own row
         logits = model(**batch, position_ids=places).logits
         for row, reply in zip(logits, replies[start : start + batch_size], strict=True):
-            found.append(row[len(row) - len(reply) - 1 : -1].float())  # a logit chooses the token after it
+            found.append(row[len(row) - len(reply) - 1 : -1].float().cpu())  # a logit chooses the token after it
     return found
 
 

@@ -94,6 +94,7 @@ class Conversation:
         )
         inputs = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
         length, reads = inputs["input_ids"].shape[1], self.model.config.max_position_embeddings
+        reads = min(reads, getattr(self.model, "max_seq_length", reads))  # Unsloth's, which cuts what is longer
         if length + self.max_new_tokens > reads:
             raise ConversationError(
                 f"The conversation has {length} tokens and the reply may have {self.max_new_tokens}; the model reads "

@@ -42,7 +42,7 @@ SYSTEMS: dict[str, tuple[str, str, str]] = {  # those about which there is somet
     "macOS": ("note", ": no CUDA here; the course uses the CPU, not Apple's GPU", ""),
 }
 COLOURS = {"fault": "bold red", "note": "yellow", "ok": "green"}  # the worst first
-BELOW = "Memory by calculation. Lesson 05 answers with the base in 16 bits."
+BELOW = "Memory by calculation. Lesson 05 answers with the base in 16 bits, with profile 8gb in 4."
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class ModelFit:
     model: str  # a name for hub.download
     base: str  # how the frozen base is held in training: "4 bits" or "16 bits"
     train_gib: float  # memory that training needs at its peak
-    answer_gib: float  # memory that lesson 05 needs, which answers with the base in 16 bits
+    answer_gib: float  # memory that lesson 05 needs, as the profile answers there: in 16 bits, or in 4
     state: str  # fits, tight (above TIGHT of the memory), trains only (not lesson 05), too large, needs a GPU
 
 
@@ -149,13 +149,13 @@ def judge(findings: Findings, profile: Profile) -> Diagnosis:
 
 
 def model_fits(profile: Profile, hardware: Hardware, configs: Mapping[str, Any] = CONFIGS) -> tuple[ModelFit, ...]:
-    """What each model of a list needs: the profile's with its settings, others with those of cpu, tiny or 16gb."""
+    """What each model of a list needs: the profile's with its settings, others with those of cpu, tiny, 8gb or 16gb."""
     there = hardware.vram_gib if hardware.device == "cuda" else hardware.ram_gib - SYSTEM_GIB
-    fits = []
+    fits, others = [], PROFILES["8gb" if profile.name == "8gb" else "16gb"]
     for model, config in configs.items():
-        settings = profile if model == profile.model else SMALL.get(model, PROFILES["16gb"])
+        settings = profile if model == profile.model else SMALL.get(model, others)
         needs = memory_budget(config, settings).gib
-        answers = memory_budget(config, replace(settings, load_in_4bit=False), generate=True).gib
+        answers = memory_budget(config, settings, generate=True).gib
         state = "tight" if max(needs, answers) > TIGHT * there else "fits"
         if hardware.device == "cpu" and settings.device == "cuda":
             state = "needs a GPU"

@@ -87,8 +87,7 @@ def evaluate_adapter(profile: Profile, *, merged: bool = False, resume: bool = F
     Raises:
         GenerationError: `resume`, and the replies that were kept are of other rows or of another model.
     """
-    # In 16 bits also where training was in 4: NF4 generates half as fast.
-    model, tokenizer = modeling.load_model(hub.download(profile.model), profile, load_in_4bit=False)
+    model, tokenizer = modeling.load_model(hub.download(profile.model), profile, load_in_4bit=profile.eval_in_4bit)
     rows = [*data.load_built(profile, "test"), *data.load_built(profile, "general")]
     out, name = run_dir(profile), "evaluation_merged" if merged else "evaluation"
     kept = {when: out / f"{name}_{when}.jsonl" for when in ("before", "after")}
@@ -101,8 +100,11 @@ def evaluate_adapter(profile: Profile, *, merged: bool = False, resume: bool = F
         file.unlink(missing_ok=True)
     before = answered(model, "before")
     if merged:
+        from accelerate.utils import clear_device_cache
+
         del model  # one at a time: two large models do not fit a GPU
-        model, _ = modeling.load_model(out / "merged", profile, load_in_4bit=False)
+        clear_device_cache(garbage_collection=True)
+        model, _ = modeling.load_model(out / "merged", profile, load_in_4bit=profile.eval_in_4bit)
     else:
         model = modeling.load_adapter(model, out / "adapter")
     comparison = evaluation.compare(before, answered(model, "after"))

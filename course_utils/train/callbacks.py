@@ -60,6 +60,8 @@ class RunLog(TrainerCallback):
         self.seconds_before = self.entries[-1]["seconds"] if self.entries else 0.0
         self.tokens_before, self.step_before = state.num_input_tokens_seen, state.global_step
         self.evaluating = 0.0
+        if torch.cuda.is_available():  # the peak is this run's, not that of the cells before it
+            torch.cuda.reset_peak_memory_stats()
         self.started = time.monotonic()
         if state.is_world_process_zero:
             write_text(self.path, "".join(json.dumps(entry) + "\n" for entry in self.entries))

@@ -13,6 +13,8 @@ from course_utils.core.budget import PLAIN_ATTENTION_UP_TO
 if TYPE_CHECKING:
     from peft import PeftModel
 
+LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")  # model types whose plain attention is Llama's to the letter
+
 
 @contextmanager
 def cpu_shortcuts(model: PeftModel, *, bf16: bool) -> Iterator[None]:
@@ -37,7 +39,8 @@ def cpu_shortcuts(model: PeftModel, *, bf16: bool) -> Iterator[None]:
     AttentionMaskInterface.register("by_length", eager_mask)
     base = model.get_base_model()
     before = base.config._attn_implementation
-    base.set_attn_implementation("by_length")
+    if base.config.model_type in LLAMA_LIKE:
+        base.set_attn_implementation("by_length")
     try:
         with disable_input_dtype_casting(model) if bf16 else nullcontext():
             yield
@@ -48,7 +51,7 @@ def cpu_shortcuts(model: PeftModel, *, bf16: bool) -> Iterator[None]:
 def _attention_by_length(module: Any, query: torch.Tensor, *rest: Any, **more: Any) -> Any:
     """One of transformers' two ways of attention, by the tokens in a row of `query` (rows x heads x tokens x width)."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.models.llama.modeling_llama import eager_attention_forward  # the same in every Llama-like model
+    from transformers.models.llama.modeling_llama import eager_attention_forward
 
     attend = eager_attention_forward if query.shape[2] <= PLAIN_ATTENTION_UP_TO else sdpa_attention_forward
     return attend(module, query, *rest, **more)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -39,6 +40,8 @@ def import_unsloth() -> Any:
                 f"{', '.join(early)} came before Unsloth in this process, so Unsloth's patches would be incomplete. "
                 "Restart the kernel and run setup() first."
             )
+    # Compiling the layers takes minutes, which only runs of thousands of passes win back (unsloth/models/llama.py).
+    os.environ.setdefault("UNSLOTH_BLOCK_COMPILE_LEGACY", "0")
     # Notes on the libraries' own affairs, which a notebook would show in red above the lesson's first table.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # an optional kernel that is not there
     with warnings.catch_warnings():

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from course_utils.core import profiles, remedies
+from course_utils.core.budget import BudgetError
 from course_utils.core.errors import CourseError
 from course_utils.core.files import atomic_dir, is_first_process, is_write_failure, run_lock, write_json
 from course_utils.core.settings import TrainSettings, trainer_arguments
@@ -301,9 +302,11 @@ def _trainer(
     config = SFTConfig(
         output_dir=str(Path(settings.output_dir) / "checkpoints"),
         **trainer_arguments(settings),
-        per_device_eval_batch_size=settings.batch_size,
+        # All rows of a step at once: nothing is kept for a backward pass, and the loss never holds all logits.
+        per_device_eval_batch_size=settings.batch_size * settings.grad_accum,
         num_train_epochs=1,  # `row_order` holds all of them
         max_length=settings.max_length,
+        padding_free=False,  # `row_order` leaves next to no padding; None lets Unsloth decide by the GPU's name
         **precision(model.get_input_embeddings().weight.dtype),
         train_sampling_strategy="sequential",
         logging_nan_inf_filter=False,  # else a loss that is no number is logged as the one before it
@@ -369,13 +372,16 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _memory_advice(settings: TrainSettings, model: PeftModel, profile: Profile | None) -> str:
     """What was needed, and the next thing to change (C37)."""
+    by_hand = "Memory ran out. Halve batch_size and double grad_accum, then gradient_checkpointing=True (lesson 04)."
     if profile is None:
-        return "Memory ran out. Halve batch_size and double grad_accum, then gradient_checkpointing=True (lesson 04)."
+        return by_hand
     profile = replace(profile, train=settings)
-    need = profiles.memory_budget(model.config.to_dict(), profile)
+    try:
+        need, remedy = profiles.memory_budget(model.config.to_dict(), profile), remedies.smaller(profile)
+    except BudgetError as error:
+        return f"{by_hand} What the model needs is not known: {error}"
     terms = ", ".join(f"{term.name} {term.bytes / 2**30:.1f}" for term in need.terms)
     words = f"Memory ran out; predicted was {need.gib:.1f} GiB ({terms})."
-    remedy = remedies.smaller(profile)
     if remedy is None:
         return f"{words} Nothing is left to make smaller: take a smaller model."
     return f"{words} Next: {remedy.change} ({remedy.cost})."

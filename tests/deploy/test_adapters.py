@@ -5,6 +5,7 @@ Kind of all of them: adapters from elsewhere (a merge that is wrong in silence).
 
 import json
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -97,6 +98,38 @@ def test_a_plain_one_has_nothing_to_remark(base, tmp_path):
     trained_adapter(base, tmp_path / "adapter")
     read = adapters.read_adapter(tmp_path / "adapter")
     assert (read.modules, read.layers, read.whole, read.rows, read.remarks) == (("q_proj",), 2, (), 0, ())
+
+
+@pytest.mark.parametrize(("gpu", "free", "place"), [(True, 2.0, "cuda"), (True, 1.1, None), (False, 2.0, None)])
+def test_a_gpu_with_room_for_the_model_gets_it(base, gpu, free, place, monkeypatch):
+    size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free * size, 4 * size))
+    monkeypatch.setattr(adapters, "upcast", lambda model: model)
+    asked, load = [], AutoModelForCausalLM.from_pretrained
+    without_gpu = lambda name, device_map, **how: asked.append(device_map) or load(name, **how)  # noqa: E731
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", without_gpu)
+    adapters.load_base(base)
+    assert asked == [place]
+
+
+def test_the_check_of_a_merge_holds_one_model_at_a_time(base, tmp_path, monkeypatch):
+    trained_adapter(base, tmp_path / "adapter")
+    export.merge_adapter(base, tmp_path / "adapter", tmp_path / "merged")
+    alive, load, ask = [], export.load_with_adapter, export._in_new_process
+
+    def loaded(*folders):
+        model, tokenizer = load(*folders)
+        alive.extend(map(weakref.ref, (model, model.get_base_model())))
+        return model, tokenizer
+
+    def asked(*given):
+        assert alive and not any(each() for each in alive)
+        return ask(*given)
+
+    monkeypatch.setattr(export, "load_with_adapter", loaded)
+    monkeypatch.setattr(export, "_in_new_process", asked)
+    assert export.check_merge(base, tmp_path / "adapter", tmp_path / "merged", ["One, two"], max_new_tokens=4).holds
 
 
 class TestTokensThatWereAdded:

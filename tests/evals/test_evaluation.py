@@ -43,6 +43,18 @@ def test_perplexity_in_float32_is_that_of_a_plain_loop_at_any_batch_size_and_pad
     assert left_padded(model, tokenizer, examples, 16) == pytest.approx(plain, rel=1e-4)
 
 
+def test_no_pass_holds_the_logits_of_more_tokens_than_the_budget_counts(float32_model, toy_rows, monkeypatch):
+    model, tokenizer = float32_model
+    monkeypatch.setattr(evaluation, "TOKENS_PER_PASS", 300)
+    examples = list(masking.build_dataset(toy_rows, tokenizer))
+    seen = []
+    hook = model.get_output_embeddings().register_forward_hook(lambda head, given, logits: seen.append(logits.shape))
+    evaluation.perplexity(model, tokenizer, examples, batch_size=12)
+    hook.remove()
+    assert sum(rows for rows, *_ in seen) == 12 and len(seen) > 1
+    assert all(rows * length <= 300 for rows, length, _ in seen)
+
+
 def left_padded(model, tokenizer, examples, batch_size):
     """Perplexity of learned tokens, batches filled up on the left, each token at its own place."""
     total, count = 0.0, 0

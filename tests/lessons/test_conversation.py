@@ -120,8 +120,8 @@ def test_an_error_reaches_the_reader_and_nothing_is_kept(qwen3):
 
 def test_what_does_not_fit_is_said_before(tuned):
     model, tokenizer = tuned
-    with pytest.raises(ConversationError, match=r"the model reads 8192. Begin anew"):
-        said(Conversation(model, tokenizer, max_new_tokens=8192), "Hi")
+    with pytest.raises(ConversationError, match=r"the model reads 4096. Begin anew"):
+        said(Conversation(model, tokenizer, max_new_tokens=4096), "Hi")
     with pytest.raises(ConversationError, match="no adapter to switch off"):
         Conversation(model.get_base_model(), tokenizer, base=True)
 

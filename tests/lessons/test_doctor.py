@@ -51,6 +51,7 @@ def with_gpu(name, gib, capability, **changes):
 
 
 GPU_8 = with_gpu("NVIDIA GeForce RTX 4060", 7.6, (8, 9))
+GPU_6 = with_gpu("NVIDIA GeForce RTX 3050", 5.8, (8, 6))
 OLD_8 = with_gpu("NVIDIA GeForce GTX 1080", 7.9, (6, 1), torch="2.13.0+cu126", torch_cuda="12.6")
 T4 = with_gpu("Tesla T4", 14.6, (7, 5))
 GPU_16 = with_gpu("NVIDIA GeForce RTX 4080", 15.7, (8, 9))
@@ -61,7 +62,7 @@ WINDOWS = replace(CPU, system="Windows", release="11, AMD64")
 PLAIN_CPU = replace(CPU, hardware=replace(CPU.hardware, bf16=False))
 UNSEEN = replace(GPU_16, hardware=CPU.hardware)  # the driver lists a GPU, torch sees none
 COLAB = replace(T4, hardware=replace(T4.hardware, ram_gib=12.7, cores=2, disk_free_gib=70.0))
-MACHINES = [CPU, COLAB, PLAIN_CPU, GPU_8, OLD_8, T4, GPU_16, GPU_24, WSL, MAC]
+MACHINES = [CPU, COLAB, PLAIN_CPU, GPU_6, GPU_8, OLD_8, T4, GPU_16, GPU_24, WSL, MAC]
 
 
 def short_of(machine=CPU, **less):
@@ -282,12 +283,18 @@ def test_the_verdict_for_24_gb_budgets_its_own_model_in_16_bits(known_budgets):
     assert diagnosis.verdict[0].endswith("Qwen3-4B-Instruct-2507 (profile 24gb).")
 
 
-@pytest.mark.parametrize(("findings", "base"), [(GPU_8, "16gb"), (OLD_8, "t4")])
-def test_an_8_gb_gpu_gets_the_small_model_and_a_way_on(known_budgets, findings, base):
+def test_the_verdict_for_8_gb_is_the_4_billion_model_in_4_bits(known_budgets):
+    diagnosis = examined(GPU_8)
+    assert diagnosis.verdict == ("You can do lessons 1-6 with Qwen/Qwen3-4B-Instruct-2507 (profile 8gb).",)
+    assert "answers so, too" in fact(diagnosis, "why").value
+
+
+@pytest.mark.parametrize(("findings", "base"), [(GPU_6, "16gb"), (OLD_8, "t4")])
+def test_a_smaller_or_older_gpu_gets_the_small_model_and_a_way_on(known_budgets, findings, base):
     verdict = examined(findings).verdict
     assert verdict[0] == "You can do lessons 1-6 with qwen2.5-coder-0.5b-instruct (profile cpu)."
     assert f'replace(PROFILES["{base}"], model="Qwen/Qwen3-1.7B")' in verdict[1]
-    assert "needs a 16 GB GPU" in fact(examined(findings), "why").value
+    assert "needs an 8 GB GPU" in fact(examined(findings), "why").value
 
 
 def test_a_gpu_for_no_qwen_promises_none(known_budgets):

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -258,6 +259,31 @@ def test_a_stopped_evaluation_goes_on_and_writes_table_page_and_replies(monkeypa
     text = (run / "evaluation.html").read_text(encoding="utf-8")
     assert "What got worse" in text and "data:image/png" in text
     assert not list(run.glob("evaluation_*.jsonl"))
+
+
+def test_the_merged_model_is_loaded_when_the_base_is_gone(monkeypatch, tiny, tmp_path):
+    """Two large models do not fit a GPU, and a model that refers to itself outlives `del`."""
+    alive = []
+
+    class Model:
+        def __init__(self):
+            self.itself = self
+            alive.append(weakref.ref(self))
+
+    def load(folder, profile, load_in_4bit):
+        assert not any(each() for each in alive), "the model before is still there"
+        return Model(), None
+
+    monkeypatch.setattr(pipeline.modeling, "load_model", load)
+    monkeypatch.setattr(pipeline.modeling, "for_inference", lambda model: model)
+    monkeypatch.setattr(pipeline.hub, "download", lambda name: name)
+    monkeypatch.setattr(pipeline.data, "load_built", lambda profile, part: [])
+    monkeypatch.setattr(pipeline, "run_dir", lambda profile: tmp_path)
+    monkeypatch.setattr(pipeline.evaluation, "evaluate", lambda *given, **how: None)
+    told = SimpleNamespace(save=lambda file: None)
+    monkeypatch.setattr(pipeline.evaluation, "compare", lambda before, after: told)
+    monkeypatch.setattr(pipeline.reports, "evaluation", lambda comparison: SimpleNamespace(html=""))
+    assert pipeline.evaluate_adapter(tiny, merged=True) is told and len(alive) == 2
 
 
 def test_errors_are_one_line(monkeypatch):

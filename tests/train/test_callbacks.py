@@ -61,3 +61,15 @@ def test_without_a_scaler_a_gradient_that_is_no_number_ends_the_run_at_once(call
 def test_a_loss_that_is_no_number_ends_it_with_a_scaler_too(callbacks):
     with pytest.raises(FloatingPointError, match="loss is nan at step 1"):
         callbacks.NumbersOnly().on_log(SimpleNamespace(fp16=True), STATE, None, logs={"loss": math.nan})
+
+
+def test_the_peak_on_a_gpu_is_that_of_the_run(callbacks, tmp_path, monkeypatch):
+    """Cells before it, which compared two models, may have held more."""
+    told = []
+    monkeypatch.setattr(callbacks.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(callbacks.torch.cuda, "reset_peak_memory_stats", lambda: told.append("reset"))
+    monkeypatch.setattr(callbacks.torch.cuda, "max_memory_allocated", lambda: told.append("asked") or 2**30)
+    log = callbacks.RunLog(tmp_path / "log.jsonl", 1)
+    log.on_train_begin(None, STATE, None)
+    log.on_log(None, STATE, None, logs={"loss": 2.0})
+    assert told == ["reset", "asked"] and log.entries[0]["memory_gib"] == 1.0

@@ -1,10 +1,12 @@
 """course_utils.train.modeling: the folder's own model, tokenizer and template; Unsloth first; clear refusals."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -95,6 +97,14 @@ def test_unsloth_too_late_is_said_and_not_survived():
     code = "import transformers; from course_utils import modeling; modeling.import_unsloth()"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode and "transformers came before Unsloth" in run.stderr
+
+
+def test_no_layer_is_compiled_that_a_short_run_would_wait_for():
+    """Read in the source: Unsloth's own file needs Triton, which only a GPU has."""
+    switch = "UNSLOTH_BLOCK_COMPILE_LEGACY"
+    source = (Path(modeling.import_unsloth().__file__).parent / "models" / "llama.py").read_text(encoding="utf-8")
+    assert f'os.environ.get("{switch}", "auto")\n    if mode == "0":\n        return []' in source
+    assert os.environ[switch] == "0"
 
 
 def test_unsloth_comes_without_red_lines():

@@ -14,6 +14,7 @@ from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -255,6 +256,15 @@ def test_out_of_memory_is_explained_with_budget_and_remedy(smol, tiny, toy_rows,
     assert not (tmp_path / "run" / "adapter").exists()
 
 
+@pytest.mark.parametrize(
+    ("config", "words"), [({"num_experts": 128}, "mixture of experts"), ({"text_config": {}}, "'num_attention_heads'")]
+)
+def test_out_of_memory_is_said_also_of_a_model_that_the_budget_cannot_count(tiny, config, words):
+    model = SimpleNamespace(config=SimpleNamespace(to_dict=lambda: config))
+    advice = training._memory_advice(tiny.train, model, tiny)
+    assert advice.startswith("Memory ran out. Halve batch_size") and words in advice
+
+
 def test_early_stop_keeps_the_best(smol, tiny, toy_rows, trained, tmp_path):
     wild = {"learning_rate": 0.05, "max_steps": 12, "eval_steps": 1, "early_stop": 1, "scheduler": "constant"}
     settings = replace(trained[1], output_dir=str(tmp_path / "run"), **wild)
@@ -312,9 +322,12 @@ def test_the_switches_are_those_of_the_loaded_model(smol, tiny, toy_rows, traine
     profile = replace(tiny, dtype=dtype or tiny.dtype)
     model, tokenizer = modeling.load_model(smol, profile)
     examples = masking.build_dataset(toy_rows, tokenizer).select(range(2))
-    settings = replace(trained[1], output_dir=str(tmp_path / "run"), max_steps=1, batch_size=1)
+    settings = replace(trained[1], output_dir=str(tmp_path / "run"), max_steps=1, batch_size=1, grad_accum=2)
     training.train(modeling.attach_lora(model, profile), tokenizer, examples, examples, settings)
-    assert (seen[0].args.bf16, seen[0].args.fp16) == (profile.dtype == "bfloat16", False)
+    told = seen[0].args
+    assert (told.bf16, told.fp16) == (profile.dtype == "bfloat16", False)
+    assert told.padding_free is False, "None would let Unsloth decide"
+    assert (told.per_device_train_batch_size, told.per_device_eval_batch_size) == (1, 2)
 
 
 @pytest.mark.parametrize("tokens", [PLAIN_ATTENTION_UP_TO, PLAIN_ATTENTION_UP_TO + 1])
