@@ -95,7 +95,7 @@ def test_8_bit_weights_are_as_large_as_bitsandbytes_makes_them():
     import bitsandbytes
     import torch
 
-    inputs, outputs = Shape.of(TINY).projections["up_proj"]
+    inputs, outputs, _ = Shape.of(TINY).projections["up_proj"]
     packed, scales, _ = bitsandbytes.functional.int8_vectorwise_quant(torch.randn(outputs, inputs).half())
     everything, rest = budget.weights(Shape.of(TINY), 8).bytes, 2 * (Shape.of(TINY).tables + Shape.of(TINY).norms)
     per_weight = nbytes([packed, scales]) / (inputs * outputs)
