@@ -40,24 +40,32 @@ class Shape:
     head_norms: bool  # Qwen3 normalises queries and keys per head
     biases: bool  # Qwen2 adds a number to each query, key and value
     head_dim: int
+    linear_layers: int = 0  # those of `layers` with linear attention (Qwen3.5); they have projections of their own
+    linear_keys: int = 0  # width of their keys, and of their queries
+    linear_values: int = 0
+    linear_heads: int = 0
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Shape":
         """Read the dimensions from a config.
 
         Args:
-            config: a `config.json` as a mapping, or a row of `CONFIGS`.
+            config: a `config.json` as a mapping, or a row of `CONFIGS`. Of a model that also reads pictures, its text
+                part counts.
 
         Raises:
             BudgetError: a dimension is missing, or the model is a mixture of experts.
         """
+        config = {**config, **config.get("text_config", {})}
         if config.get("num_experts") or config.get("num_local_experts"):
             raise BudgetError("This config is of a mixture of experts; the budget knows dense models only.")
         try:
             heads = config["num_attention_heads"]
             head_dim = config.get("head_dim") or config["hidden_size"] // heads
+            layers, hybrid = config["num_hidden_layers"], config.get("linear_num_value_heads", 0)
+            full = (config.get("layer_types") or []).count("full_attention")
             return cls(
-                layers=config["num_hidden_layers"],
+                layers=layers,
                 hidden=config["hidden_size"],
                 queries=heads * head_dim,
                 keys=config.get("num_key_value_heads", heads) * head_dim,
@@ -65,9 +73,13 @@ class Shape:
                 intermediate=config["intermediate_size"],
                 vocabulary=config["vocab_size"],
                 tied=bool(config.get("tie_word_embeddings", False)),
-                head_norms=config.get("model_type") == "qwen3",
+                head_norms=config.get("model_type") in ("qwen3", "qwen3_5_text"),
                 biases=config.get("model_type") == "qwen2",
                 head_dim=head_dim,
+                linear_layers=layers - (full or layers // config.get("full_attention_interval", 4)) if hybrid else 0,
+                linear_keys=config["linear_num_key_heads"] * config["linear_key_head_dim"] if hybrid else 0,
+                linear_values=hybrid * config["linear_value_head_dim"] if hybrid else 0,
+                linear_heads=hybrid,
             )
         except (KeyError, TypeError) as error:
             found = f"no {error.args[0]!r}" if isinstance(error, KeyError) else f"other dimensions ({error})"
@@ -77,22 +89,29 @@ class Shape:
             ) from error
 
     @property
-    def projections(self) -> dict[str, tuple[int, int]]:
-        """(inputs, outputs) of each matrix of a layer, by the names that LoRA's `target_modules` uses."""
-        return {
-            "q_proj": (self.hidden, self.queries),
-            "k_proj": (self.hidden, self.keys),
-            "v_proj": (self.hidden, self.keys),
-            "o_proj": (self.queries, self.hidden),
-            "gate_proj": (self.hidden, self.intermediate),
-            "up_proj": (self.hidden, self.intermediate),
-            "down_proj": (self.intermediate, self.hidden),
+    def projections(self) -> dict[str, tuple[int, int, int]]:
+        """(inputs, outputs, layers that have it) of each matrix, by the names that LoRA's `target_modules` uses."""
+        full, gate = self.layers - self.linear_layers, 2 if self.linear_layers else 1  # Qwen3.5's queries bring a gate
+        found = {
+            "q_proj": (self.hidden, gate * self.queries, full),
+            "k_proj": (self.hidden, self.keys, full),
+            "v_proj": (self.hidden, self.keys, full),
+            "o_proj": (self.queries, self.hidden, full),
+            "gate_proj": (self.hidden, self.intermediate, self.layers),
+            "up_proj": (self.hidden, self.intermediate, self.layers),
+            "down_proj": (self.intermediate, self.hidden, self.layers),
         }
+        if self.linear_layers:  # transformers' modeling_qwen3_5, Qwen3_5GatedDeltaNet
+            widths = {"in_proj_qkv": 2 * self.linear_keys + self.linear_values, "in_proj_z": self.linear_values}
+            widths |= dict.fromkeys(("in_proj_b", "in_proj_a"), self.linear_heads)
+            found |= {name: (self.hidden, width, self.linear_layers) for name, width in widths.items()}
+            found["out_proj"] = self.linear_values, self.hidden, self.linear_layers
+        return found
 
     @property
     def projected(self) -> int:
         """Weights in the projections of all layers: what 4 or 8 bits apply to."""
-        return self.layers * sum(inputs * outputs for inputs, outputs in self.projections.values())
+        return sum(inputs * outputs * layers for inputs, outputs, layers in self.projections.values())
 
     @property
     def tables(self) -> int:
@@ -102,9 +121,13 @@ class Shape:
     @property
     def norms(self) -> int:
         """Weights of the normalisation layers, and biases."""
-        per_layer = 2 * self.hidden + (2 * self.head_dim if self.head_norms else 0)
-        per_layer += self.queries + 2 * self.keys if self.biases else 0
-        return self.layers * per_layer + self.hidden
+        attention = (2 * self.head_dim if self.head_norms else 0) + (self.queries + 2 * self.keys if self.biases else 0)
+        linear = 0
+        if self.linear_layers:  # a convolution over 4 tokens, two numbers a head, one norm
+            linear = 4 * (2 * self.linear_keys + self.linear_values) + 2 * self.linear_heads
+            linear += self.linear_values // self.linear_heads
+        full = self.layers - self.linear_layers
+        return self.layers * 2 * self.hidden + full * attention + self.linear_layers * linear + self.hidden
 
     @property
     def parameters(self) -> int:
@@ -151,6 +174,8 @@ PLAIN_ATTENTION_UP_TO = 256
 attention weights are kept, tokens x tokens per head (docs/training.md)."""
 
 CPU_LOSS_ELEMENTS = 16 * 2**20  # logits in a chunk of Unsloth's cross entropy on a CPU
+LINEAR_ATTENTION = ("in_proj_qkv", "in_proj_z", "out_proj")
+"""What LoRA changes in a layer of linear attention (Qwen3.5), where others have q, k, v and o."""
 CUDA_LOSS_ELEMENTS = 512 * 151_936  # and on a GPU; more where the hidden states themselves are as many
 TOKENS_PER_PASS = 2048  # of an evaluation's forward pass at most: a large vocabulary's scores of them take 0.6 GB
 NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256  # weights per scale; scales per scale of scales
@@ -166,11 +191,11 @@ def weights(shape: Shape, bits: Literal[4, 8, 16, 32]) -> Term:
         return Term(name, shape.parameters * bits // 8, formula, "config")
     rest = 2 * (shape.tables + shape.norms)
     if bits == 8:
-        packed = shape.projected + 4 * shape.layers * sum(outputs for _, outputs in shape.projections.values())
+        packed = shape.projected + 4 * sum(outputs * layers for _, outputs, layers in shape.projections.values())
         source = "LLM.int8(), arXiv 2208.07339; bitsandbytes Int8Params"
         each = "1 byte and 4 bytes a row"
     else:
-        packed = shape.layers * sum(_nf4(inputs * outputs) for inputs, outputs in shape.projections.values())
+        packed = sum(layers * _nf4(inputs * outputs) for inputs, outputs, layers in shape.projections.values())
         source = "QLoRA, arXiv 2305.14314, section 3; bitsandbytes Params4bit"
         each = "1/2 + 1/64 + 4/(64 x 256) bytes"
     formula = f"{each} x {shape.projected / 1e9:.2f}e9 in projections, 2 bytes x {rest / 2e9:.2f}e9 others"
@@ -185,8 +210,10 @@ def _nf4(count: int) -> int:
 
 def lora_sizes(shape: Shape, rank: int, targets: tuple[str, ...]) -> list[int]:
     """Weights in each of LoRA's matrices (A: rank x inputs, B: outputs x rank), over all layers."""
-    one_layer = [rank * width for name in targets for width in shape.projections[name]]
-    return one_layer * shape.layers
+    if shape.linear_layers and "q_proj" in targets:
+        targets += LINEAR_ATTENTION
+    found = [shape.projections[name] for name in targets]
+    return [rank * width for inputs, outputs, layers in found for width in (inputs, outputs) for _ in range(layers)]
 
 
 def adapter(shape: Shape, rank: int, targets: tuple[str, ...], optimizer: str) -> tuple[Term, Term, Term]:
@@ -209,6 +236,8 @@ def adapter(shape: Shape, rank: int, targets: tuple[str, ...], optimizer: str) -
 
 def activations(shape: Shape, device: Device, settings: TrainSettings, number: int) -> Term:
     """What the backward pass needs of the forward pass, with every row as long as `max_length` allows.
+
+    Layers of linear attention are counted as if theirs were full; nobody has measured them.
 
     Args:
         shape: the model.
@@ -267,9 +296,10 @@ def loss(shape: Shape, device: Device, tokens: int, number: int) -> Term:
 
 def key_value_cache(shape: Shape, *, rows: int, length: int, number: int = 2) -> Term:
     """Keys and values of all tokens so far, which generating keeps."""
-    formula = f"2 x {number} bytes x {shape.layers} layers x {shape.keys:,} x {rows * length:,} tokens"
+    layers = shape.layers - shape.linear_layers
+    formula = f"2 x {number} bytes x {layers} layers x {shape.keys:,} x {rows * length:,} tokens"
     source = "Attention with a cache: transformers' DynamicCache"
-    return Term("key-value cache", 2 * number * shape.layers * shape.keys * rows * length, formula, source)
+    return Term("key-value cache", 2 * number * layers * shape.keys * rows * length, formula, source)
 
 
 def scores(shape: Shape, *, rows: int, length: int, number: int) -> Term:
@@ -284,7 +314,7 @@ def overhead(shape: Shape, device: Device, bits: int) -> Term:
     """What a process holds besides the model."""
     if device == "cpu":
         return Term("process", CPU_PROCESS, "Python and libraries", "measured, docs/memory.md")
-    buffer = 2 * max(inputs * outputs for inputs, outputs in shape.projections.values()) if bits == 4 else 0
+    buffer = 2 * max(inputs * outputs for inputs, outputs, _ in shape.projections.values()) if bits == 4 else 0
     formula = "CUDA context and rounding" + (f" + one matrix unpacked ({buffer / 2**20:.0f} MiB)" if buffer else "")
     return Term("overhead", CUDA_CONTEXT + buffer, formula, "estimate; unsloth/kernels/utils.py for the buffer")
 
@@ -303,7 +333,8 @@ def training_flops(shape: Shape, settings: TrainSettings, tokens: int) -> int:
         tokens: of all rows and epochs, padding included.
     """
     head = 2 * shape.vocabulary * shape.hidden
-    attention = 2 * 2 * shape.queries * settings.max_length * shape.layers  # with the half that the mask throws away
+    full = shape.layers - shape.linear_layers
+    attention = 2 * 2 * shape.queries * settings.max_length * full  # with the half that the mask throws away
     adapter = 2 * sum(lora_sizes(shape, settings.r, settings.target_modules))
     layers = 2 * shape.projected + attention
     passes = 3 if settings.gradient_checkpointing else 2

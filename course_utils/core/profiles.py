@@ -176,7 +176,8 @@ def memory_budget(
     """
     shape, device, settings = budget.Shape.of(config), profile.device, profile.train
     number = 4 if profile.dtype == "float32" else 2
-    bits = bits or (8 * number if generate and not profile.eval_in_4bit else profile.bits)
+    in_16 = shape.linear_layers or (generate and not profile.eval_in_4bit)  # `modeling.load_model` says why
+    bits = bits or (8 * number if in_16 else profile.bits)
     terms = [budget.overhead(shape, device, bits), budget.weights(shape, bits)]
     if generate:
         length = settings.max_length + profile.max_new_tokens

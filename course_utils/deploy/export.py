@@ -10,6 +10,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ def merge_adapter(base: str | Path, adapter: str | Path, out_dir: str | Path) ->
     """
     _check_place(base, adapter, out_dir)
     found = read_adapter(adapter)
-    if _is_quantised(base):
+    if _config(base).get("quantization_config"):
         raise ExportError(
             f"{base} holds quantised weights, and a merge into them would round most of the adapter away. Download the "
             "16-bit model that they were made of and merge into that."
@@ -76,6 +77,8 @@ def merge_adapter(base: str | Path, adapter: str | Path, out_dir: str | Path) ->
             "that scores them are the same weights: a merge would change both. Serve it mounted, or train without "
             f"{' and '.join(TIED)} in target_modules."
         )
+    if "vision_config" in _config(base):
+        warnings.warn(f"{base} also reads pictures; what is merged is its text part alone.", stacklevel=2)
     merged = _merged(model)
     settings = merged.generation_config
     if not settings.do_sample:  # transformers writes no settings that say both (pitfall greedy-in-config)
@@ -105,12 +108,12 @@ def _merged(model: PeftModel) -> PreTrainedModel:
     return merged
 
 
-def _is_quantised(base: str | Path) -> bool:
-    """Whether the configuration of a model says so; one that cannot be read is told when the model is loaded."""
+def _config(base: str | Path) -> dict[str, Any]:
+    """The configuration of a model; {} for one that cannot be read, which is told when the model is loaded."""
     try:
-        return bool(json.loads((Path(base) / "config.json").read_text(encoding="utf-8")).get("quantization_config"))
-    except (OSError, ValueError, AttributeError):
-        return False
+        return dict(json.loads((Path(base) / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _check_place(base: str | Path, adapter: str | Path, out_dir: str | Path) -> None:
@@ -162,7 +165,7 @@ def check_merge(
         base, adapter, merged: what `merge_adapter` read, and what it wrote.
         prompts, batch_size, max_new_tokens: as for `generation.generate`.
     """
-    from accelerate.utils import clear_device_cache
+    from accelerate.utils.memory import clear_device_cache
 
     how = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
     model, tokenizer = load_with_adapter(base, adapter)

@@ -86,7 +86,8 @@ def command(
     if OPENER in template:
         line += ["--reasoning-parser", "qwen3"]
     if "<tool_call>" in template:
-        line += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+        line += ["--enable-auto-tool-choice", "--tool-call-parser"]
+        line += ["qwen3_coder" if "<function=" in template else "hermes"]  # Qwen3.5 writes no JSON
     if fp8_cache:
         line += ["--kv-cache-dtype", "fp8"]
     if adapter is not None:

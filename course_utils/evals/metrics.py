@@ -28,6 +28,9 @@ CLOSED_FENCE = re.compile(r"^```[^\n`]*\n(?:(?!```).*\n)+```", re.MULTILINE)
 FENCE = re.compile(r"```(?:json)?\s*\n(.*?)\n?```", re.DOTALL)
 # Fences, text in backticks, and runs of ASCII that are an address, a path, a LaTeX command or a dotted name.
 CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|(?<![!-~])[!-~]*(?:[@/\\]|\w[._]\w|<\w+>)[!-~]*", re.DOTALL | re.ASCII)
+# Qwen3.5's frame of a call: each argument between tags of its own.
+FUNCTION = re.compile(r"<function=([^>\n]+)>\n(.*?)</function>", re.DOTALL)
+PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n(.*?)\n</parameter>", re.DOTALL)
 WORD = re.compile(r"[^\W\d_]+")
 BEGINS_CHINESE = re.compile(rf"\W*{HAN.pattern}.*[，。：、；]", re.DOTALL)
 KANA = re.compile("[\u3041-\u3096\u30a1-\u30fa]")
@@ -215,11 +218,14 @@ def _arguments(function: Mapping[str, Any]) -> str:
 
 
 def tool_calls(reply: str) -> list[dict[str, Any]]:
-    """What a reply calls: each JSON object with a `name` and `arguments`, in whatever frame.
+    """What a reply calls: each JSON object with a `name` and `arguments`, in whatever frame, or what Qwen3.5 writes.
 
     Qwen's frame is `<tool_call>`. A model that never learned it as a token writes the same object between others, or
     bare (pitfall token-never-trained); a server finds no call in that.
     """
+    if marked := FUNCTION.findall(reply):
+        parameters = [(name, PARAMETER.findall(inner)) for name, inner in marked]
+        return [{"name": name, "arguments": {key: _value(text) for key, text in given}} for name, given in parameters]
     found, place, decoder = [], 0, json.JSONDecoder(parse_int=Decimal, parse_float=Decimal)
     while (place := reply.find("{", place)) >= 0:
         try:
@@ -233,6 +239,15 @@ def tool_calls(reply: str) -> list[dict[str, Any]]:
     return found
 
 
+def _value(text: str) -> Any:
+    """What a text between tags says: JSON where it is some, else itself; Qwen3.5's template writes Python's words."""
+    text = {"True": "true", "False": "false", "None": "null"}.get(text, text)
+    try:
+        return json.loads(text, parse_int=Decimal, parse_float=Decimal)
+    except (ValueError, RecursionError):
+        return text
+
+
 def same_calls(reply: str, due: Sequence[Mapping[str, Any]]) -> bool:
     """True where a reply calls the tools that are due with equal arguments, in whatever order, and no other.
 
@@ -241,6 +256,10 @@ def same_calls(reply: str, due: Sequence[Mapping[str, Any]]) -> bool:
         due: the `tool_calls` of the reference message; `arguments` is an object or its JSON text.
     """
     wanted = tool_calls(written_calls(due))
+    if FUNCTION.search(reply):  # between tags, the text "3" and the number 3 look alike
+        for call in wanted:
+            values = call["arguments"].items()
+            call["arguments"] = {key: _value(each) if isinstance(each, str) else each for key, each in values}
     for call in (found := tool_calls(reply)):
         match = next((place for place, each in enumerate(wanted) if _equal(call, each)), None)
         if match is None:

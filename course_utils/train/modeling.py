@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from course_utils.core import weights
+from course_utils.core.budget import LINEAR_ATTENTION
 from course_utils.core.errors import CourseError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def import_unsloth() -> Any:
 def load_model(
     path: str | Path, profile: Profile, *, load_in_4bit: bool | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a base model and its tokenizer from a folder, offline.
+    """Load a base model and its tokenizer from a folder, offline; of one that also reads pictures, its text part.
 
     A local folder, never a hub id: Unsloth would swap the repository for one of its own (pitfall
     unsloth-swaps-repository).
@@ -62,7 +63,8 @@ def load_model(
     Args:
         path: what `hub.download` returned.
         profile: gives dtype, the least sequence length and whether the base is held in 4 bits.
-        load_in_4bit: overrides the profile (NF4 with double quantisation where True).
+        load_in_4bit: overrides the profile (NF4 with double quantisation where True). Qwen3.5 and later lose more in 4
+            bits than others, so without it they are held in 16, as Unsloth's page on Qwen3.5 advises.
 
     Returns:
         The model and its tokenizer.
@@ -75,16 +77,22 @@ def load_model(
     if not (path / "config.json").is_file():
         raise ModelError(f"{path} holds no config.json; hub.download({str(path.name)!r}) makes a model's folder.")
     unsloth = import_unsloth()
+    from transformers import AutoConfig
+
     if problem := weights.model_fault(path):
         raise ModelError(f"{path} cannot be loaded: {problem}")
+    if load_in_4bit is None:
+        load_in_4bit = profile.load_in_4bit and not _linear_attention(AutoConfig.from_pretrained(path))
     model, tokenizer = unsloth.FastLanguageModel.from_pretrained(
         model_name=str(path),
         max_seq_length=max(CONTEXT, profile.train.max_length + profile.max_new_tokens),
         dtype=getattr(torch, profile.dtype),
-        load_in_4bit=profile.load_in_4bit if load_in_4bit is None else load_in_4bit,
+        load_in_4bit=load_in_4bit,
         trust_remote_code=False,
         local_files_only=True,
+        **({"text_only": True} if torch.cuda.is_available() else {}),  # on a CPU Unsloth does that by itself
     )
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor, which also takes pictures
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise ModelError(
             f"{path}: the padding token is {tokenizer.pad_token!r}, which is also the stop token; a model trained so "
@@ -101,19 +109,28 @@ def attach_lora(model: PreTrainedModel, profile: Profile) -> PeftModel:
 
     Args:
         model: what `load_model` returned.
-        profile: its `train` gives rank, alpha, dropout, target layers, seed.
+        profile: its `train` gives rank, alpha, dropout, target layers, seed. Where these name attention, layers of
+            linear attention get LoRA, too (`budget.LINEAR_ATTENTION`).
     """
     settings = profile.train
+    targets = list(settings.target_modules)
+    if "q_proj" in targets and _linear_attention(model.config):
+        targets += LINEAR_ATTENTION
     return import_unsloth().FastLanguageModel.get_peft_model(
         model,
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=list(settings.target_modules),
+        target_modules=targets,
         bias="none",
         use_gradient_checkpointing="unsloth" if settings.gradient_checkpointing else False,
         random_state=settings.seed,
     )
+
+
+def _linear_attention(config: Any) -> bool:
+    """Whether most layers have linear attention: Qwen3.5 and later."""
+    return "linear_attention" in (getattr(config.get_text_config(), "layer_types", None) or ())
 
 
 def load_adapter(model: PreTrainedModel, adapter_dir: str | Path) -> PeftModel:

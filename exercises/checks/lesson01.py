@@ -148,7 +148,7 @@ def _off(found: int, wanted: int, shape: Shape) -> str:
         "the biases": shape.norms - replace(shape, biases=False).norms,
         "the norms inside the heads": shape.norms - replace(shape, head_norms=False).norms,
         "the norm after the last layer": shape.hidden,
-    } | {f"{key} in all layers": shape.layers * a * b for key, (a, b) in shape.projections.items()}
+    } | {f"{key} in all layers": shape.layers * a * b for key, (a, b, _) in shape.projections.items()}
     side = "too few" if found < wanted else "too many"
     for part, count in parts.items():
         if count and abs(found - wanted) == 2 * count:

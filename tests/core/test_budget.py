@@ -42,6 +42,25 @@ def test_parameters_are_those_of_transformers(name):
     assert Shape.of(CONFIGS[name]).parameters == model.num_parameters()
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("whole", [False, True], ids=["text", "with vision"])
+def test_parameters_of_linear_attention_are_those_of_transformers(tied, whole):
+    """Qwen3.5's config nests its text part, and three of four layers have other projections."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.models.qwen3_5 import Qwen3_5Config, Qwen3_5TextConfig
+
+    config = Qwen3_5TextConfig(hidden_size=1024, num_hidden_layers=8, tie_word_embeddings=tied)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    given = Qwen3_5Config(text_config=config.to_dict(), tie_word_embeddings=tied) if whole else config
+    shape = Shape.of(given.to_dict())
+    assert shape.linear_layers == 6 and shape.parameters == model.num_parameters()
+    by_interval = {key: value for key, value in config.to_dict().items() if key != "layer_types"}
+    assert Shape.of(by_interval) == shape
+    assert memory_budget(config.to_dict(), PROFILES["16gb"]).terms[1].name == "weights (16 bits)"
+
+
 def test_the_bundled_config_is_that_of_the_folder(smol):
     config = json.loads((smol / "config.json").read_text(encoding="utf-8"))
     assert Shape.of(config) == Shape.of(CONFIGS["smollm2-135m-instruct"])
@@ -76,7 +95,7 @@ def test_8_bit_weights_are_as_large_as_bitsandbytes_makes_them():
     import bitsandbytes
     import torch
 
-    inputs, outputs = Shape.of(TINY).projections["up_proj"]
+    inputs, outputs, _ = Shape.of(TINY).projections["up_proj"]
     packed, scales, _ = bitsandbytes.functional.int8_vectorwise_quant(torch.randn(outputs, inputs).half())
     everything, rest = budget.weights(Shape.of(TINY), 8).bytes, 2 * (Shape.of(TINY).tables + Shape.of(TINY).norms)
     per_weight = nbytes([packed, scales]) / (inputs * outputs)

@@ -110,7 +110,7 @@ def test_a_gpu_with_room_for_the_model_gets_it(base, gpu, free, place, monkeypat
     without_gpu = lambda name, device_map, **how: asked.append(device_map) or load(name, **how)  # noqa: E731
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", without_gpu)
     adapters.load_base(base)
-    assert asked == [place]
+    assert [each for each in asked if each != "meta"] == [place]  # on meta its names are read
 
 
 def test_the_check_of_a_merge_holds_one_model_at_a_time(base, tmp_path, monkeypatch):

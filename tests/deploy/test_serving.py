@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from conftest import ROOT
+from conftest import ROOT, shipped_template
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -96,6 +96,10 @@ class TestCommand:
         line = " ".join(serving.command(GPU, ROOT / "models" / "qwen3-instruct-2507-tokenizer"))
         assert "--enable-auto-tool-choice --tool-call-parser hermes" in line
         assert "--tool-call-parser" not in serving.command(GPU, ROOT / "models" / "smollm2-135m-instruct")
+
+    def test_qwen3_5_writes_its_calls_between_tags(self, tmp_path):
+        (tmp_path / "chat_template.jinja").write_text(shipped_template("qwen3_5_think"), encoding="utf-8")
+        assert "--tool-call-parser qwen3_coder" in " ".join(serving.command(GPU, tmp_path))
 
     @pytest.mark.parametrize("where", ["tokenizer_config", "named", "named, with a default"])
     def test_the_template_is_found_in_the_configuration_of_the_tokenizer_too(self, tmp_path, where):

@@ -1,14 +1,16 @@
 """course_utils.evals.metrics: the definitions, on the odd replies that models write."""
 
+import copy
 import json
 from time import perf_counter
 from typing import ClassVar
 
 import pytest
+from conftest import shipped_template
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_utils import metrics
+from course_utils import chat, metrics
 
 TOKENS = {"<|im_start|>", "<|im_end|>", "<think>", "</think>", "<tool_call>"}
 
@@ -396,6 +398,19 @@ class TestCalls:
     def test_a_call_that_is_nearly_right_is_wrong(self, change):
         both = [self.WEATHER, self.MONEY]
         assert not metrics.same_calls(metrics.written_calls(both).replace(*change), both)
+
+    def test_qwen3_5_writes_calls_between_tags(self, qwen3):
+        tokenizer = copy.deepcopy(qwen3)
+        tokenizer.chat_template = shipped_template("qwen3_5_think")
+        room = {"function": {"name": "book", "arguments": {"room": "12", "guests": 2, "with": ["desk"], "pets": False}}}
+        both = [self.WEATHER, room]
+        turns = [{"role": "user", "content": "Please."}, {"role": "assistant", "content": "", "tool_calls": both}]
+        written = chat.render(tokenizer, turns, tools=[]).split("assistant")[1]
+        assert "<function=book>" in written and metrics.same_calls(written, both)
+        assert metrics.same_calls(written.replace("False", "false"), both)
+        for change in ("today tomorrow", "book cook", "\n2\n \n3\n", "False True", "pets dogs"):
+            assert not metrics.same_calls(written.replace(*change.split(" ")), both)
+        assert not metrics.same_calls(written, [room]) and not metrics.same_calls(written, [*both, room])
 
     def test_a_call_too_many_or_too_few_is_wrong(self):
         one, two = metrics.written_calls([self.WEATHER]), metrics.written_calls([self.WEATHER, self.WEATHER])

@@ -1,5 +1,6 @@
 """course_utils.train.modeling: the folder's own model, tokenizer and template; Unsloth first; clear refusals."""
 
+import copy
 import json
 import os
 import shutil
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import shipped_template
 
-from course_utils import modeling
+from course_utils import chat, evaluation, export, masking, modeling, training
+from course_utils.core.budget import LINEAR_ATTENTION, Shape, lora_sizes
 
 
 def test_load_model_gives_what_lies_in_the_folder(smol, tiny):
@@ -38,6 +41,49 @@ def test_lora_starts_from_the_seed_and_is_all_that_trains(smol, tiny):
 
     assert torch.equal(first_matrix(1), first_matrix(1))
     assert not torch.equal(first_matrix(1), first_matrix(2))
+
+
+@pytest.fixture(scope="module")
+def qwen3_5(qwen3, tmp_path_factory):
+    """Four layers with random weights, as learners have Qwen3.5: a model that also reads pictures."""
+    from transformers.models.qwen3_5 import Qwen3_5Config, Qwen3_5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    linear = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16}
+    text = {"vocab_size": len(qwen3), "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4} | heads
+    text |= linear | {"linear_value_head_dim": 16, "eos_token_id": qwen3.eos_token_id, "tie_word_embeddings": True}
+    vision = {"depth": 1, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 64}
+    config = Qwen3_5Config(text_config=text, vision_config=vision, tie_word_embeddings=True)
+    folder = tmp_path_factory.mktemp("qwen3_5") / "model"
+    Qwen3_5ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer = copy.deepcopy(qwen3)
+    tokenizer.chat_template = shipped_template("qwen3_5_think")
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_qwen3_5_trains_is_evaluated_and_merged(qwen3_5, tiny, toy_rows, tmp_path):
+    model, tokenizer = modeling.load_model(qwen3_5, replace(tiny, load_in_4bit=True, dtype="float32"))
+    kinds = {type(module).__name__ for module in model.modules()}
+    assert "Linear4bit" not in kinds and not any("Vision" in kind for kind in kinds)
+    model = modeling.attach_lora(model, tiny)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    names = {name.split(".lora_")[0].split(".")[-1] for name, _ in model.named_parameters() if ".lora_" in name}
+    assert set(LINEAR_ATTENTION) < names
+    shape = Shape.of(json.loads((qwen3_5 / "config.json").read_text(encoding="utf-8")))
+    sizes = lora_sizes(shape, tiny.train.r, tiny.train.target_modules)
+    assert sum(sizes) == sum(weight.numel() for weight in trained)
+    examples = masking.build_dataset(toy_rows, tokenizer)
+    settings = replace(tiny.train, learning_rate=0.01, max_steps=4, eval_steps=4, output_dir=str(tmp_path / "run"))
+    result = training.train(model, tokenizer, examples, examples, replace(settings, tracker="none"), profile=tiny)
+    assert result.metrics["last_eval_loss"] < result.metrics["first_eval_loss"]
+    report = evaluation.evaluate(model, tokenizer, toy_rows[:2], batch_size=2, max_new_tokens=4)
+    assert len(report.rows) == 2
+    with pytest.warns(UserWarning, match="text part alone"):
+        export.merge_adapter(qwen3_5, result.adapter_dir, tmp_path / "merged")
+    prompts = [chat.render(tokenizer, row["messages"][:1], add_generation_prompt=True) for row in toy_rows[:2]]
+    assert export.check_merge(qwen3_5, result.adapter_dir, tmp_path / "merged", prompts, max_new_tokens=4).holds
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path, tiny):
