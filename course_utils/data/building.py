@@ -28,8 +28,9 @@ from course_utils.data.keys import row_key
 from course_utils.data.loading import load_rows
 from course_utils.data.mixing import draw, normalise_weights
 from course_utils.data.reading import read_raw
+from course_utils.data.records import DataError, Row
 from course_utils.data.registry import find
-from course_utils.data.rows import DataError, Row, export_jsonl, features_of, plain_rows, quiet, to_dataset
+from course_utils.data.rows import export_jsonl, features_of, plain_rows, quiet, to_dataset
 from course_utils.data.sources import normalise_rows
 from course_utils.data.splitting import held_back
 

@@ -16,21 +16,8 @@ from course_utils.core.errors import CourseError
 from course_utils.data.deduplication import Removed, deduplicate
 from course_utils.data.faults import fault_of, faults
 from course_utils.data.loading import Opened, open_rows
-from course_utils.data.rows import (
-    BAR_AFTER,
-    TEXTS,
-    DataError,
-    Fault,
-    Problem,
-    Record,
-    Row,
-    judged,
-    kind_of,
-    parted,
-    plain_rows,
-    to_dataset,
-    turns_of,
-)
+from course_utils.data.records import DataError, Fault, Problem, Record, Row, judged, parted
+from course_utils.data.rows import BAR_AFTER, TEXTS, kind_of, plain_rows, to_dataset, turns_of
 from course_utils.data.splitting import leaks
 from course_utils.text import masking
 from course_utils.text.script import HAN

@@ -11,7 +11,8 @@ import unicodedata
 from dataclasses import dataclass
 
 from course_utils.data.faults import why_dropped
-from course_utils.data.rows import CONTROL, REPLIES, TEXTS, DataError, Row, Rows, plain, plain_rows, to_dataset, weighed
+from course_utils.data.records import DataError, Row
+from course_utils.data.rows import CONTROL, REPLIES, TEXTS, Rows, plain, plain_rows, to_dataset, weighed
 
 # Full-width letters and digits, typographic ligatures, and spaces of other widths: here NFKC changes the shape only.
 SHAPES = re.compile(r"[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\ufb00-\ufb06\u00a0\u2000-\u200a\u202f\u205f\u3000]+")

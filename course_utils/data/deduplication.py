@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from course_utils.data.keys import row_key
-from course_utils.data.rows import BAR_AFTER, MEDIA, REPLIES, DataError, Row, Rows, plain, plain_rows, select
+from course_utils.data.records import DataError, Row
+from course_utils.data.rows import BAR_AFTER, MEDIA, REPLIES, Rows, plain, plain_rows, select
 
 if TYPE_CHECKING:
     from datasketch import MinHash

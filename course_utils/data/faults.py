@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from course_utils.core.errors import CourseError
-from course_utils.data.rows import MEDIA, REPLIES, TEXTS, Fault, Row, is_blank, short, turns_of
+from course_utils.data.records import Fault, Row, short
+from course_utils.data.rows import MEDIA, REPLIES, TEXTS, is_blank, turns_of
 from course_utils.text import chat
 
 TYPES = {"source": str, "id": str, "tools": str, "text": str, "label": bool}  # of the schema's columns

@@ -16,19 +16,9 @@ from typing import Any
 from course_utils.core.strict_json import STRICT
 from course_utils.data import unread
 from course_utils.data.faults import out_of_order, uneven_media
+from course_utils.data.records import DataError, Fault, Row, RowReader, short
 from course_utils.data.registry import DEFAULT_TAGS, REGISTRY, TURN_TEXTS, Layout, path_inside
-from course_utils.data.rows import (
-    MEDIA,
-    NOT_UTF8,
-    REPLIES,
-    DataError,
-    Fault,
-    Row,
-    RowReader,
-    half_character,
-    short,
-    weighed_turn,
-)
+from course_utils.data.rows import MEDIA, NOT_UTF8, REPLIES, half_character, weighed_turn
 from course_utils.text import chat, messages, thinking
 from course_utils.text.messages import LEARN_FLAGS
 

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from typing import Any
 
-from course_utils.data.rows import Row
+from course_utils.data.records import Row
 
 DIGITS = re.compile(r"\d\d*(?:[.,:/\u2044]\d+)*")  # a pattern that begins with one class of characters is found fastest
 CHINESE_DIGITS = re.compile(r"[零〇一二两三四五六七八九十百千万亿]")

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from course_utils.data.rows import DataError, join
+from course_utils.data.records import DataError
+from course_utils.data.rows import join
 from course_utils.data.splitting import shares_to_counts
 
 if TYPE_CHECKING:

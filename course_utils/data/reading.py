@@ -18,17 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.core.strict_json import STRICT
-from course_utils.data.rows import (
-    NOT_UTF8,
-    DataError,
-    Problem,
-    Record,
-    Row,
-    all_usable,
-    half_character,
-    plain,
-    short,
-)
+from course_utils.data.records import DataError, Problem, Record, Row, all_usable, short
+from course_utils.data.rows import NOT_UTF8, half_character, plain
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 LONGEST_CELL = 2**24  # characters; Python's own limit for CSV is 131,072

@@ -17,7 +17,8 @@ from course_utils import hub
 from course_utils.core.paths import home
 from course_utils.core.strict_json import STRICT
 from course_utils.data.reading import SUFFIXES
-from course_utils.data.rows import MEDIA, REPLIES, DataError, Fault, short
+from course_utils.data.records import DataError, Fault, short
+from course_utils.data.rows import MEDIA, REPLIES
 from course_utils.text.messages import LEARN_FLAGS
 
 REGISTRY = "dataset_info.json"

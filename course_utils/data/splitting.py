@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from course_utils.data.deduplication import Removed
 from course_utils.data.keys import row_key
-from course_utils.data.rows import DataError, Row, plain_rows
+from course_utils.data.records import DataError, Row
+from course_utils.data.rows import plain_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset

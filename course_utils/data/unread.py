@@ -12,8 +12,9 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from course_utils.data import guessing
+from course_utils.data.records import Fault, Row, short
 from course_utils.data.registry import Layout
-from course_utils.data.rows import MEDIA, REPLIES, TEXTS, Fault, Row, kind_of, short, turns_of
+from course_utils.data.rows import MEDIA, REPLIES, TEXTS, kind_of, turns_of
 from course_utils.text.messages import LEARN_FLAGS, is_learned
 
 LABELS = {"id", "model", "lang", "language", "timestamp", "date", "time", "type", "source", "url"}  # of a turn
