@@ -11,10 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
-from course_utils.text.messages import Message as Message
-from course_utils.text.messages import MessageError as MessageError
-from course_utils.text.messages import load_tools as load_tools
-from course_utils.text.messages import map_text, prepared
+from course_utils.text.messages import Message, MessageError, load_tools, map_text, prepared
 from course_utils.text.messages import validate as validate
 
 if TYPE_CHECKING:
@@ -73,27 +70,20 @@ def render_valid(
     enable_thinking: bool | None = None,
     add_generation_prompt: bool = False,
 ) -> str:
-    """`render` without its checks, for callers that have prepared the messages and render parts of them many times.
-
-    Args:
-        tokenizer, enable_thinking, add_generation_prompt: see `render`.
-        messages: from `messages.prepared`.
-        schemas: from `load_tools`.
+    """`render` without its checks, for callers that render parts of the same messages many times: these are from
+    `messages.prepared`, the `schemas` from `load_tools`.
 
     Raises:
         MessageError: the template refuses the messages, in its own words (pitfall template-raises).
     """
     if not tokenizer.chat_template:
         raise MessageError(None, None, NO_TEMPLATE)
-    # Passed only when set: a template may ask whether the switch `is defined`.
-    switch = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+    options: dict[str, Any] = {"tools": schemas, "tokenize": False, "add_generation_prompt": add_generation_prompt}
+    if enable_thinking is not None:  # a template may ask whether the switch `is defined`
+        options["enable_thinking"] = enable_thinking
 
     def rendered(end: int, written: Callable[[Message], Message] = dict) -> str:
-        turns = [written(message) for message in messages[:end]]
-        text: str = tokenizer.apply_chat_template(
-            turns, tools=schemas, tokenize=False, add_generation_prompt=add_generation_prompt, **switch
-        )
-        return text
+        return tokenizer.apply_chat_template([written(message) for message in messages[:end]], **options)
 
     try:
         return rendered(len(messages))
@@ -114,8 +104,7 @@ def _with_arguments_as_text(message: Message) -> Message:
     if "tool_calls" not in message:
         return message
     functions = [call["function"] for call in message["tool_calls"]]
-    texts = [json.dumps(function["arguments"], ensure_ascii=False) for function in functions]
-    written = [function | {"arguments": text} for function, text in zip(functions, texts, strict=True)]
+    written = [each | {"arguments": json.dumps(each["arguments"], ensure_ascii=False)} for each in functions]
     return message | {"tool_calls": [{"type": "function", "function": function} for function in written]}
 
 
@@ -127,15 +116,11 @@ def require_whole(
     *,
     enable_thinking: bool | None = None,
 ) -> None:
-    """Raise a MessageError for the first thing of `messages` or `tools` that is not in the rendered `text`.
+    """Raise a MessageError for the first thing of `messages` or `tools` that is not in their `text` by `render_valid`.
 
     A content may stand in the text by chance (pitfall substring-check), so the same messages are rendered with marks
     around theirs, which no text holds. Of messages without calls and tags once for every order of roles: there is
     nothing in them that a template could look for.
-
-    Args:
-        tokenizer, enable_thinking: see `render`.
-        text: from `render_valid`, for these `messages` and `tools`.
     """
     for index, message in enumerate(messages):
         if message["content"].strip() not in text:
@@ -206,16 +191,10 @@ PRIVATE_USE = range(0xF0000, 0xFFFFD)  # characters that Unicode gives no meanin
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a rendered conversation.
+    """A stretch of a rendered conversation."""
 
-    Attributes:
-        kind: who wrote it: the "template"; the "role" of a turn; "tools" (schemas, calls and results); "thinking";
-            "content".
-        text: the stretch as it stands in the rendering.
-    """
-
-    kind: PartKind
-    text: str
+    kind: PartKind  # who wrote it; "role" is that of a turn, "tools" are schemas, calls and results
+    text: str  # as it stands in the rendering
 
 
 def parts(
@@ -227,9 +206,6 @@ def parts(
     add_generation_prompt: bool = False,
 ) -> list[Part]:
     """`render`, taken apart: which stretch of the text comes from where. For templates in the ChatML format.
-
-    Args:
-        tokenizer, messages, tools, enable_thinking, add_generation_prompt: see `render`.
 
     Returns:
         Parts that joined are what `render` returns.
@@ -245,9 +221,12 @@ def parts(
     # The template is given the same messages with their texts between marks, which then stand in the rendering.
     marked = []
     for message in ready:
+        changed = dict(message)
         kinds = {"content": "tools" if message["role"] == "tool" else "content", "reasoning_content": "thinking"}
-        texts = {key: _between(message[key], begin[kind], end) for key, kind in kinds.items() if message.get(key)}
-        marked.append(message | texts)
+        for key, who in kinds.items():
+            if core := message.get(key, "").strip():  # a template may strip white space at the edges
+                changed[key] = message[key].replace(core, f"{begin[who]}{core}{end}", 1)
+        marked.append(changed)
     text = render_valid(tokenizer, marked, load_tools(tools), **options)
     found: list[Part] = []
     role = ""
@@ -276,27 +255,14 @@ def parts(
     return found
 
 
-def _between(text: str, begin: str, end: str) -> str:
-    """`text` with marks around it, inside of its edge white space (a template may strip that)."""
-    core = text.strip()
-    return text.replace(core, begin + core + end, 1) if core else text
-
-
 @dataclass(frozen=True)
 class SpecialToken:
-    """One token that the tokenizer matches before any byte-pair merge.
+    """One token that the tokenizer matches before any byte-pair merge."""
 
-    Attributes:
-        text: how it is written.
-        id: its id.
-        special: True where `skip_special_tokens=True` removes it from decoded text.
-        role: what it is for.
-    """
-
-    text: str
+    text: str  # how it is written
     id: int
-    special: bool
-    role: str
+    special: bool  # whether `skip_special_tokens=True` removes it from decoded text
+    role: str  # what it is for
 
 
 TOKEN_ROLES = {
