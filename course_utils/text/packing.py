@@ -37,10 +37,9 @@ def pack(examples: Sequence[Mapping[str, Any]], max_length: int) -> list[dict[st
     from trl import pack_dataset
 
     lengths = [len(example["input_ids"]) for example in examples]
-    for problem, wrong in (
-        (f"longer than {max_length} tokens", [row for row, length in enumerate(lengths) if length > max_length]),
-        ("empty", [row for row, length in enumerate(lengths) if not length]),
-    ):
+    too_long = [row for row, length in enumerate(lengths) if length > max_length]
+    empty = [row for row, length in enumerate(lengths) if not length]
+    for problem, wrong in ((f"longer than {max_length} tokens", too_long), ("empty", empty)):
         if wrong:
             raise PackingError(
                 f"{len(wrong)} rows are {problem} (first: row {wrong[0]}). masking.build_dataset with "
