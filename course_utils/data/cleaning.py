@@ -32,11 +32,8 @@ class Dropped:
 def clean_text(text: str) -> str:
     """A text without control characters, with one kind of line break, NFC, and NFKC where only the shape changes.
 
-    Args:
-        text: any; emoji, superscripts, fractions, Chinese punctuation and zero-width joiners stay as they are.
-
-    Returns:
-        The text without white space at its ends. Cleaning it again changes nothing.
+    White space at its ends goes; emoji, superscripts, fractions, Chinese punctuation and zero-width joiners stay as
+    they are. Cleaning it again changes nothing.
     """
     text = CONTROL.sub("", LINE_BREAK.sub("\n", text))
     text = SHAPES.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
@@ -71,11 +68,7 @@ def clean(dataset: Rows, *, max_characters: int = MAX_CHARACTERS) -> tuple[Rows,
 
 
 def clean_row(row: Row) -> Row:
-    """A row with every text cleaned: `clean` for one row, for a stream or for `Dataset.map`.
-
-    Args:
-        row: of the course's schema; keys that are None are left out of the result.
-    """
+    """`clean` for one row, of a stream or in `Dataset.map`; keys that are None are left out of the result."""
     return _cleaned(weighed(plain(dict(row))))  # `Dataset.map` gives a mapping that is no dict
 
 

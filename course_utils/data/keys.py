@@ -20,13 +20,7 @@ def group_key(messages: list[dict[str, Any]]) -> str:
     """What a conversation asks, with its numbers masked: two rows of one key are one exercise in two sizes.
 
     NFKC, lower case, every number (digits, number words in English, Chinese numerals) becomes 0, white space goes away.
-    The user's turns count; where there is none, all turns do.
-
-    Args:
-        messages: turns with role and content.
-
-    Returns:
-        The key, for comparing only.
+    The user's turns count; where there is none, all turns do. A key is for comparing only.
     """
     asked = [message.get("content") or "" for message in messages if message["role"] == "user"]
     return _masked("\n".join(asked or [message.get("content") or "" for message in messages]))

@@ -28,17 +28,13 @@ STRATEGIES = ("interleave", "resample")
 
 @dataclass(frozen=True)
 class MixReport:
-    """What was asked for and what came out, in rows for each source.
+    """What was asked for and what came out, in rows for each source."""
 
-    `requested` is total x weight (not rounded), `actual` the rows that were taken, `unique` how many of them differ,
-    `available` the size of the pool, `times` how often each of its rows was taken: at least and at most.
-    """
-
-    requested: dict[str, float]
-    actual: dict[str, int]
-    unique: dict[str, int]
-    available: dict[str, int]
-    times: dict[str, tuple[int, int]]
+    requested: dict[str, float]  # total x weight, not rounded
+    actual: dict[str, int]  # the rows that were taken
+    unique: dict[str, int]  # how many of them differ
+    available: dict[str, int]  # the size of the pool
+    times: dict[str, tuple[int, int]]  # how often each row of the pool was taken: at least and at most
 
     def table(self) -> list[dict[str, Any]]:
         """One dict a source: available, requested, actual, unique rows, repeats and both shares."""

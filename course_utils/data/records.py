@@ -23,15 +23,11 @@ class Fault(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """Something in a file that keeps a row, or the whole file, from being used.
-
-    `row` counts the rows of the file from 1 and `line` is where that row begins; both are None where the file as a
-    whole is meant.
-    """
+    """Something in a file that keeps a row, or the whole file, from being used."""
 
     file: str
-    row: int | None
-    line: int | None
+    row: int | None  # of the file, from 1; None where the file as a whole is meant
+    line: int | None  # where that row begins
     field: str
     reason: str
 
@@ -41,11 +37,11 @@ class Problem(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A row and where it stands: the file, its number there from 1, the line where it begins (None: there are none)."""
+    """A row and where it stands."""
 
     file: str
-    row: int
-    line: int | None
+    row: int  # its number in the file, from 1
+    line: int | None  # where it begins; None where there are none
     value: Row
 
     def problem(self, where: str, reason: str) -> Problem:

@@ -129,9 +129,8 @@ def features_of(rows: Sequence[Row]) -> Features:
     optional |= {"weight": Value("int64")}
 
     def turns(column: str) -> Any:
-        found = {
-            key for row in rows for turn in row.get(column) or () for key, value in turn.items() if value is not None
-        }
+        turns = (turn for row in rows for turn in row.get(column) or ())
+        found = {key for turn in turns for key, value in turn.items() if value is not None}
         return List({"role": text, "content": text} | {key: optional[key] for key in optional if key in found})
 
     used = {key for row in rows for key, value in row.items() if value is not None}
