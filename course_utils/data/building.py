@@ -58,11 +58,8 @@ class Pool:
 def pool(source: str, dataset_dir: str | Path = "data") -> Pool:
     """The cleaned rows of a source without repeats, out of `build/pools`; made anew only where it has changed.
 
-    What counts as a change is any byte of its files, of its entry in the registry, or of the code that reads them.
-
-    Args:
-        source: a key of RAW_FILES, or a name in `dataset_info.json`.
-        dataset_dir: as for `build`.
+    What counts as a change is any byte of its files, of its entry in the registry, or of the code that reads them. The
+    source is a key of RAW_FILES, or a name in the `dataset_info.json` of `dataset_dir`.
 
     Raises:
         DataError: the source is unknown, its name leads out of the folder of the pools, or a row of it cannot be read.

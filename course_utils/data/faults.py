@@ -10,7 +10,7 @@ from typing import Any
 
 from course_utils.core.errors import CourseError
 from course_utils.data.records import Fault, Row, short
-from course_utils.data.rows import MEDIA, REPLIES, TEXTS, is_blank, turns_of
+from course_utils.data.rows import MEDIA, REPLIES, is_blank, texts_of, turns_of
 from course_utils.text import chat
 
 TYPES = {"source": str, "id": str, "tools": str, "text": str, "label": bool}  # of the schema's columns
@@ -44,8 +44,7 @@ def faults(row: Row) -> Iterator[Fault]:
 
 def why_dropped(row: Row, max_characters: int) -> str:
     """Why a cleaned row is left out, "" where it is not."""
-    turns = turns_of(row)
-    length = sum(len(turn.get(key, "")) for turn in turns for key in TEXTS) + len(row.get("text", ""))
+    length = sum(map(len, texts_of(row)))
     if length > max_characters:
         return f"{length:,} characters, more than {max_characters:,}"
     if "text" in row:

@@ -157,11 +157,7 @@ def schedule(shares: list[float], limits: list[int], total: int) -> Iterator[int
 
     Tijdeman's rule ("The chairman assignment problem", 1980): of the pools that are behind by at least 1/(2k-2), take
     the one whose next row is due first. When a pool reaches its limit, the rest start anew with their own shares.
-
-    Args:
-        shares: above 0, for each pool.
-        limits: rows each pool may give.
-        total: rows to schedule, at most the sum of `limits`.
+    Shares are above 0; `limits` are the rows that each pool may give, and `total` is at most their sum.
     """
     left = list(limits)
     given = 0

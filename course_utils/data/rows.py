@@ -119,6 +119,11 @@ def turns_of(row: Row) -> list[Row]:
     return [turn for column in ("messages", *REPLIES) for turn in row.get(column, ())]
 
 
+def texts_of(row: Row) -> list[str]:
+    """All that a model would read or learn of a row."""
+    return [turn.get(key, "") for turn in turns_of(row) for key in TEXTS] + [row.get("text", "")]
+
+
 def features_of(rows: Sequence[Row]) -> Features:
     """The narrowest Arrow features that hold all keys of `rows`, so that plain chat rows stay role and content."""
     from datasets import Features, List, Value
@@ -141,14 +146,9 @@ def features_of(rows: Sequence[Row]) -> Features:
 
 
 def to_dataset(rows: Sequence[Row], features: Features | None = None) -> Dataset:
-    """Rows of the schema above as a `Dataset`; `source` and `tags` may be missing and are then "" and [].
+    """Rows of the schema above, if any, as a `Dataset`; `source` and `tags` may be missing and are then "" and [].
 
-    Args:
-        rows: dicts with `messages` and optionally the other columns. May be empty.
-        features: the columns and keys; by default the narrowest that hold the rows.
-
-    Returns:
-        A Dataset with the columns messages, source, tags, and of the others those that a row has.
+    `features` are the columns and keys: by default messages, source, tags and the narrowest that hold the rows.
 
     Raises:
         DataError: half of a character in a text, or a flag of another value than yes or no; names row (counted from 0)
@@ -220,14 +220,9 @@ def join(parts: Sequence[Dataset]) -> Dataset:
 
 
 def export_jsonl(rows: Dataset | Iterable[Row], path: str | Path) -> int:
-    """Write one JSON object a line, Chinese readable, without the keys that a row lacks.
+    """Write one JSON object a line, Chinese readable, without the keys that a row lacks; returns how many there were.
 
-    Args:
-        rows: a Dataset, or rows that come one by one, such as a stream; then no more than one is in memory.
-        path: the file, written whole or not at all.
-
-    Returns:
-        How many rows there were.
+    Of rows that come one by one, as from a stream, only one is in memory. The file is written whole or not at all.
 
     Raises:
         DataError: half of a character in a text; names row (counted from 0) and field.

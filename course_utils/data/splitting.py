@@ -74,14 +74,9 @@ def split(dataset: Rows, *, valid_ratio: float = 0.02, min_valid: int = 100, see
 
 
 def leaks(train: Dataset | list[Row], held: Dataset | list[Row]) -> list[Removed]:
-    """The training rows that ask what a held-back row asks, if only with other numbers.
+    """The training rows that ask what a row held back (for any evaluation) asks, if only with other numbers.
 
-    Args:
-        train: rows to train on.
-        held: validation rows, or those of any evaluation.
-
-    Returns:
-        For each such row its number in `train` and the number in `held` of the first row that asks the same.
+    For each its number in `train`, and the number in `held` of the first row that asks the same.
     """
     asked: dict[str, tuple[int, str]] = {}
     for number, row in enumerate(plain_rows(held, COLUMNS)):

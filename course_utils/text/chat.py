@@ -25,8 +25,8 @@ ZERO_WIDTH = "\u200b"
 
 _Due = tuple[str, str, tuple[str, ...]]
 
-# Of each tokenizer: the template, and the shapes of conversations without tags of which it keeps every part.
-_keeps: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, set[Any]]] = WeakKeyDictionary()
+# Of each tokenizer: by template, the shapes of conversations without tags of which it keeps every part.
+_keeps: WeakKeyDictionary[PreTrainedTokenizerBase, set[Any]] = WeakKeyDictionary()
 
 
 def render(
@@ -127,10 +127,8 @@ def require_whole(
             raise MessageError(index, "content", DROPPED)
     shape = tuple((message["role"], bool(message["content"].strip()), len(message)) for message in messages)
     plain = not tools and not any("<" in message["content"] or len(message) > 2 for message in messages)
-    template, shapes = _keeps.get(tokenizer, (None, set()))
-    if template != tokenizer.chat_template:
-        _keeps[tokenizer] = tokenizer.chat_template, (shapes := set())
-    if plain and (shape, enable_thinking) in shapes:
+    shapes, key = _keeps.setdefault(tokenizer, set()), (str(tokenizer.chat_template), shape, enable_thinking)
+    if plain and key in shapes:
         return
     marks = (f"{chr(PRIVATE_USE[0])}{number}{chr(PRIVATE_USE[1])}" for number in count())
     due: list[tuple[MessageError, tuple[str, ...]]] = []  # what must stand in the marked text one behind the other
@@ -156,7 +154,7 @@ def require_whole(
             if place < 0:
                 raise error
     if plain:
-        shapes.add((shape, enable_thinking))
+        shapes.add(key)
 
 
 def _marked(message: Message, marks: Iterator[str], *, is_last: bool) -> tuple[Message, list[_Due]]:
@@ -247,11 +245,8 @@ def parts(
         done = match.end()
     found = [part for part in (*found, Part("template", text[done:])) if part.text]
     if "".join(part.text for part in found) != plain:
-        raise MessageError(
-            None,
-            None,
-            "its parts cannot be told apart: the template decides by a content, or one holds U+F0000 to U+FFFFC",
-        )
+        reason = "its parts cannot be told apart: the template decides by a content, or one holds U+F0000 to U+FFFFC"
+        raise MessageError(None, None, reason)
     return found
 
 
@@ -307,10 +302,7 @@ def neutralise(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
     Args:
         text: text from outside: a user's turn, a tool's result, a document.
-        tokenizer: whose added tokens (`get_added_vocab()`) are broken.
-
-    Returns:
-        The text without any of the tokenizer's added tokens.
+        tokenizer: none of its added tokens (`get_added_vocab()`) is in what is returned.
     """
     return neutraliser(tokenizer)(text)
 

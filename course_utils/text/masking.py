@@ -163,11 +163,9 @@ def _read(row: Mapping[str, Any], options: _Options) -> tuple[list[Message], lis
     schemas = chat.load_tools(row.get("tools"))
     if options.neutral and schemas:
         schemas = map_text(schemas, options.neutral)
-    replies = [
-        index
-        for index, message in enumerate(clean)
-        if message["role"] == "assistant" and (options.train_on_tool_calls or not message.get("tool_calls"))
-    ]
+    replies = [index for index, message in enumerate(clean) if message["role"] == "assistant"]
+    if not options.train_on_tool_calls:
+        replies = [index for index in replies if not clean[index].get("tool_calls")]
     chosen = replies[-1:] if options.train_on == "last" else replies
     return clean, [index for index in chosen if is_learned(row["messages"][index])], schemas
 

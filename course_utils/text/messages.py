@@ -59,18 +59,12 @@ def validate(messages: Sequence[Mapping[str, Any]]) -> None:
 
 
 def prepared(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Valid messages as every template gets them; those given are not changed.
-
-    Args:
-        messages: see `validate`.
+    """Valid messages (see `validate`) as every template gets them; those given are not changed.
 
     Returns:
         As many messages, assistants at their places: without keys that are None and without `LEARN_FLAGS`, the content
         a text, calls as `{"type": "function", "function": {"name", "arguments"}}` with the arguments as an object
         (pitfall arguments-quoted-twice), the results of one turn's calls in the order of the calls.
-
-    Raises:
-        MessageError: see `validate`.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise MessageError(None, None, "expected a list with at least one message")

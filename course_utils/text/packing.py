@@ -19,11 +19,7 @@ class PackingError(CourseError):
 
 
 def pack(examples: Sequence[Mapping[str, Any]], max_length: int) -> list[dict[str, list[int]]]:
-    """Put rows together, best fit first, so that each pack holds at most `max_length` tokens (TRL's "bfd").
-
-    Args:
-        examples: dicts with `input_ids` and `labels`.
-        max_length: tokens of a pack.
+    """Put rows (`input_ids` and `labels`) together, best fit first, up to `max_length` tokens a pack (TRL's "bfd").
 
     Returns:
         Dicts with `input_ids`, `labels` and `position_ids`, equally long. A row's first token is never learned: it
@@ -64,12 +60,8 @@ def pack(examples: Sequence[Mapping[str, Any]], max_length: int) -> list[dict[st
 
 
 def padding_share(lengths: Sequence[int], batch_size: int) -> float:
-    """The share of padding among a batch's tokens, over all batches in the order given.
-
-    Args:
-        lengths: tokens of each row (or pack).
-        batch_size: rows per batch.
-    """
+    """The share of padding among the tokens of all batches, each of `batch_size` rows (or packs) in the order given, by
+    the tokens of each row."""
     batches = [lengths[start : start + batch_size] for start in range(0, len(lengths), batch_size)]
     padded = sum(max(batch) * len(batch) for batch in batches)
     return 1 - sum(lengths) / padded if padded else 0.0

@@ -67,12 +67,9 @@ def parse_output(
 
 
 def parse_text(text: str, *, prompt_opens_thinking: bool = False) -> ParsedOutput:
-    """The same split where only the text is at hand, as a server sends it.
+    """The same split where only the text is at hand, as a server sends it: no control tokens, the tags as written.
 
-    Args:
-        text: decoded output without control tokens, the think tags as they are written. (Where the ids are at hand
-            use `parse_output`: it can tell the tokens from the same letters spelled out.)
-        prompt_opens_thinking: as for `parse_output`.
+    Where the ids are at hand use `parse_output`: it can tell the tokens from the same letters spelled out.
     """
     return _parsed(_cut(text, _Tags(), prompt_opens_thinking))
 

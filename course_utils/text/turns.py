@@ -33,12 +33,7 @@ class Turn:
 def cleaned(messages: Sequence[Mapping[str, Any]], neutral: Callable[[str], str] | None) -> list[Message]:
     """`messages.prepared`, each with its leading think block moved out of the content, without edge newlines, neutral.
 
-    Args:
-        messages: see `messages.validate`.
-        neutral: from `chat.neutraliser`; None leaves the text as it is.
-
-    Raises:
-        MessageError: see `messages.validate`.
+    `neutral` is from `chat.neutraliser`; None leaves the text as it is.
     """
     done = []
     for message in prepared(messages):
