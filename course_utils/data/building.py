@@ -139,9 +139,6 @@ def build(profile: Profile, *, dataset_dir: str | Path = "data", seed: int = 42)
         dataset_dir: the folder with `dataset_info.json` and `raw/`; results go to `build/` in it.
         seed: of the split and the mixture. The same seed and rows give the same JSONL, byte for byte.
 
-    Returns:
-        Counts for each step and source, and the paths written.
-
     Raises:
         DataError: a raw file that cannot be read, or nothing left to train on.
     """

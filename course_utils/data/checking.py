@@ -81,12 +81,9 @@ class CheckReport:
     def tallies(self) -> dict[str, Counter[str]]:
         """Usable rows by source, by tag, and by the language of their text ("zh", "en", "zh and en" or "other")."""
         rows = list(plain_rows(self.rows))
-        tags, texts = (tag for row in rows for tag in row["tags"]), (" ".join(texts_of(row)) for row in rows)
-        return {
-            "source": Counter(self.rows["source"]),
-            "tag": Counter(tags),
-            "language": Counter(map(_language, texts)),
-        }
+        tags = Counter(tag for row in rows for tag in row["tags"])
+        languages = Counter(_language(" ".join(texts_of(row))) for row in rows)
+        return {"source": Counter(self.rows["source"]), "tag": tags, "language": languages}
 
     def table(self) -> list[tuple[str, Any]]:
         """The summary, as pairs of what and how much."""
@@ -118,7 +115,7 @@ def check(
     *,
     against: str | Path | Dataset | list[Row] | None = None,
 ) -> CheckReport:
-    """Look at every row of a file, of all files of a folder or a registry, or of a data set.
+    """Look at every row of a file, of all files of a folder or a registry, or of a data set. Nothing is written.
 
     Args:
         path_or_dataset: a .jsonl, .json, .csv, .parquet or .txt file; a folder of them; a `dataset_info.json` or the
@@ -127,9 +124,6 @@ def check(
         max_length: tokens that a row may have.
         against: an evaluation file or set. A row that asks what one of it asks, if only with other numbers, is a
             problem.
-
-    Returns:
-        The problems, and what the usable rows are like. Nothing is written.
 
     Raises:
         DataError: there is no such file, `max_length` cannot be meant, or no row of `against` can be read.

@@ -53,13 +53,10 @@ def why_dropped(row: Row, max_characters: int) -> str:
 
 
 def _empty_turns(row: Row) -> Iterator[tuple[str, str]]:
-    """The questions that ask nothing and the replies that say nothing: their places and roles.
-
-    The bad reply of a KTO row may well be empty, and so may a reply that is not learned.
-    """
+    """The questions that ask nothing and the replies that say nothing: their places and roles."""
     for column in ("messages", *REPLIES):
         for index, turn in enumerate(row.get(column, ())):
-            learned = row.get("label", True) and turn.get("weight") != 0
+            learned = row.get("label", True) and turn.get("weight") != 0  # else it may well be empty
             says = turn["role"] == "user" or (turn["role"] == "assistant" and not turn.get("tool_calls") and learned)
             if says and is_blank(turn.get("content", "")):
                 yield f"{column}[{index}]", turn["role"]

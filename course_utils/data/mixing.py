@@ -77,9 +77,6 @@ def mix(
         total_size: rows of the result.
         seed: of the shuffles.
 
-    Returns:
-        The mixture and a report of rows requested, actual and unique.
-
     Raises:
         DataError: names that differ, an unknown strategy, an empty pool to resample, or more rows asked than there are.
     """

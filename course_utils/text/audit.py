@@ -111,9 +111,6 @@ def audit(
         tokenizer: its `eos_token_id` is the stop token, and its template says where a reply begins.
         rows: what the examples were made of, dicts with `messages` (and `tools`). A forged turn looks like any other
             in the ids; only beside the text can it be told.
-
-    Returns:
-        The lengths, and the numbers of the rows that are at fault.
     """
     openings = _openings(tokenizer)
     stop = tokenizer.eos_token_id
@@ -163,11 +160,8 @@ def _openings(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
 
 
 def _begins_reply(ids: Sequence[int], start: int, openings: Sequence[list[int]]) -> bool:
-    """True where a prompt ends at `start`, and the ids after it do not make it a longer prompt.
-
-    So a stretch that begins with the empty think block is at fault: that block ends a prompt (pitfall
-    template-rewrites-history).
-    """
+    """True where a prompt ends at `start`, and the ids after it do not make it a longer prompt."""
+    # So a stretch that begins with the empty think block is at fault (pitfall template-rewrites-history).
     for opening in openings:
         for begin in range(max(start - len(opening), 0), start):
             if ids[begin : begin + len(opening)] == opening:

@@ -37,7 +37,7 @@ def render(
     enable_thinking: bool | None = None,
     add_generation_prompt: bool = False,
 ) -> str:
-    """Render messages through the tokenizer's own template, and make sure that nothing was lost on the way.
+    """The text that the model sees: messages through the tokenizer's own template, which must have lost nothing.
 
     Args:
         tokenizer: any tokenizer with a chat template.
@@ -45,9 +45,6 @@ def render(
         tools: tool schemas, as a list or as JSON text.
         enable_thinking: Qwen3's switch; None leaves it unset.
         add_generation_prompt: end with the opening of an assistant turn, as inference does.
-
-    Returns:
-        The text that the model sees.
 
     Raises:
         MessageError: for invalid messages, and where the template dropped a message's content, its tool calls, the
@@ -204,9 +201,6 @@ def parts(
     add_generation_prompt: bool = False,
 ) -> list[Part]:
     """`render`, taken apart: which stretch of the text comes from where. For templates in the ChatML format.
-
-    Returns:
-        Parts that joined are what `render` returns.
 
     Raises:
         MessageError: as `render`, and where the template looks into a content and decides by it.

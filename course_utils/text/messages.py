@@ -243,11 +243,8 @@ def _calls_before(done: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def _in_order_of_calls(done: Sequence[Message], results: Sequence[tuple[int, Message]]) -> list[Message]:
-    """The results that answer the calls of the last of `done`, in the order of the calls: templates write no ids.
-
-    A result is matched by its id, one without by its tool's name, one without either by its place (pitfall
-    tool-results-out-of-order).
-    """
+    """The results that answer the calls of the last of `done`, in the order of the calls: templates write no ids."""
+    # Matched by id, without one by the tool's name, without either by place (pitfall tool-results-out-of-order).
     calls = _calls_before(done)
     answered: dict[int, Message] = {}  # by the number of the call
     keys = ("tool_call_id", "name")
