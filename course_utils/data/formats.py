@@ -50,8 +50,7 @@ class _LayoutReader(RowReader):
         out: Row = {"messages": []} | self._own()
         if layout.kind == "text":
             return out | {"text": self._required("prompt")}
-        is_alpaca = layout.formatting == "alpaca"
-        out["messages"] = self._alpaca() if is_alpaca else self._conversation()
+        out["messages"] = self._alpaca() if layout.formatting == "alpaca" else self._conversation()
         if layout.kind == "preference":
             out |= {part: [self._turn_reply(part)] for part in REPLIES}
         if layout.kind == "kto":

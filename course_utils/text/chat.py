@@ -200,7 +200,7 @@ def parts(
     enable_thinking: bool | None = None,
     add_generation_prompt: bool = False,
 ) -> list[Part]:
-    """`render`, taken apart: which stretch of the text comes from where. For templates in the ChatML format.
+    """`render`, taken apart into parts that joined are its text, each with where it comes from. For ChatML templates.
 
     Raises:
         MessageError: as `render`, and where the template looks into a content and decides by it.

@@ -49,14 +49,10 @@ def pack(examples: Sequence[Mapping[str, Any]], max_length: int) -> list[dict[st
     }
     # One batch: by default `datasets` would pack each thousand rows by themselves.
     packed = pack_dataset(Dataset.from_dict(columns), max_length, "bfd", {"batch_size": len(examples)})
-    return [
-        {
-            "input_ids": row["input_ids"],
-            "labels": row["labels"],
-            "position_ids": [place for length in row["seq_lengths"] for place in range(length)],
-        }
-        for row in packed
-    ]
+    packs = packed.to_list()
+    for row in packs:
+        row["position_ids"] = [place for length in row.pop("seq_lengths") for place in range(length)]
+    return packs
 
 
 def padding_share(lengths: Sequence[int], batch_size: int) -> float:

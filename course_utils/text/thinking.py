@@ -191,11 +191,7 @@ class ThinkingStream:
     """
 
     def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        prompt_opens_thinking: bool = False,
-        prompt_known: bool = False,
+        self, tokenizer: PreTrainedTokenizerBase, *, prompt_opens_thinking: bool = False, prompt_known: bool = False
     ) -> None:
         self._tags = _Tags(tokenizer)
         self._opened = prompt_opens_thinking
