@@ -199,10 +199,8 @@ def _kept(unique: list[Row], profile: Profile) -> list[Row]:
 
     kept = [row for row in unique if keeps(row) and row_key(row) not in asked]
     if not kept:
-        raise DataError(
-            f"Profile {profile.name} trains on languages {', '.join(profile.languages)} and "
-            f"kinds {', '.join(profile.kinds)}: no row has both. Check the tags of the rows."
-        )
+        wanted = f"languages {', '.join(profile.languages)} and kinds {', '.join(profile.kinds)}"
+        raise DataError(f"Profile {profile.name} trains on {wanted}: no row has both. Check the tags of the rows.")
     return kept
 
 

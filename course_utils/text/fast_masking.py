@@ -96,12 +96,10 @@ def tokenise(rows: Sequence[list[Turn]], tokenizer: PreTrainedTokenizerBase) -> 
 
 
 class _Borders:
-    """Where a turn begins and ends in the ids of a text that goes on after it.
+    """Where a turn begins and ends in the ids of a text that goes on after it."""
 
-    A tokenizer cuts a text at every added token before anything else. So up to its last added token the ids of a
-    beginning are those of the whole, and only the few characters after that have to be compared.
-    """
-
+    # A tokenizer cuts a text at every added token before anything else. So up to its last added token the ids of a
+    # beginning are those of the whole, and only the few characters after that have to be compared.
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         added = tokenizer.get_added_vocab()
         self._control = set(added.values())

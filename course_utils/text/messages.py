@@ -29,16 +29,12 @@ CALL_FORM = 'expected {"type": "function", "function": {"name": …, "arguments"
 
 
 class MessageError(CourseError):
-    """A message that the template would drop, garble or refuse.
-
-    Attributes:
-        index: which message of the list, from 0 (None: the list as a whole).
-        field: which key of that message (None: the message as a whole).
-        reason: what is wrong and what to write instead.
-    """
+    """A message that the template would drop, garble or refuse."""
 
     def __init__(self, index: int | None, field: str | None, reason: str) -> None:
-        self.index, self.field, self.reason = index, field, reason
+        self.index = index  # which message of the list, from 0 (None: the list as a whole)
+        self.field = field  # which key of that message (None: the message as a whole)
+        self.reason = reason  # what is wrong and what to write instead
         where = "messages" if index is None else f"messages[{index}]"
         super().__init__(f"{where}{f'.{field}' if field else ''}: {reason}")
 
