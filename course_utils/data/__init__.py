@@ -12,7 +12,8 @@ from course_utils.data.keys import group_key
 from course_utils.data.loading import load, stream
 from course_utils.data.mixing import MixReport, mix
 from course_utils.data.reading import read_raw
-from course_utils.data.rows import DataError, Problem, export_jsonl, join, plain, to_dataset
+from course_utils.data.records import DataError, Problem
+from course_utils.data.rows import export_jsonl, join, plain, to_dataset
 from course_utils.data.sources import normalise
 from course_utils.data.splitting import leaks, split
 

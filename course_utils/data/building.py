@@ -6,7 +6,7 @@ data/build/<profile>/{train,valid,test,general}.jsonl  the same rows to read, Ch
 
 Settings are chosen by `valid`; `test` is asked once, when they are settled; `general` is never trained on.
 
-Between the pools and what is saved the rows are plain dicts, and each row's key is made once.
+Between the pools and what is saved the rows are plain dicts.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from course_utils.data.keys import row_key
 from course_utils.data.loading import load_rows
 from course_utils.data.mixing import draw, normalise_weights
 from course_utils.data.reading import read_raw
+from course_utils.data.records import DataError, Row
 from course_utils.data.registry import find
-from course_utils.data.rows import DataError, Row, export_jsonl, features_of, plain_rows, quiet, to_dataset
+from course_utils.data.rows import export_jsonl, features_of, plain_rows, quiet, to_dataset
 from course_utils.data.sources import normalise_rows
-from course_utils.data.splitting import held_back
+from course_utils.data.splitting import split
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -57,11 +58,8 @@ class Pool:
 def pool(source: str, dataset_dir: str | Path = "data") -> Pool:
     """The cleaned rows of a source without repeats, out of `build/pools`; made anew only where it has changed.
 
-    What counts as a change is any byte of its files, of its entry in the registry, or of the code that reads them.
-
-    Args:
-        source: a key of RAW_FILES, or a name in `dataset_info.json`.
-        dataset_dir: as for `build`.
+    What counts as a change is any byte of its files, of its entry in the registry, or of the code that reads them. The
+    source is a key of RAW_FILES, or a name in the `dataset_info.json` of `dataset_dir`.
 
     Raises:
         DataError: the source is unknown, its name leads out of the folder of the pools, or a row of it cannot be read.
@@ -115,11 +113,9 @@ def _fingerprint(source: str, folder: Path) -> str:
 # -------------------------------------------------------------------------------------------- the set of a profile
 @dataclass(frozen=True)
 class BuildReport:
-    """Rows for each step and source, and where the results lie.
+    """Rows for each step and source, and where the results lie."""
 
-    `counts[source]` has raw, unique (after deduplication), kept (what the profile trains on), train, valid and test.
-    """
-
+    # Of each source: raw, unique (after deduplication), kept (what the profile trains on), train, valid and test.
     counts: dict[str, dict[str, int]]
     paths: dict[str, Path]
 
@@ -143,9 +139,6 @@ def build(profile: Profile, *, dataset_dir: str | Path = "data", seed: int = 42)
         dataset_dir: the folder with `dataset_info.json` and `raw/`; results go to `build/` in it.
         seed: of the split and the mixture. The same seed and rows give the same JSONL, byte for byte.
 
-    Returns:
-        Counts for each step and source, and the paths written.
-
     Raises:
         DataError: a raw file that cannot be read, or nothing left to train on.
     """
@@ -154,19 +147,14 @@ def build(profile: Profile, *, dataset_dir: str | Path = "data", seed: int = 42)
     # The held-out rows come first, so that a row that is in two sources stays with them.
     unique, _ = deduplicate(list(chain.from_iterable(plain_rows(part.rows) for part in made.values())))
     general = [row for row in unique if row["source"] == HELD_OUT]
-    keyed = _kept(unique, profile)
-    kept = [row for row, _ in keyed]
-    marks = [(key, row["source"]) for row, key in keyed]
-    tested = held_back(marks, valid_ratio=TEST_RATIO, min_valid=MIN_TEST, seed=seed)
-    rest = [number for number in range(len(kept)) if number not in tested]
-    validated = held_back([marks[n] for n in rest], valid_ratio=VALID_RATIO, min_valid=MIN_VALID, seed=seed)
-    valid = [kept[number] for place, number in enumerate(rest) if place in validated]
-    train = [kept[number] for place, number in enumerate(rest) if place not in validated]
-    test = [_up_to_the_call(kept[number]) for number in sorted(tested)]
+    kept = _kept(unique, profile)
+    rest, test = split(kept, valid_ratio=TEST_RATIO, min_valid=MIN_TEST, seed=seed)
+    train, valid = split(rest, valid_ratio=VALID_RATIO, min_valid=MIN_VALID, seed=seed)
+    test = list(map(_up_to_the_call, test))
     train, train_features = _mixture(train, profile, seed)
     features = features_of(kept)
-    parts = {"train": (train, train_features), "valid": (valid, features), "test": (test, features)}
-    parts["general"] = (general, None)
+    parts = {"train": (train, train_features), "valid": (valid, features)}
+    parts |= {"test": (test, features), "general": (general, None)}
     target = folder / "build" / profile.name
     paths = {"pools": folder / "build" / "pools"}
     with quiet(), atomic_dir(target) as draft:
@@ -184,12 +172,7 @@ def build(profile: Profile, *, dataset_dir: str | Path = "data", seed: int = 42)
 
 
 def load_built(profile: Profile, part: str, dataset_dir: str | Path = "data") -> Dataset:
-    """Load what `build` wrote.
-
-    Args:
-        profile: the profile it was built for.
-        part: "train", "valid", "test" or "general".
-        dataset_dir: as for `build`.
+    """Load a part of what `build` wrote for a profile: "train", "valid", "test" or "general".
 
     Raises:
         DataError: an unknown part, or nothing built yet.
@@ -205,22 +188,19 @@ def load_built(profile: Profile, part: str, dataset_dir: str | Path = "data") ->
     return load_from_disk(str(path))
 
 
-def _kept(unique: list[Row], profile: Profile) -> list[tuple[Row, str]]:
-    """The rows that a profile trains on or validates with, and the key of each."""
-    keyed = [(row, row_key(row)) for row in unique]
-    asked = {key for row, key in keyed if row["source"] == HELD_OUT}
+def _kept(unique: list[Row], profile: Profile) -> list[Row]:
+    """The rows that a profile trains on or validates with."""
+    asked = {row_key(row) for row in unique if row["source"] == HELD_OUT}
 
     def keeps(row: Row) -> bool:
         tags = set(row["tags"])
         wanted = tags & set(profile.languages) and tags & set(profile.kinds)
         return bool(wanted) and all(tag in profile.kinds for tag in tags & ASKED_FOR)
 
-    kept = [(row, key) for row, key in keyed if key not in asked and keeps(row)]
+    kept = [row for row in unique if keeps(row) and row_key(row) not in asked]
     if not kept:
-        raise DataError(
-            f"Profile {profile.name} trains on languages {', '.join(profile.languages)} and "
-            f"kinds {', '.join(profile.kinds)}: no row has both. Check the tags of the rows."
-        )
+        wanted = f"languages {', '.join(profile.languages)} and kinds {', '.join(profile.kinds)}"
+        raise DataError(f"Profile {profile.name} trains on {wanted}: no row has both. Check the tags of the rows.")
     return kept
 
 

@@ -16,21 +16,8 @@ from course_utils.core.errors import CourseError
 from course_utils.data.deduplication import Removed, deduplicate
 from course_utils.data.faults import fault_of, faults
 from course_utils.data.loading import Opened, open_rows
-from course_utils.data.rows import (
-    BAR_AFTER,
-    TEXTS,
-    DataError,
-    Fault,
-    Problem,
-    Record,
-    Row,
-    judged,
-    kind_of,
-    parted,
-    plain_rows,
-    to_dataset,
-    turns_of,
-)
+from course_utils.data.records import DataError, Fault, Problem, Record, Row, judged, parted
+from course_utils.data.rows import BAR_AFTER, kind_of, plain_rows, texts_of, to_dataset
 from course_utils.data.splitting import leaks
 from course_utils.text import masking
 from course_utils.text.script import HAN
@@ -88,14 +75,15 @@ class CheckReport:
     @cached_property
     def characters(self) -> dict[str, list[int]]:
         """Characters of each usable row, by its source."""
-        return _by_source((row["source"], [len(_text(row, ""))]) for row in plain_rows(self.rows))
+        return _by_source((row["source"], [sum(map(len, texts_of(row)))]) for row in plain_rows(self.rows))
 
     @cached_property
     def tallies(self) -> dict[str, Counter[str]]:
         """Usable rows by source, by tag, and by the language of their text ("zh", "en", "zh and en" or "other")."""
         rows = list(plain_rows(self.rows))
-        tags, languages = (tag for row in rows for tag in row["tags"]), (_language(_text(row, " ")) for row in rows)
-        return {"source": Counter(self.rows["source"]), "tag": Counter(tags), "language": Counter(languages)}
+        tags = Counter(tag for row in rows for tag in row["tags"])
+        languages = Counter(_language(" ".join(texts_of(row))) for row in rows)
+        return {"source": Counter(self.rows["source"]), "tag": tags, "language": languages}
 
     def table(self) -> list[tuple[str, Any]]:
         """The summary, as pairs of what and how much."""
@@ -127,7 +115,7 @@ def check(
     *,
     against: str | Path | Dataset | list[Row] | None = None,
 ) -> CheckReport:
-    """Look at every row of a file, of all files of a folder or a registry, or of a data set.
+    """Look at every row of a file, of all files of a folder or a registry, or of a data set. Nothing is written.
 
     Args:
         path_or_dataset: a .jsonl, .json, .csv, .parquet or .txt file; a folder of them; a `dataset_info.json` or the
@@ -136,9 +124,6 @@ def check(
         max_length: tokens that a row may have.
         against: an evaluation file or set. A row that asks what one of it asks, if only with other numbers, is a
             problem.
-
-    Returns:
-        The problems, and what the usable rows are like. Nothing is written.
 
     Raises:
         DataError: there is no such file, `max_length` cannot be meant, or no row of `against` can be read.
@@ -274,11 +259,6 @@ def _by_source(pairs: Iterable[tuple[str, list[int]]]) -> dict[str, list[int]]:
 def _median_and_longest(lengths: dict[str, list[int]]) -> str:
     together = sorted(chain.from_iterable(lengths.values())) or [0]
     return f"{together[len(together) // 2]:,}, {together[-1]:,}"
-
-
-def _text(row: Row, between: str) -> str:
-    """All that a model would read or learn of a row."""
-    return between.join([turn.get(key, "") for turn in turns_of(row) for key in TEXTS] + [row.get("text", "")])
 
 
 def _language(text: str) -> str:

@@ -11,7 +11,8 @@ import unicodedata
 from dataclasses import dataclass
 
 from course_utils.data.faults import why_dropped
-from course_utils.data.rows import CONTROL, REPLIES, TEXTS, DataError, Row, Rows, plain, plain_rows, to_dataset, weighed
+from course_utils.data.records import DataError, Row
+from course_utils.data.rows import CONTROL, REPLIES, TEXTS, Rows, plain, plain_rows, to_dataset, weighed
 
 # Full-width letters and digits, typographic ligatures, and spaces of other widths: here NFKC changes the shape only.
 SHAPES = re.compile(r"[\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\ufb00-\ufb06\u00a0\u2000-\u200a\u202f\u205f\u3000]+")
@@ -31,11 +32,8 @@ class Dropped:
 def clean_text(text: str) -> str:
     """A text without control characters, with one kind of line break, NFC, and NFKC where only the shape changes.
 
-    Args:
-        text: any; emoji, superscripts, fractions, Chinese punctuation and zero-width joiners stay as they are.
-
-    Returns:
-        The text without white space at its ends. Cleaning it again changes nothing.
+    White space at its ends goes; emoji, superscripts, fractions, Chinese punctuation and zero-width joiners stay as
+    they are. Cleaning it again changes nothing.
     """
     text = CONTROL.sub("", LINE_BREAK.sub("\n", text))
     text = SHAPES.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
@@ -70,11 +68,7 @@ def clean(dataset: Rows, *, max_characters: int = MAX_CHARACTERS) -> tuple[Rows,
 
 
 def clean_row(row: Row) -> Row:
-    """A row with every text cleaned: `clean` for one row, for a stream or for `Dataset.map`.
-
-    Args:
-        row: of the course's schema; keys that are None are left out of the result.
-    """
+    """`clean` for one row, of a stream or in `Dataset.map`; keys that are None are left out of the result."""
     return _cleaned(weighed(plain(dict(row))))  # `Dataset.map` gives a mapping that is no dict
 
 

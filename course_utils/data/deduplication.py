@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from course_utils.data.keys import row_key
-from course_utils.data.rows import BAR_AFTER, MEDIA, REPLIES, DataError, Row, Rows, plain, plain_rows, select
+from course_utils.data.records import DataError, Row
+from course_utils.data.rows import BAR_AFTER, MEDIA, REPLIES, Rows, plain, plain_rows, select
 
 if TYPE_CHECKING:
     from datasketch import MinHash
@@ -27,16 +28,13 @@ CONFIRMED = 10  # candidates of a row whose shingles are compared; many rows of 
 
 @dataclass(frozen=True)
 class Removed:
-    """A row that was taken out, and the earlier row that it repeats; rows count from 0 in the data set given.
-
-    `similarity` is the Jaccard similarity of the two, from 0 to 1; 1.0 where their hashes or keys are equal.
-    """
+    """A row that was taken out, and the earlier row that it repeats; rows count from 0 in the data set given."""
 
     row: int
     source: str
     first_row: int
     first_source: str
-    similarity: float = 1.0
+    similarity: float = 1.0  # of Jaccard, from 0 to 1; 1.0 where their hashes or keys are equal
 
 
 def deduplicate(dataset: Rows, *, by: str = "hash", threshold: float = 0.85) -> tuple[Rows, list[Removed]]:
@@ -156,18 +154,15 @@ def _conversation(row: Row) -> Conversation:
     texts = defaultdict(list)
     for column in ("messages", *REPLIES):
         for turn in row.get(column, ()):
-            texts[turn["role"] if column == "messages" else column] += _texts(turn)
+            calls = [call["function"] for call in turn.get("tool_calls", ())]
+            said = [turn.get("reasoning_content"), turn.get("content")]
+            said += [call[key] for call in calls for key in ("name", "arguments")]
+            texts[turn["role"] if column == "messages" else column] += filter(None, said)
     if row.get("text"):
         texts["text"] = [row["text"]]
     rest = json.dumps(texts.pop("system", []), ensure_ascii=False) + _parts(row, ("tools", "label", *MEDIA))
     together = {role: unicodedata.normalize("NFKC", "\n".join(said)) for role, said in texts.items()}
     return Conversation(rest, {role: "".join(text.casefold().split()) for role, text in together.items()})
-
-
-def _texts(turn: Row) -> list[str]:
-    calls = [call["function"] for call in turn.get("tool_calls", ())]
-    texts = [turn.get("reasoning_content"), turn.get("content")]
-    return [text for text in texts + [call[key] for call in calls for key in ("name", "arguments")] if text]
 
 
 def _shingles(conversation: Conversation) -> set[tuple[str, str]]:

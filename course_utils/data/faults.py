@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from course_utils.core.errors import CourseError
-from course_utils.data.rows import MEDIA, REPLIES, TEXTS, Fault, Row, is_blank, short, turns_of
+from course_utils.data.records import Fault, Row, short
+from course_utils.data.rows import MEDIA, REPLIES, is_blank, texts_of, turns_of
 from course_utils.text import chat
 
 TYPES = {"source": str, "id": str, "tools": str, "text": str, "label": bool}  # of the schema's columns
@@ -43,8 +44,7 @@ def faults(row: Row) -> Iterator[Fault]:
 
 def why_dropped(row: Row, max_characters: int) -> str:
     """Why a cleaned row is left out, "" where it is not."""
-    turns = turns_of(row)
-    length = sum(len(turn.get(key, "")) for turn in turns for key in TEXTS) + len(row.get("text", ""))
+    length = sum(map(len, texts_of(row)))
     if length > max_characters:
         return f"{length:,} characters, more than {max_characters:,}"
     if "text" in row:
@@ -53,13 +53,10 @@ def why_dropped(row: Row, max_characters: int) -> str:
 
 
 def _empty_turns(row: Row) -> Iterator[tuple[str, str]]:
-    """The questions that ask nothing and the replies that say nothing: their places and roles.
-
-    The bad reply of a KTO row may well be empty, and so may a reply that is not learned.
-    """
+    """The questions that ask nothing and the replies that say nothing: their places and roles."""
     for column in ("messages", *REPLIES):
         for index, turn in enumerate(row.get(column, ())):
-            learned = row.get("label", True) and turn.get("weight") != 0
+            learned = row.get("label", True) and turn.get("weight") != 0  # else it may well be empty
             says = turn["role"] == "user" or (turn["role"] == "assistant" and not turn.get("tool_calls") and learned)
             if says and is_blank(turn.get("content", "")):
                 yield f"{column}[{index}]", turn["role"]

@@ -16,19 +16,9 @@ from typing import Any
 from course_utils.core.strict_json import STRICT
 from course_utils.data import unread
 from course_utils.data.faults import out_of_order, uneven_media
+from course_utils.data.records import DataError, Fault, Row, RowReader, short
 from course_utils.data.registry import DEFAULT_TAGS, REGISTRY, TURN_TEXTS, Layout, path_inside
-from course_utils.data.rows import (
-    MEDIA,
-    NOT_UTF8,
-    REPLIES,
-    DataError,
-    Fault,
-    Row,
-    RowReader,
-    half_character,
-    short,
-    weighed_turn,
-)
+from course_utils.data.rows import MEDIA, NOT_UTF8, REPLIES, half_character, weighed_turn
 from course_utils.text import chat, messages, thinking
 from course_utils.text.messages import LEARN_FLAGS
 
@@ -60,8 +50,7 @@ class _LayoutReader(RowReader):
         out: Row = {"messages": []} | self._own()
         if layout.kind == "text":
             return out | {"text": self._required("prompt")}
-        is_alpaca = layout.formatting == "alpaca"
-        out["messages"] = self._alpaca() if is_alpaca else self._conversation()
+        out["messages"] = self._alpaca() if layout.formatting == "alpaca" else self._conversation()
         if layout.kind == "preference":
             out |= {part: [self._turn_reply(part)] for part in REPLIES}
         if layout.kind == "kto":
@@ -69,8 +58,7 @@ class _LayoutReader(RowReader):
             out["label"] = label = self.row.get(column)
             if not isinstance(label, bool):  # LLaMA-Factory drops the row
                 self.fault(column, f"expected true (a good reply) or false, without quotes; found {short(label)}.")
-        tools = self._tools()
-        return out | ({"tools": tools} if tools else {}) | self._media(out)
+        return out | self._tools() | self._media(out)
 
     # ------------------------------------------------------------------------------------------------- the formattings
     def _alpaca(self) -> list[Row]:
@@ -219,23 +207,23 @@ class _LayoutReader(RowReader):
                 self.fault(field, str(error).removeprefix(f"{field}: "))
         return files
 
-    def _tools(self) -> str | None:
-        """The tools of a row as one JSON string, each as {"type": "function", "function": ...}."""
+    def _tools(self) -> Row:
+        """The tools of a row, if any, as one JSON string, each as {"type": "function", "function": ...}."""
         column = self.layout.columns["tools"]
         tools = self.row.get(column)
         if isinstance(tools, str) and tools:
             tools = self._parsed(tools, str(column))
         if not tools:
-            return None
+            return {}
         if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
             self.fault(str(column), f"expected a list of tool schemas, found {short(tools)}.")
-            return None
+            return {}
         wrapped = [tool if tool.get("type") == "function" else {"type": "function", "function": tool} for tool in tools]
         try:
             chat.load_tools(wrapped)
         except chat.MessageError as error:
             self.fault(str(column), f"{error.reason}.")
-        return json.dumps(wrapped, ensure_ascii=False) if wrapped else None
+        return {"tools": json.dumps(wrapped, ensure_ascii=False)}
 
     def _called(self, turn: Row, _: str, content_tag: str, field: str) -> Row:
         """ShareGPT's function_call turn: JSON text of a call or of a list of calls; thinking may stand before it."""

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from course_utils.data.records import Row
 from course_utils.data.registry import DEFAULT_TAGS
-from course_utils.data.rows import MEDIA, REPLIES, Row
+from course_utils.data.rows import MEDIA, REPLIES
 
 OPENAI_TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
 OPENAI_TAGS |= {"observation_tag": "tool", "system_tag": "system"}

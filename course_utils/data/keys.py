@@ -4,7 +4,7 @@ import re
 import unicodedata
 from typing import Any
 
-from course_utils.data.rows import Row
+from course_utils.data.records import Row
 
 DIGITS = re.compile(r"\d\d*(?:[.,:/\u2044]\d+)*")  # a pattern that begins with one class of characters is found fastest
 CHINESE_DIGITS = re.compile(r"[零〇一二两三四五六七八九十百千万亿]")
@@ -20,13 +20,7 @@ def group_key(messages: list[dict[str, Any]]) -> str:
     """What a conversation asks, with its numbers masked: two rows of one key are one exercise in two sizes.
 
     NFKC, lower case, every number (digits, number words in English, Chinese numerals) becomes 0, white space goes away.
-    The user's turns count; where there is none, all turns do.
-
-    Args:
-        messages: turns with role and content.
-
-    Returns:
-        The key, for comparing only.
+    The user's turns count; where there is none, all turns do. A key is for comparing only.
     """
     asked = [message.get("content") or "" for message in messages if message["role"] == "user"]
     return _masked("\n".join(asked or [message.get("content") or "" for message in messages]))

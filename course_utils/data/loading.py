@@ -17,25 +17,9 @@ from typing import TYPE_CHECKING
 from course_utils import hub
 from course_utils.data import faults, formats, guessing, registry, sources, unread
 from course_utils.data.reading import SUFFIXES, read
+from course_utils.data.records import DataError, Fault, Problem, Record, Row, all_usable, judged, short
 from course_utils.data.registry import AS_FILE, Entry
-from course_utils.data.rows import (
-    COLUMNS,
-    MEDIA,
-    NOT_UTF8,
-    DataError,
-    Fault,
-    Problem,
-    Record,
-    Row,
-    all_usable,
-    half_character,
-    judged,
-    plain,
-    rows_of,
-    short,
-    to_dataset,
-    weighed,
-)
+from course_utils.data.rows import COLUMNS, MEDIA, NOT_UTF8, half_character, plain, rows_of, to_dataset, weighed
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from course_utils.data.rows import DataError, join
+from course_utils.data.records import DataError
+from course_utils.data.rows import join
 from course_utils.data.splitting import shares_to_counts
 
 if TYPE_CHECKING:
@@ -27,17 +28,13 @@ STRATEGIES = ("interleave", "resample")
 
 @dataclass(frozen=True)
 class MixReport:
-    """What was asked for and what came out, in rows for each source.
+    """What was asked for and what came out, in rows for each source."""
 
-    `requested` is total x weight (not rounded), `actual` the rows that were taken, `unique` how many of them differ,
-    `available` the size of the pool, `times` how often each of its rows was taken: at least and at most.
-    """
-
-    requested: dict[str, float]
-    actual: dict[str, int]
-    unique: dict[str, int]
-    available: dict[str, int]
-    times: dict[str, tuple[int, int]]
+    requested: dict[str, float]  # total x weight, not rounded
+    actual: dict[str, int]  # the rows that were taken
+    unique: dict[str, int]  # how many of them differ
+    available: dict[str, int]  # the size of the pool
+    times: dict[str, tuple[int, int]]  # how often each row of the pool was taken: at least and at most
 
     def table(self) -> list[dict[str, Any]]:
         """One dict a source: available, requested, actual, unique rows, repeats and both shares."""
@@ -79,9 +76,6 @@ def mix(
         strategy: "interleave" or "resample".
         total_size: rows of the result.
         seed: of the shuffles.
-
-    Returns:
-        The mixture and a report of rows requested, actual and unique.
 
     Raises:
         DataError: names that differ, an unknown strategy, an empty pool to resample, or more rows asked than there are.
@@ -160,11 +154,7 @@ def schedule(shares: list[float], limits: list[int], total: int) -> Iterator[int
 
     Tijdeman's rule ("The chairman assignment problem", 1980): of the pools that are behind by at least 1/(2k-2), take
     the one whose next row is due first. When a pool reaches its limit, the rest start anew with their own shares.
-
-    Args:
-        shares: above 0, for each pool.
-        limits: rows each pool may give.
-        total: rows to schedule, at most the sum of `limits`.
+    Shares are above 0; `limits` are the rows that each pool may give, and `total` is at most their sum.
     """
     left = list(limits)
     given = 0

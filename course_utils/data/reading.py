@@ -18,17 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.core.strict_json import STRICT
-from course_utils.data.rows import (
-    NOT_UTF8,
-    DataError,
-    Problem,
-    Record,
-    Row,
-    all_usable,
-    half_character,
-    plain,
-    short,
-)
+from course_utils.data.records import DataError, Problem, Record, Row, all_usable, short
+from course_utils.data.rows import NOT_UTF8, half_character, plain
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 LONGEST_CELL = 2**24  # characters; Python's own limit for CSV is 131,072
@@ -68,7 +59,7 @@ def read(path: str | Path) -> Iterator[Record | Problem]:
         reason = "holds JSON and would be read as plain text. Rename it: .json for a list, .jsonl for an object a line."
         return iter([Problem(str(path), None, 1, "", reason)])
     if path.suffix == ".jsonl":
-        return _document(path) if _is_document(path) else _lines(path)
+        return _document(path) if _is_document(path) else _json_lines(path)
     readers: dict[str, Callable[[Path], Iterator[Record | Problem]]] = {".csv": _csv, ".txt": _text_lines}
     return readers.get(path.suffix, _document)(path)
 
@@ -87,27 +78,26 @@ def _is_document(path: Path) -> bool:
     return isinstance(value, list) and any(isinstance(row, dict) for row in value)
 
 
-def _lines(path: Path) -> Iterator[Record | Problem]:
-    """A row a line."""
+def _lines(path: Path, white: str | None = None) -> Iterator[tuple[int, int, str]]:
+    """The lines of a file that hold more than `white` space, each with its numbers among these and among all."""
     row = 0
-    with path.open("rb") as file:
+    with path.open(newline="\n", **UTF8) as file:
         for line, text in enumerate(file, start=1):
-            text = text.removeprefix(MARK) if line == 1 else text
-            if text.strip():
+            if text.strip(white):
                 row += 1
-                yield _record(path, row, line, text.decode("utf-8", "surrogateescape"))
+                yield row, line, text
 
 
-def _record(path: Path, row: int, line: int, text: str) -> Record | Problem:
-    """One line of JSONL."""
-    try:
-        value = STRICT.decode(text)
-    except json.JSONDecodeError as error:
-        reason = f"not JSON ({error.msg}, column {error.colno}). JSONL holds one whole object a line."
-        return Problem(str(path), row, line, "", reason)
-    except ValueError as error:
-        return Problem(str(path), row, line, getattr(error, "field", ""), str(error))
-    return _fit(path, row, line, value, suspect=HALVES.search(text) is not None)
+def _json_lines(path: Path) -> Iterator[Record | Problem]:
+    """A row a line."""
+    for row, line, text in _lines(path, " \t\r\n\v\f"):
+        try:
+            yield _fit(path, row, line, STRICT.decode(text), suspect=HALVES.search(text) is not None)
+        except json.JSONDecodeError as error:
+            reason = f"not JSON ({error.msg}, column {error.colno}). JSONL holds one whole object a line."
+            yield Problem(str(path), row, line, "", reason)
+        except ValueError as error:
+            yield Problem(str(path), row, line, getattr(error, "field", ""), str(error))
 
 
 def _fit(path: Path, row: int, line: int | None, value: Any, *, suspect: bool) -> Record | Problem:
@@ -210,9 +200,5 @@ def _parquet(path: Path) -> Iterator[Record | Problem]:
 
 
 def _text_lines(path: Path) -> Iterator[Record | Problem]:
-    row = 0
-    with path.open(newline="\n", **UTF8) as file:
-        for line, text in enumerate(file, start=1):
-            if text.strip():
-                row += 1
-                yield _fit(path, row, line, {"text": text.rstrip("\r\n")}, suspect=True)
+    for row, line, text in _lines(path):
+        yield _fit(path, row, line, {"text": text.rstrip("\r\n")}, suspect=True)

@@ -17,7 +17,8 @@ from course_utils import hub
 from course_utils.core.paths import home
 from course_utils.core.strict_json import STRICT
 from course_utils.data.reading import SUFFIXES
-from course_utils.data.rows import MEDIA, REPLIES, DataError, Fault, short
+from course_utils.data.records import DataError, Fault, short
+from course_utils.data.rows import MEDIA, REPLIES
 from course_utils.text.messages import LEARN_FLAGS
 
 REGISTRY = "dataset_info.json"
@@ -186,16 +187,12 @@ def files_with_rows(folder: Path) -> list[Path]:
 
 
 def _hub_address(entry: dict[str, Any], where: str) -> tuple[str, str]:
-    """Which hub, as `hub.download_dataset` names it, and the name there, "" where the rows lie in files.
-
-    Which of several wins is LLaMA-Factory's rule.
-    """
+    """Which hub, as `hub.download_dataset` names it, and the name there, "" where the rows lie in files."""
     hf, ms = (key in entry for key in ("hf_hub_url", "ms_hub_url"))
     if not (hf or ms):
         return "auto", ""
     prefers_ms = os.environ.get("USE_MODELSCOPE_HUB", "0").lower() in ("true", "y", "1")  # LLaMA-Factory's own rule
-    takes_ms = ms and (prefers_ms or not hf)
-    source, key = ("modelscope", "ms_hub_url") if takes_ms else ("auto", "hf_hub_url")
+    source, key = ("modelscope", "ms_hub_url") if ms and (prefers_ms or not hf) else ("auto", "hf_hub_url")
     address = entry[key]
     if not isinstance(address, str) or not hub.HUB_ID.fullmatch(address):
         raise DataError(f"{where}: {key} must be owner/name, found {address!r}.")
@@ -214,16 +211,12 @@ def _local_files(entry: dict[str, Any], folder: Path, where: str) -> tuple[Path,
     if not isinstance(file_name, str) or not file_name:
         raise DataError(f"{where}: file_name is missing. Name a file or a folder in {folder}, or hf_hub_url.")
     path = path_inside(folder, file_name, f"{where}: file_name")
-    if os.path.isdir(path):  # os.path: false, not an error, where the name is too long
-        return _files_of(path, folder, where)
-    if not os.path.isfile(path):
+    if os.path.isfile(path):  # os.path: false, not an error, where the name is too long
+        return (path,)
+    if not os.path.isdir(path):
         raise DataError(f"{where}: there is no file {path}.")
-    return (path,)
-
-
-def _files_of(path: Path, folder: Path, where: str) -> tuple[Path, ...]:
-    """The files with rows in a folder; such as README.md and LICENSE are passed over, all else is refused."""
     files = files_with_rows(path)
+    # Such as README.md and LICENSE are passed over, all else is refused.
     beside = [file for file in sorted(path.iterdir()) if file not in files and not file.name.startswith(".")]
     unread = [file.name for file in beside if file.is_dir() or file.suffix not in NO_ROWS]
     if unread:

@@ -1,4 +1,4 @@
-"""The one row schema of the course, how rows pass every check, and how they become a `Dataset` or a JSONL file.
+"""The one row schema of the course, and how rows become a `Dataset` or a JSONL file.
 
     messages  list of turns: role, content; and where present reasoning_content, tool_calls, tool_call_id, name, and
               weight, which is 0 on a turn of the assistant that is not to be learned
@@ -24,21 +24,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from course_utils.core.errors import CourseError, printable
 from course_utils.core.files import atomic_file
+from course_utils.data.records import DataError, Row
 from course_utils.text.messages import LEARN_FLAGS, is_learned
 from course_utils.text.script import shows
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
-Row = dict[str, Any]
 Rows = TypeVar("Rows", "Dataset", list[Row])  # what most steps take and give back: a data set, or plain dicts
 REPLIES = ("chosen", "rejected")
 MEDIA = ("images", "videos", "audios")
@@ -49,99 +47,6 @@ CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff\u202a-\u202e\u2066-\u2
 HALF = re.compile("[\ud800-\udfff]")
 NOT_UTF8 = "holds bytes that are not UTF-8, or half of a character. Save the file as UTF-8, or take it out."
 BAR_AFTER = 2.0  # seconds of work before a progress bar appears
-
-
-class DataError(CourseError):
-    """A file, a row or a request for data that cannot be used as it is."""
-
-
-class Fault(NamedTuple):
-    """What is wrong with one field of a row, and how to mend it."""
-
-    field: str
-    reason: str
-
-
-class Problem(NamedTuple):
-    """Something in a file that keeps a row, or the whole file, from being used.
-
-    `row` counts the rows of the file from 1 and `line` is where that row begins; both are None where the file as a
-    whole is meant.
-    """
-
-    file: str
-    row: int | None
-    line: int | None
-    field: str
-    reason: str
-
-    def __str__(self) -> str:
-        place = [self.file, f"row {self.row}" if self.row else "", f"line {self.line}" if self.line else "", self.field]
-        return printable(f"{', '.join(part for part in place if part)}: {self.reason}")
-
-
-class Record(NamedTuple):
-    """A row and where it stands: the file, its number there from 1, the line where it begins (None: there are none)."""
-
-    file: str
-    row: int
-    line: int | None
-    value: Row
-
-    def problem(self, where: str, reason: str) -> Problem:
-        """What is wrong with a field of this row."""
-        return Problem(self.file, self.row, self.line, where, reason)
-
-
-@dataclass
-class RowReader:
-    """One raw row while it is read: fields are asked for, faults are noted, and reading goes on after a fault."""
-
-    row: Row
-    faults: list[Fault] = field(default_factory=list)
-
-    def fault(self, where: str, reason: str) -> None:
-        """Note what is wrong with a field."""
-        self.faults.append(Fault(where, reason))
-
-
-def judged(
-    items: Iterable[Record | Problem], judge: Callable[[int, Record], tuple[Row, Iterable[Fault]]]
-) -> Iterator[Record | Problem]:
-    """What `judge` makes of each row; in place of a row with faults comes each of its problems.
-
-    `judge` is given the number of the row among all items, from 1, and the row. This is the one way of a row from its
-    file to the schema and through every check.
-    """
-    for number, item in enumerate(items, start=1):
-        if isinstance(item, Problem):
-            yield item
-            continue
-        row, faults = judge(number, item)
-        yield from [item.problem(*fault) for fault in faults] or [item._replace(value=row)]
-
-
-def parted(items: Iterable[Record | Problem]) -> tuple[list[Problem], list[Record]]:
-    """The problems, and the rows that have none."""
-    found = list(items)
-    problems = [item for item in found if isinstance(item, Problem)]
-    return problems, [item for item in found if isinstance(item, Record)]
-
-
-def all_usable(items: Iterable[Record | Problem]) -> list[Row]:
-    """All rows, or a DataError with one problem (of the whole file, if there is one) and how many more there are."""
-    problems, records = parted(items)
-    if problems:
-        first = min(problems, key=lambda problem: problem.row is not None)
-        more = f" And {len(problems) - 1} more; `python -m course_utils check-data` lists all those of a file."
-        raise DataError(f"{first}{more if len(problems) > 1 else ''}")
-    return [record.value for record in records]
-
-
-def short(value: Any) -> str:
-    """A value for a message, at most 60 characters."""
-    text = "nothing" if value is None else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def plain(value: Any) -> Any:
@@ -214,6 +119,11 @@ def turns_of(row: Row) -> list[Row]:
     return [turn for column in ("messages", *REPLIES) for turn in row.get(column, ())]
 
 
+def texts_of(row: Row) -> list[str]:
+    """All that a model would read or learn of a row."""
+    return [turn.get(key, "") for turn in turns_of(row) for key in TEXTS] + [row.get("text", "")]
+
+
 def features_of(rows: Sequence[Row]) -> Features:
     """The narrowest Arrow features that hold all keys of `rows`, so that plain chat rows stay role and content."""
     from datasets import Features, List, Value
@@ -224,9 +134,8 @@ def features_of(rows: Sequence[Row]) -> Features:
     optional |= {"weight": Value("int64")}
 
     def turns(column: str) -> Any:
-        found = {
-            key for row in rows for turn in row.get(column) or () for key, value in turn.items() if value is not None
-        }
+        turns = (turn for row in rows for turn in row.get(column) or ())
+        found = {key for turn in turns for key, value in turn.items() if value is not None}
         return List({"role": text, "content": text} | {key: optional[key] for key in optional if key in found})
 
     used = {key for row in rows for key, value in row.items() if value is not None}
@@ -237,14 +146,9 @@ def features_of(rows: Sequence[Row]) -> Features:
 
 
 def to_dataset(rows: Sequence[Row], features: Features | None = None) -> Dataset:
-    """Rows of the schema above as a `Dataset`; `source` and `tags` may be missing and are then "" and [].
+    """Rows of the schema above, if any, as a `Dataset`; `source` and `tags` may be missing and are then "" and [].
 
-    Args:
-        rows: dicts with `messages` and optionally the other columns. May be empty.
-        features: the columns and keys; by default the narrowest that hold the rows.
-
-    Returns:
-        A Dataset with the columns messages, source, tags, and of the others those that a row has.
+    `features` are the columns and keys: by default messages, source, tags and the narrowest that hold the rows.
 
     Raises:
         DataError: half of a character in a text, or a flag of another value than yes or no; names row (counted from 0)
@@ -316,14 +220,9 @@ def join(parts: Sequence[Dataset]) -> Dataset:
 
 
 def export_jsonl(rows: Dataset | Iterable[Row], path: str | Path) -> int:
-    """Write one JSON object a line, Chinese readable, without the keys that a row lacks.
+    """Write one JSON object a line, Chinese readable, without the keys that a row lacks; returns how many there were.
 
-    Args:
-        rows: a Dataset, or rows that come one by one, such as a stream; then no more than one is in memory.
-        path: the file, written whole or not at all.
-
-    Returns:
-        How many rows there were.
+    Of rows that come one by one, as from a stream, only one is in memory. The file is written whole or not at all.
 
     Raises:
         DataError: half of a character in a text; names row (counted from 0) and field.

@@ -15,18 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from course_utils.data import unread
 from course_utils.data.cleaning import clean_text
-from course_utils.data.rows import (
-    DataError,
-    Fault,
-    Problem,
-    Record,
-    Row,
-    RowReader,
-    all_usable,
-    judged,
-    short,
-    to_dataset,
-)
+from course_utils.data.records import DataError, Fault, Problem, Record, Row, RowReader, all_usable, judged, short
+from course_utils.data.rows import to_dataset
 from course_utils.text.script import HAN
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from course_utils.data.deduplication import Removed
 from course_utils.data.keys import row_key
-from course_utils.data.rows import DataError, Row, plain_rows
+from course_utils.data.records import DataError, Row
+from course_utils.data.rows import Rows, plain_rows, select
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -17,37 +18,28 @@ if TYPE_CHECKING:
 COLUMNS = ("messages", "text", "source")  # what is read to split, and to find leaks
 
 
-def split(
-    dataset: Dataset, *, valid_ratio: float = 0.02, min_valid: int = 100, seed: int = 42
-) -> tuple[Dataset, Dataset]:
+def split(dataset: Rows, *, valid_ratio: float = 0.02, min_valid: int = 100, seed: int = 42) -> tuple[Rows, Rows]:
     """Split by groups, seeded, each source in proportion.
 
     The validation set has at least max(min_valid, valid_ratio x rows) rows, and no `row_key` is in both. As groups
     stay whole it may have a few rows more. Split before any oversampling.
 
     Args:
-        dataset: rows with messages or text, and source where there is one.
+        dataset: rows with messages or text, and source where there is one, as a Dataset or as a list of plain dicts.
         valid_ratio: share of rows to hold back, between 0 and 1.
         min_valid: rows to hold back at least; 0 switches the floor off.
         seed: which groups are held back.
 
     Returns:
-        (train, valid), each in the order of `dataset`.
+        (train, valid), each in the order of `dataset` and of the kind given.
 
     Raises:
         DataError: where that leaves nothing to train on.
     """
-    marks = [(row_key(row), row.get("source", "")) for row in plain_rows(dataset, COLUMNS)]
-    held = held_back(marks, valid_ratio=valid_ratio, min_valid=min_valid, seed=seed)
-    indices = range(len(dataset))
-    return dataset.select([i for i in indices if i not in held]), dataset.select([i for i in indices if i in held])
-
-
-def held_back(marks: Sequence[tuple[str, str]], *, valid_ratio: float, min_valid: int, seed: int) -> set[int]:
-    """Numbers of the rows that `split` holds back, by the `row_key` and the source of each row."""
     if not 0 <= valid_ratio < 1 or min_valid < 0:
         found = f"found {valid_ratio} and {min_valid}"
         raise DataError(f"split: valid_ratio must be in [0, 1) and min_valid >= 0, {found}.")
+    marks = [(row_key(row), row.get("source", "")) for row in plain_rows(dataset, COLUMNS)]
     wanted = max(min_valid, round(valid_ratio * len(marks)))
     if wanted >= len(marks):
         raise DataError(
@@ -78,18 +70,13 @@ def held_back(marks: Sequence[tuple[str, str]], *, valid_ratio: float, min_valid
             f"split: only {len(held)} of {wanted} validation rows can be held back: rows that differ in numbers only "
             "stay together, and each source keeps one such group. Bring more varied rows or pass a smaller min_valid."
         )
-    return held
+    return select(dataset, [n for n in range(len(marks)) if n not in held]), select(dataset, sorted(held))
 
 
 def leaks(train: Dataset | list[Row], held: Dataset | list[Row]) -> list[Removed]:
-    """The training rows that ask what a held-back row asks, if only with other numbers.
+    """The training rows that ask what a row held back (for any evaluation) asks, if only with other numbers.
 
-    Args:
-        train: rows to train on.
-        held: validation rows, or those of any evaluation.
-
-    Returns:
-        For each such row its number in `train` and the number in `held` of the first row that asks the same.
+    For each its number in `train`, and the number in `held` of the first row that asks the same.
     """
     asked: dict[str, tuple[int, str]] = {}
     for number, row in enumerate(plain_rows(held, COLUMNS)):

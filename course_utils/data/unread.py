@@ -12,8 +12,9 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from course_utils.data import guessing
+from course_utils.data.records import Fault, Row, short
 from course_utils.data.registry import Layout
-from course_utils.data.rows import MEDIA, REPLIES, TEXTS, Fault, Row, kind_of, short, turns_of
+from course_utils.data.rows import MEDIA, REPLIES, kind_of, texts_of
 from course_utils.text.messages import LEARN_FLAGS, is_learned
 
 LABELS = {"id", "model", "lang", "language", "timestamp", "date", "time", "type", "source", "url"}  # of a turn
@@ -107,7 +108,7 @@ def _text(value: Any, least: int, row: Row) -> str:
     texts = [text for text in _strings(value) if text.strip() and _words(text) >= least]
     if not texts:
         return ""
-    held = [turn.get(key, "").strip() for turn in turns_of(row) for key in TEXTS] + [row.get("text", "").strip()]
+    held = [text.strip() for text in texts_of(row)]
     new = (text for text in texts if not any(text.strip() in other for other in held))
     return next((text for text in new if not all(other in text for other in held)), "")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import pairwise, takewhile
@@ -21,34 +21,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MaskAudit:
-    """What a set of examples will teach. Rows are named by their number in the set, from 0.
+    """What a set of examples will teach. Rows are named by their number in the set, from 0."""
 
-    Attributes:
-        lengths: tokens of each row.
-        learned_lengths: of which this many have a label.
-        without_labels: rows in which nothing is learned.
-        without_stop: rows in which a learned stretch does not end with its first stop token.
-        misplaced: rows in which a learned stretch does not begin where the model begins to write.
-        shifted: rows with a label that is not the id at its place. (The model shifts labels by one itself.)
-        half_thoughts: rows in which a learned stretch opens a thought and does not close it, or closes one that neither
-            it nor the prompt opened (pitfall half-open-thought).
-        forged: rows with control tokens that came out of their text; only found where the audit was given the texts.
-        cut: rows whose end is not the end of a turn.
-        duplicates: rows whose ids stand in an earlier row already.
-        duplicate_prompts: rows whose ids before the first label do.
-    """
-
-    lengths: tuple[int, ...]
-    learned_lengths: tuple[int, ...]
-    without_labels: tuple[int, ...]
-    without_stop: tuple[int, ...]
-    misplaced: tuple[int, ...]
-    shifted: tuple[int, ...]
+    lengths: tuple[int, ...]  # tokens of each row
+    learned_lengths: tuple[int, ...]  # of which this many have a label
+    without_labels: tuple[int, ...]  # rows in which nothing is learned
+    without_stop: tuple[int, ...]  # rows in which a learned stretch does not end with its first stop token
+    misplaced: tuple[int, ...]  # rows in which a learned stretch does not begin where the model begins to write
+    shifted: tuple[int, ...]  # rows with a label that is not the id at its place: the model shifts by one itself
+    # Rows in which a learned stretch opens a thought and does not close it, or closes one that neither it nor the
+    # prompt opened (pitfall half-open-thought).
     half_thoughts: tuple[int, ...]
-    forged: tuple[int, ...]
-    cut: tuple[int, ...]
-    duplicates: tuple[int, ...]
-    duplicate_prompts: tuple[int, ...]
+    forged: tuple[int, ...]  # rows with control tokens out of their text; only found where the audit has the texts
+    cut: tuple[int, ...]  # rows whose end is not the end of a turn
+    duplicates: tuple[int, ...]  # rows whose ids stand in an earlier row already
+    duplicate_prompts: tuple[int, ...]  # rows whose ids before the first label do
 
     @property
     def rows(self) -> int:
@@ -94,12 +81,9 @@ class MaskAudit:
     @property
     def problems(self) -> list[str]:
         """Why this set cannot teach what it should, in words; empty where it can."""
-        found = [] if self.rows else ["the set is empty"]
-        return found + [
-            f"{what}: {len(rows)} of {self.rows} rows (first: row {rows[0]})"
-            for what, rows in self.faults.items()
-            if rows
-        ]
+        faults = {what: rows for what, rows in self.faults.items() if rows}
+        found = [f"{what}: {len(rows)} of {self.rows} rows (first: row {rows[0]})" for what, rows in faults.items()]
+        return found if self.rows else ["the set is empty"]
 
     def table(self) -> list[dict[str, Any]]:
         """The audit as rows of a table: what, value."""
@@ -127,14 +111,11 @@ def audit(
         tokenizer: its `eos_token_id` is the stop token, and its template says where a reply begins.
         rows: what the examples were made of, dicts with `messages` (and `tools`). A forged turn looks like any other
             in the ids; only beside the text can it be told.
-
-    Returns:
-        The lengths, and the numbers of the rows that are at fault.
     """
     openings = _openings(tokenizer)
     stop = tokenizer.eos_token_id
     padding = tokenizer.pad_token_id
-    allowed = None if rows is None else _ControlTokens(tokenizer)
+    is_forged = None if rows is None else _forgery(tokenizer)
     found: dict[str, list[int]] = {field.name: [] for field in fields(MaskAudit)}
     seen_rows: set[bytes] = set()
     seen_prompts: set[bytes] = set()
@@ -142,7 +123,7 @@ def audit(
         ids, labels = list(example["input_ids"]), list(example["labels"])
         if len(ids) != len(labels):
             raise MaskError(f"row {number}: {len(ids)} input_ids but {len(labels)} labels; make them equally long")
-        if allowed is not None and example.get("row", number) >= len(rows):
+        if is_forged and example.get("row", number) >= len(rows):
             raise MaskError(f"row {number} of the examples has no counterpart: rows holds {len(rows)}")
         stretches = learned_stretches(labels)
         filled = len(ids) - sum(1 for _ in takewhile(lambda token: token == padding != stop, reversed(ids)))
@@ -157,7 +138,7 @@ def audit(
             "misplaced": any(not _begins_reply(ids, start, openings) for start, _ in stretches),
             "shifted": any(label not in (IGNORED, token) for token, label in zip(ids, labels, strict=True)),
             "half_thoughts": any(_is_half_thought(ids, start, end, tokenizer) for start, end in stretches),
-            "forged": allowed is not None and allowed.exceeded(ids, rows[example.get("row", number)]),
+            "forged": is_forged is not None and is_forged(ids, rows[example.get("row", number)]),
             "cut": stop not in ids[max(filled - 2, 0) : filled],
             "duplicates": _seen_before(ids, seen_rows),
             "duplicate_prompts": bool(stretches) and _seen_before(ids[: stretches[0][0]], seen_prompts),
@@ -179,11 +160,8 @@ def _openings(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
 
 
 def _begins_reply(ids: Sequence[int], start: int, openings: Sequence[list[int]]) -> bool:
-    """True where a prompt ends at `start`, and the ids after it do not make it a longer prompt.
-
-    So a stretch that begins with the empty think block is at fault: that block ends a prompt (pitfall
-    template-rewrites-history).
-    """
+    """True where a prompt ends at `start`, and the ids after it do not make it a longer prompt."""
+    # So a stretch that begins with the empty think block is at fault (pitfall template-rewrites-history).
     for opening in openings:
         for begin in range(max(start - len(opening), 0), start):
             if ids[begin : begin + len(opening)] == opening:
@@ -201,26 +179,25 @@ def _is_half_thought(ids: Sequence[int], start: int, end: int, tokenizer: PreTra
     return thinking.half_open(reply) or (not opens and thinking.leading_block(reply) is not None)
 
 
-class _ControlTokens:
-    """How many control tokens a template writes for a row, to find those that came out of its text."""
+def _forgery(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[int], Mapping[str, Any]], bool]:
+    """Whether ids hold more of some control token than the template writes for what they show of a row."""
+    neutral = chat.neutraliser(tokenizer)
+    added = tokenizer.get_added_vocab()
+    control = set(added.values())
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer = tokenizer
-        self._neutral = chat.neutraliser(tokenizer)
-        self._added = tokenizer.get_added_vocab()
-        self._control = set(self._added.values())
+    def counted(ids: Sequence[int]) -> Counter[int]:
+        return Counter(token for token in ids if token in control)
 
-    def exceeded(self, ids: Sequence[int], row: Mapping[str, Any]) -> bool:
-        """True where `ids` hold more of some control token than the template writes for what they show of the row."""
+    def is_forged(ids: Sequence[int], row: Mapping[str, Any]) -> bool:
         raw = cleaned(row["messages"], None)
         schemas = chat.load_tools(row.get("tools"))
         texts: list[str] = []
         map_text([raw, schemas], texts.append)
-        if not any(token in text for text in texts for token in self._added):
+        if not any(token in text for text in texts for token in added):
             return False  # nearly every row
-        safe = cleaned(row["messages"], self._neutral)
-        safe_schemas = map_text(schemas, self._neutral)
-        shown, place = unicodedata.normalize("NFC", self._tokenizer.decode(list(ids))), 0
+        safe = cleaned(row["messages"], neutral)
+        safe_schemas = map_text(schemas, neutral)
+        shown, place = unicodedata.normalize("NFC", tokenizer.decode(list(ids))), 0
         most: Counter[int] = Counter()
         for end in range(1, len(safe) + 1):
             contents = [unicodedata.normalize("NFC", each[end - 1]["content"].strip()) for each in (raw, safe)]
@@ -228,12 +205,11 @@ class _ControlTokens:
             if max(found) < 0:
                 break  # the example was cut before this message
             place = max(found)
-            text = chat.render_valid(self._tokenizer, safe[:end], safe_schemas)
-            most |= self._count(ids_of([text], self._tokenizer)[text])
-        return bool(self._count(ids) - most)
+            text = chat.render_valid(tokenizer, safe[:end], safe_schemas)
+            most |= counted(ids_of([text], tokenizer)[text])
+        return bool(counted(ids) - most)
 
-    def _count(self, ids: Sequence[int]) -> Counter[int]:
-        return Counter(token for token in ids if token in self._control)
+    return is_forged
 
 
 def _seen_before(ids: Sequence[int], seen: set[bytes]) -> bool:

@@ -11,10 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
-from course_utils.text.messages import Message as Message
-from course_utils.text.messages import MessageError as MessageError
-from course_utils.text.messages import load_tools as load_tools
-from course_utils.text.messages import map_text, prepared
+from course_utils.text.messages import Message, MessageError, load_tools, map_text, prepared
 from course_utils.text.messages import validate as validate
 
 if TYPE_CHECKING:
@@ -28,8 +25,8 @@ ZERO_WIDTH = "\u200b"
 
 _Due = tuple[str, str, tuple[str, ...]]
 
-# Of each tokenizer: the template, and the shapes of conversations without tags of which it keeps every part.
-_keeps: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[Any, set[Any]]] = WeakKeyDictionary()
+# Of each tokenizer: by template, the shapes of conversations without tags of which it keeps every part.
+_keeps: WeakKeyDictionary[PreTrainedTokenizerBase, set[Any]] = WeakKeyDictionary()
 
 
 def render(
@@ -40,7 +37,7 @@ def render(
     enable_thinking: bool | None = None,
     add_generation_prompt: bool = False,
 ) -> str:
-    """Render messages through the tokenizer's own template, and make sure that nothing was lost on the way.
+    """The text that the model sees: messages through the tokenizer's own template, which must have lost nothing.
 
     Args:
         tokenizer: any tokenizer with a chat template.
@@ -48,9 +45,6 @@ def render(
         tools: tool schemas, as a list or as JSON text.
         enable_thinking: Qwen3's switch; None leaves it unset.
         add_generation_prompt: end with the opening of an assistant turn, as inference does.
-
-    Returns:
-        The text that the model sees.
 
     Raises:
         MessageError: for invalid messages, and where the template dropped a message's content, its tool calls, the
@@ -73,27 +67,20 @@ def render_valid(
     enable_thinking: bool | None = None,
     add_generation_prompt: bool = False,
 ) -> str:
-    """`render` without its checks, for callers that have prepared the messages and render parts of them many times.
-
-    Args:
-        tokenizer, enable_thinking, add_generation_prompt: see `render`.
-        messages: from `messages.prepared`.
-        schemas: from `load_tools`.
+    """`render` without its checks, for callers that render parts of the same messages many times: these are from
+    `messages.prepared`, the `schemas` from `load_tools`.
 
     Raises:
         MessageError: the template refuses the messages, in its own words (pitfall template-raises).
     """
     if not tokenizer.chat_template:
         raise MessageError(None, None, NO_TEMPLATE)
-    # Passed only when set: a template may ask whether the switch `is defined`.
-    switch = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+    options: dict[str, Any] = {"tools": schemas, "tokenize": False, "add_generation_prompt": add_generation_prompt}
+    if enable_thinking is not None:  # a template may ask whether the switch `is defined`
+        options["enable_thinking"] = enable_thinking
 
     def rendered(end: int, written: Callable[[Message], Message] = dict) -> str:
-        turns = [written(message) for message in messages[:end]]
-        text: str = tokenizer.apply_chat_template(
-            turns, tools=schemas, tokenize=False, add_generation_prompt=add_generation_prompt, **switch
-        )
-        return text
+        return tokenizer.apply_chat_template([written(message) for message in messages[:end]], **options)
 
     try:
         return rendered(len(messages))
@@ -114,8 +101,7 @@ def _with_arguments_as_text(message: Message) -> Message:
     if "tool_calls" not in message:
         return message
     functions = [call["function"] for call in message["tool_calls"]]
-    texts = [json.dumps(function["arguments"], ensure_ascii=False) for function in functions]
-    written = [function | {"arguments": text} for function, text in zip(functions, texts, strict=True)]
+    written = [each | {"arguments": json.dumps(each["arguments"], ensure_ascii=False)} for each in functions]
     return message | {"tool_calls": [{"type": "function", "function": function} for function in written]}
 
 
@@ -127,25 +113,19 @@ def require_whole(
     *,
     enable_thinking: bool | None = None,
 ) -> None:
-    """Raise a MessageError for the first thing of `messages` or `tools` that is not in the rendered `text`.
+    """Raise a MessageError for the first thing of `messages` or `tools` that is not in their `text` by `render_valid`.
 
     A content may stand in the text by chance (pitfall substring-check), so the same messages are rendered with marks
     around theirs, which no text holds. Of messages without calls and tags once for every order of roles: there is
     nothing in them that a template could look for.
-
-    Args:
-        tokenizer, enable_thinking: see `render`.
-        text: from `render_valid`, for these `messages` and `tools`.
     """
     for index, message in enumerate(messages):
         if message["content"].strip() not in text:
             raise MessageError(index, "content", DROPPED)
     shape = tuple((message["role"], bool(message["content"].strip()), len(message)) for message in messages)
     plain = not tools and not any("<" in message["content"] or len(message) > 2 for message in messages)
-    template, shapes = _keeps.get(tokenizer, (None, set()))
-    if template != tokenizer.chat_template:
-        _keeps[tokenizer] = tokenizer.chat_template, (shapes := set())
-    if plain and (shape, enable_thinking) in shapes:
+    shapes, key = _keeps.setdefault(tokenizer, set()), (str(tokenizer.chat_template), shape, enable_thinking)
+    if plain and key in shapes:
         return
     marks = (f"{chr(PRIVATE_USE[0])}{number}{chr(PRIVATE_USE[1])}" for number in count())
     due: list[tuple[MessageError, tuple[str, ...]]] = []  # what must stand in the marked text one behind the other
@@ -171,7 +151,7 @@ def require_whole(
             if place < 0:
                 raise error
     if plain:
-        shapes.add((shape, enable_thinking))
+        shapes.add(key)
 
 
 def _marked(message: Message, marks: Iterator[str], *, is_last: bool) -> tuple[Message, list[_Due]]:
@@ -206,16 +186,10 @@ PRIVATE_USE = range(0xF0000, 0xFFFFD)  # characters that Unicode gives no meanin
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a rendered conversation.
+    """A stretch of a rendered conversation."""
 
-    Attributes:
-        kind: who wrote it: the "template"; the "role" of a turn; "tools" (schemas, calls and results); "thinking";
-            "content".
-        text: the stretch as it stands in the rendering.
-    """
-
-    kind: PartKind
-    text: str
+    kind: PartKind  # who wrote it; "role" is that of a turn, "tools" are schemas, calls and results
+    text: str  # as it stands in the rendering
 
 
 def parts(
@@ -226,13 +200,7 @@ def parts(
     enable_thinking: bool | None = None,
     add_generation_prompt: bool = False,
 ) -> list[Part]:
-    """`render`, taken apart: which stretch of the text comes from where. For templates in the ChatML format.
-
-    Args:
-        tokenizer, messages, tools, enable_thinking, add_generation_prompt: see `render`.
-
-    Returns:
-        Parts that joined are what `render` returns.
+    """`render`, taken apart into parts that joined are its text, each with where it comes from. For ChatML templates.
 
     Raises:
         MessageError: as `render`, and where the template looks into a content and decides by it.
@@ -245,9 +213,12 @@ def parts(
     # The template is given the same messages with their texts between marks, which then stand in the rendering.
     marked = []
     for message in ready:
+        changed = dict(message)
         kinds = {"content": "tools" if message["role"] == "tool" else "content", "reasoning_content": "thinking"}
-        texts = {key: _between(message[key], begin[kind], end) for key, kind in kinds.items() if message.get(key)}
-        marked.append(message | texts)
+        for key, who in kinds.items():
+            if core := message.get(key, "").strip():  # a template may strip white space at the edges
+                changed[key] = message[key].replace(core, f"{begin[who]}{core}{end}", 1)
+        marked.append(changed)
     text = render_valid(tokenizer, marked, load_tools(tools), **options)
     found: list[Part] = []
     role = ""
@@ -268,35 +239,19 @@ def parts(
         done = match.end()
     found = [part for part in (*found, Part("template", text[done:])) if part.text]
     if "".join(part.text for part in found) != plain:
-        raise MessageError(
-            None,
-            None,
-            "its parts cannot be told apart: the template decides by a content, or one holds U+F0000 to U+FFFFC",
-        )
+        reason = "its parts cannot be told apart: the template decides by a content, or one holds U+F0000 to U+FFFFC"
+        raise MessageError(None, None, reason)
     return found
-
-
-def _between(text: str, begin: str, end: str) -> str:
-    """`text` with marks around it, inside of its edge white space (a template may strip that)."""
-    core = text.strip()
-    return text.replace(core, begin + core + end, 1) if core else text
 
 
 @dataclass(frozen=True)
 class SpecialToken:
-    """One token that the tokenizer matches before any byte-pair merge.
+    """One token that the tokenizer matches before any byte-pair merge."""
 
-    Attributes:
-        text: how it is written.
-        id: its id.
-        special: True where `skip_special_tokens=True` removes it from decoded text.
-        role: what it is for.
-    """
-
-    text: str
+    text: str  # how it is written
     id: int
-    special: bool
-    role: str
+    special: bool  # whether `skip_special_tokens=True` removes it from decoded text
+    role: str  # what it is for
 
 
 TOKEN_ROLES = {
@@ -341,10 +296,7 @@ def neutralise(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
 
     Args:
         text: text from outside: a user's turn, a tool's result, a document.
-        tokenizer: whose added tokens (`get_added_vocab()`) are broken.
-
-    Returns:
-        The text without any of the tokenizer's added tokens.
+        tokenizer: none of its added tokens (`get_added_vocab()`) is in what is returned.
     """
     return neutraliser(tokenizer)(text)
 

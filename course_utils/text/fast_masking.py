@@ -27,9 +27,6 @@ class Frames:
     these hold no control token and no outer line break, so a template only puts them into place. That is checked for
     every row: its whole text is rendered once and must be what the frame gives. One thing is assumed: the opening of a
     turn does not depend on what was said before. No template of this course reads a content there.
-
-    Args:
-        tokenizer, enable_thinking: see `masking.build_examples`.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, enable_thinking: bool | None) -> None:
@@ -37,20 +34,17 @@ class Frames:
         self._known: dict[tuple[Any, ...], list[tuple[list[str], str]] | None] = {}
 
     def turns(self, messages: list[Message], learned: list[int]) -> list[Turn] | None:
-        """The learned turns; None where messages are not plain, or where the template changes contents.
+        """The turns at the places `learned`; None where messages are not plain, or the template changes contents.
 
-        Args:
-            messages: clean and neutralised, of a row without tools.
-            learned: the places of the turns to learn.
+        The messages are clean and neutralised, of a row without tools.
         """
         if not learned or any(len(message) > 2 or not message["content"] for message in messages):
             return None
         key = (*(message["role"] for message in messages), *learned)
-        if key not in self._known:
-            with suppress(MessageError):  # the template refuses such an order: the plain way says so, and why
+        with suppress(MessageError):  # the template refuses such an order: the plain way says so, and why
+            if key not in self._known:
                 self._known[key] = self._learn(messages, learned)
-        frames = self._known.get(key)
-        if frames is None:
+        if (frames := self._known.get(key)) is None:
             return None
         contents = [message["content"] for message in messages]
         turns = []
@@ -102,12 +96,10 @@ def tokenise(rows: Sequence[list[Turn]], tokenizer: PreTrainedTokenizerBase) -> 
 
 
 class _Borders:
-    """Where a turn begins and ends in the ids of a text that goes on after it.
+    """Where a turn begins and ends in the ids of a text that goes on after it."""
 
-    A tokenizer cuts a text at every added token before anything else. So up to its last added token the ids of a
-    beginning are those of the whole, and only the few characters after that have to be compared.
-    """
-
+    # A tokenizer cuts a text at every added token before anything else. So up to its last added token the ids of a
+    # beginning are those of the whole, and only the few characters after that have to be compared.
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         added = tokenizer.get_added_vocab()
         self._control = set(added.values())
@@ -115,11 +107,9 @@ class _Borders:
         self._tail = cache(lambda text: ids_of([text], tokenizer)[text])
 
     def stretches(self, turns: Sequence[Turn], text: str, ids: list[int]) -> list[tuple[int, int]] | None:
-        """Where the targets of `turns` stand in the ids of `text`, of which they are a part.
+        """The first place of each turn's target in the ids of `text`, and the one after its last.
 
-        Returns:
-            The first place of each and the one after its last; None where a turn has no border of its own, because a
-            merge reaches across it.
+        None where a turn has no border of its own, because a merge reaches across it.
         """
         places = [place for place, token in enumerate(ids) if token in self._control]
         ends = [match.end() for match in self._pattern.finditer(text)]

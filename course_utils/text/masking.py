@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -164,11 +163,9 @@ def _read(row: Mapping[str, Any], options: _Options) -> tuple[list[Message], lis
     schemas = chat.load_tools(row.get("tools"))
     if options.neutral and schemas:
         schemas = map_text(schemas, options.neutral)
-    replies = [
-        index
-        for index, message in enumerate(clean)
-        if message["role"] == "assistant" and (options.train_on_tool_calls or not message.get("tool_calls"))
-    ]
+    replies = [index for index, message in enumerate(clean) if message["role"] == "assistant"]
+    if not options.train_on_tool_calls:
+        replies = [index for index in replies if not clean[index].get("tool_calls")]
     chosen = replies[-1:] if options.train_on == "last" else replies
     return clean, [index for index in chosen if is_learned(row["messages"][index])], schemas
 
@@ -218,18 +215,14 @@ def _refuses(render: Callable[[], str]) -> bool:
 
 
 def _tokenise(turns: Sequence[Turn], tokenizer: PreTrainedTokenizerBase) -> list[Stretched]:
-    """The examples of a row as ids with their learned stretches.
-
-    Prompt and target are tokenised apart, as inference does it. Where the ids of every prompt continue those of the
-    turn before it, the last prompt and target hold all turns and make one example; otherwise each turn makes its own.
-    (A merge that reaches from one turn into the next is enough: as one sequence the ids would not be inference's.)
-    """
+    """The examples of a row as ids with their learned stretches. Prompt and target apart, as inference does it."""
     ids = ids_of([text for turn in turns for text in (turn.prompt, turn.target)], tokenizer)
     prompts = [ids[turn.prompt] for turn in turns]
     wholes = [ids[turn.prompt] + ids[turn.target] for turn in turns]
     stretches = [(len(prompt), len(whole)) for prompt, whole in zip(prompts, wholes, strict=True)]
+    # A merge that reaches from one turn into the next is enough: as one sequence the ids would not be inference's.
     if all(later[: len(whole)] == whole for whole, later in zip(wholes, prompts[1:], strict=False)):
-        return [(whole, stretches) for whole in wholes[-1:]]
+        return [(whole, stretches) for whole in wholes[-1:]]  # the last one holds all turns
     return [(whole, [stretch]) for whole, stretch in zip(wholes, stretches, strict=True)]
 
 
@@ -255,20 +248,13 @@ def _tokenise_rows(
     """The examples of each row of a batch: by the short cuts, or the plain way where these return None."""
     rows = []
     for number, row in batch:
-        with _row_named(number):
+        try:
             clean, learned, schemas = _read(row, options)
             turns = frames.turns(clean, learned) if options.neutral and not schemas else None
             rows.append(turns or _render(clean, learned, schemas, options))
+        except MessageError as error:
+            raise MessageError(error.index, error.field, f"{error.reason} (row {number})") from error
+        except MaskError as error:
+            raise MaskError(f"row {number}: {error}") from error
     for turns, made in zip(rows, fast_masking.tokenise(rows, options.tokenizer), strict=True):
         yield _tokenise(turns, options.tokenizer) if made is None else made
-
-
-@contextmanager
-def _row_named(number: int) -> Iterator[None]:
-    """Name the row in any error."""
-    try:
-        yield
-    except MessageError as error:
-        raise MessageError(error.index, error.field, f"{error.reason} (row {number})") from error
-    except MaskError as error:
-        raise MaskError(f"row {number}: {error}") from error

@@ -7,7 +7,7 @@ as objects, results in the order of their calls, no key that says how to train.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from course_utils.core.errors import CourseError, printable
@@ -24,22 +24,17 @@ ROLE_HINTS |= dict.fromkeys(("observation", "function"), "tool")
 FIELD_HINTS = {"reasoning": "reasoning_content", "thinking": "reasoning_content", "value": "content", "from": "role"}
 
 MAX_DEPTH = 100  # of arguments and schemas: what is deeper breaks the programs that walk through it
-AS_OBJECT = "expected a JSON object, as a dict or as its text"
 CALL_KEYS = ("name", "arguments", "id", "type", "index", "function")
 CALL_FORM = 'expected {"type": "function", "function": {"name": …, "arguments": …}}'
 
 
 class MessageError(CourseError):
-    """A message that the template would drop, garble or refuse.
-
-    Attributes:
-        index: which message of the list, from 0 (None: the list as a whole).
-        field: which key of that message (None: the message as a whole).
-        reason: what is wrong and what to write instead.
-    """
+    """A message that the template would drop, garble or refuse."""
 
     def __init__(self, index: int | None, field: str | None, reason: str) -> None:
-        self.index, self.field, self.reason = index, field, reason
+        self.index = index  # which message of the list, from 0 (None: the list as a whole)
+        self.field = field  # which key of that message (None: the message as a whole)
+        self.reason = reason  # what is wrong and what to write instead
         where = "messages" if index is None else f"messages[{index}]"
         super().__init__(f"{where}{f'.{field}' if field else ''}: {reason}")
 
@@ -60,18 +55,12 @@ def validate(messages: Sequence[Mapping[str, Any]]) -> None:
 
 
 def prepared(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Valid messages as every template gets them; those given are not changed.
-
-    Args:
-        messages: see `validate`.
+    """Valid messages (see `validate`) as every template gets them; those given are not changed.
 
     Returns:
         As many messages, assistants at their places: without keys that are None and without `LEARN_FLAGS`, the content
         a text, calls as `{"type": "function", "function": {"name", "arguments"}}` with the arguments as an object
         (pitfall arguments-quoted-twice), the results of one turn's calls in the order of the calls.
-
-    Raises:
-        MessageError: see `validate`.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise MessageError(None, None, "expected a list with at least one message")
@@ -83,9 +72,8 @@ def prepared(messages: Sequence[Mapping[str, Any]]) -> list[Message]:
         message = _checked(index, {key: value for key, value in raw.items() if value is not None})
         if message["role"] == "tool":
             if not _calls_before(done):
-                raise MessageError(
-                    index, "role", "a tool result must follow an assistant's tool_calls or another result"
-                )
+                reason = "a tool result must follow an assistant's tool_calls or another result"
+                raise MessageError(index, "role", reason)
             results.append((index, message))
             continue
         if results or _calls_before(done):
@@ -179,30 +167,21 @@ def _checked(index: int, message: Message) -> Message:
     for key in ("tool_call_id", "name"):
         if not isinstance(message.get(key, ""), str):
             raise MessageError(index, key, f"expected text, got {type(message[key]).__name__}")
-    learned = True
-    if not message.keys().isdisjoint(LEARN_FLAGS):
-        learned = _learned(index, message)
-        message = {key: value for key, value in message.items() if key not in LEARN_FLAGS}
-    if "content" not in message:
-        message["content"] = ""
+    flag = next((flag for flag in LEARN_FLAGS if flag in message), None)
+    try:
+        learned = is_learned(message)
+    except ValueError as error:
+        raise MessageError(index, flag, str(error)) from None
+    if flag and learned and role != "assistant":
+        reason = "only an assistant's turns are learned; leave the key out, or train on the text (lesson 08)"
+        raise MessageError(index, flag, reason)
+    message = {key: value for key, value in message.items() if key not in LEARN_FLAGS}
+    message.setdefault("content", "")
     if role == "assistant" and learned:
         _check_thoughts(index, message)
     if calls is not None:
         message["tool_calls"] = _calls(index, calls)
     return message
-
-
-def _learned(index: int, message: Message) -> bool:
-    """`is_learned`, checked."""
-    flag = next(flag for flag in LEARN_FLAGS if flag in message)
-    try:
-        learned = is_learned(message)
-    except ValueError as error:
-        raise MessageError(index, flag, str(error)) from None
-    if learned and message["role"] != "assistant":
-        reason = "only an assistant's turns are learned; leave the key out, or train on the text (lesson 08)"
-        raise MessageError(index, flag, reason)
-    return learned
 
 
 def _check_thoughts(index: int, message: Message) -> None:
@@ -215,13 +194,13 @@ def _check_thoughts(index: int, message: Message) -> None:
     block = thinking.leading_block(content)
     if block and thought and block[0].strip():
         reason = "it holds a thought beside the one in reasoning_content; keep one of the two"
-        raise MessageError(index, "content", reason)
-    if thinking.half_open(content):
+    elif thinking.half_open(content):
         reason = "<think> is never closed: the thought was cut off and there is no answer; leave the row out"
-        raise MessageError(index, "content", reason)
-    if thinking.holds_thought(block[1] if block else content):
-        reason = "a thought stands behind the beginning of the reply; keep one, before all else"
-        raise MessageError(index, "content", f"{reason}, in reasoning_content")
+    elif thinking.holds_thought(block[1] if block else content):
+        reason = "a thought stands behind the beginning of the reply; keep one, before all else, in reasoning_content"
+    else:
+        return
+    raise MessageError(index, "content", reason)
 
 
 # ---------------------------------------------------------------------------------------------------- calls and results
@@ -243,7 +222,7 @@ def _calls(index: int, calls: Any) -> list[dict[str, Any]]:
             arguments = _parsed(index, f"{where}.arguments", arguments) if arguments.strip() else {}
         arguments = {} if arguments is None else arguments
         if not isinstance(arguments, Mapping):
-            raise MessageError(index, f"{where}.arguments", AS_OBJECT)
+            raise MessageError(index, f"{where}.arguments", "expected a JSON object, as a dict or as its text")
         _check_json(index, f"{where}.arguments", arguments)
         check_whole(index, f"{where}.name", function["name"])
         made.append({"type": "function", "function": {"name": function["name"], "arguments": arguments}})
@@ -260,11 +239,8 @@ def _calls_before(done: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def _in_order_of_calls(done: Sequence[Message], results: Sequence[tuple[int, Message]]) -> list[Message]:
-    """The results that answer the calls of the last of `done`, in the order of the calls: templates write no ids.
-
-    A result is matched by its id, one without by its tool's name, one without either by its place (pitfall
-    tool-results-out-of-order).
-    """
+    """The results that answer the calls of the last of `done`, in the order of the calls: templates write no ids."""
+    # Matched by id, without one by the tool's name, without either by place (pitfall tool-results-out-of-order).
     calls = _calls_before(done)
     answered: dict[int, Message] = {}  # by the number of the call
     keys = ("tool_call_id", "name")
@@ -277,9 +253,9 @@ def _in_order_of_calls(done: Sequence[Message], results: Sequence[tuple[int, Mes
             if key in result:
                 fitting = [number for number in fitting if found[number] == result[key]]
                 if not fitting:
-                    raise MessageError(
-                        index, key, f"{result[key]!r} is none of the calls that it may answer: {_listed(found)}"
-                    )
+                    known = ", ".join("no id" if name is None else repr(name) for name in found)
+                    reason = f"{result[key]!r} is none of the calls that it may answer: {known}"
+                    raise MessageError(index, key, reason)
         number = next((number for number in fitting if number not in answered), None)
         if number is None:
             field = next((key for key in keys if key in result), "role")
@@ -290,11 +266,6 @@ def _in_order_of_calls(done: Sequence[Message], results: Sequence[tuple[int, Mes
             reason = f"the call of {call['function']['name']} has no result; put a 'tool' message behind the call"
             raise MessageError(results[-1][0] if results else len(done), "role", reason)
     return [answered[number] for number in range(len(calls))]
-
-
-def _listed(found: Sequence[str | None]) -> str:
-    """The ids or names of calls, for an error."""
-    return ", ".join("no id" if name is None else repr(name) for name in found)
 
 
 # --------------------------------------------------------------------------------------------------------------- values
@@ -313,7 +284,8 @@ def _check_json(index: int | None, field: str, value: Any) -> None:
         for outer in level:
             if isinstance(outer, Mapping) and not all(isinstance(key, str) for key in outer):
                 raise MessageError(index, field, "expected text as every key, as in JSON")
-        level = [item for outer in level for item in _items(outer)]
+        inside = (outer.values() if isinstance(outer, Mapping) else outer for outer in level)
+        level = [item for items in inside for item in items if isinstance(item, Mapping | list | tuple)]
     if level:
         raise MessageError(index, field, f"nested deeper than {MAX_DEPTH}; keep such a value as text")
     try:
@@ -321,12 +293,6 @@ def _check_json(index: int | None, field: str, value: Any) -> None:
     except (TypeError, ValueError) as error:
         raise MessageError(index, field, f"not JSON: {error}") from None
     check_whole(index, field, text)
-
-
-def _items(value: Any) -> Iterator[Any]:
-    """The lists and objects right inside of a value."""
-    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return (item for item in inside if isinstance(item, Mapping | list | tuple))
 
 
 def check_whole(index: int | None, field: str, text: str) -> None:

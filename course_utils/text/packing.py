@@ -19,11 +19,7 @@ class PackingError(CourseError):
 
 
 def pack(examples: Sequence[Mapping[str, Any]], max_length: int) -> list[dict[str, list[int]]]:
-    """Put rows together, best fit first, so that each pack holds at most `max_length` tokens (TRL's "bfd").
-
-    Args:
-        examples: dicts with `input_ids` and `labels`.
-        max_length: tokens of a pack.
+    """Put rows (`input_ids` and `labels`) together, best fit first, up to `max_length` tokens a pack (TRL's "bfd").
 
     Returns:
         Dicts with `input_ids`, `labels` and `position_ids`, equally long. A row's first token is never learned: it
@@ -37,10 +33,9 @@ def pack(examples: Sequence[Mapping[str, Any]], max_length: int) -> list[dict[st
     from trl import pack_dataset
 
     lengths = [len(example["input_ids"]) for example in examples]
-    for problem, wrong in (
-        (f"longer than {max_length} tokens", [row for row, length in enumerate(lengths) if length > max_length]),
-        ("empty", [row for row, length in enumerate(lengths) if not length]),
-    ):
+    too_long = [row for row, length in enumerate(lengths) if length > max_length]
+    empty = [row for row, length in enumerate(lengths) if not length]
+    for problem, wrong in ((f"longer than {max_length} tokens", too_long), ("empty", empty)):
         if wrong:
             raise PackingError(
                 f"{len(wrong)} rows are {problem} (first: row {wrong[0]}). masking.build_dataset with "
@@ -54,23 +49,15 @@ def pack(examples: Sequence[Mapping[str, Any]], max_length: int) -> list[dict[st
     }
     # One batch: by default `datasets` would pack each thousand rows by themselves.
     packed = pack_dataset(Dataset.from_dict(columns), max_length, "bfd", {"batch_size": len(examples)})
-    return [
-        {
-            "input_ids": row["input_ids"],
-            "labels": row["labels"],
-            "position_ids": [place for length in row["seq_lengths"] for place in range(length)],
-        }
-        for row in packed
-    ]
+    packs = packed.to_list()
+    for row in packs:
+        row["position_ids"] = [place for length in row.pop("seq_lengths") for place in range(length)]
+    return packs
 
 
 def padding_share(lengths: Sequence[int], batch_size: int) -> float:
-    """The share of padding among a batch's tokens, over all batches in the order given.
-
-    Args:
-        lengths: tokens of each row (or pack).
-        batch_size: rows per batch.
-    """
+    """The share of padding among the tokens of all batches, each of `batch_size` rows (or packs) in the order given, by
+    the tokens of each row."""
     batches = [lengths[start : start + batch_size] for start in range(0, len(lengths), batch_size)]
     padded = sum(max(batch) * len(batch) for batch in batches)
     return 1 - sum(lengths) / padded if padded else 0.0

@@ -36,17 +36,11 @@ Piece = tuple[Kind, str]
 
 @dataclass(frozen=True)
 class ParsedOutput:
-    """A model's output, taken apart.
+    """A model's output, taken apart."""
 
-    Attributes:
-        thinking: the text before the closing tag, edge white space removed; "" where there was none.
-        answer: the text after it; None where the thinking was cut off, because then there is no answer yet.
-        status: "answered" (thinking, then an answer), "no_thinking" (an answer only), "truncated".
-    """
-
-    thinking: str
-    answer: str | None
-    status: Status
+    thinking: str  # before the closing tag, edge white space removed; "" where there was none
+    answer: str | None  # after it; None where the thinking was cut off, because then there is no answer yet
+    status: Status  # "answered" (thinking, then an answer), "no_thinking" (an answer only), "truncated"
 
 
 def parse_output(
@@ -73,12 +67,9 @@ def parse_output(
 
 
 def parse_text(text: str, *, prompt_opens_thinking: bool = False) -> ParsedOutput:
-    """The same split where only the text is at hand, as a server sends it.
+    """The same split where only the text is at hand, as a server sends it: no control tokens, the tags as written.
 
-    Args:
-        text: decoded output without control tokens, the think tags as they are written. (Where the ids are at hand
-            use `parse_output`: it can tell the tokens from the same letters spelled out.)
-        prompt_opens_thinking: as for `parse_output`.
+    Where the ids are at hand use `parse_output`: it can tell the tokens from the same letters spelled out.
     """
     return _parsed(_cut(text, _Tags(), prompt_opens_thinking))
 
@@ -117,12 +108,10 @@ def _parsed(pieces: _Pieces) -> ParsedOutput:
 def leading_block(text: str) -> tuple[str, str] | None:
     """Thinking that many public files keep inside the reply; Qwen3's own template reads them the same way.
 
-    Args:
-        text: a reply as it stands in data.
-
     Returns:
-        (thinking, answer) where the reply opens with a whole `<think>` block, or with a thought that the prompt opened
-        and the reply closes, with line breaks at their edges removed; else None (pitfall half-open-thought).
+        (thinking, answer) where the reply, as it stands in data, opens with a whole `<think>` block, or with a thought
+        that the prompt opened and the reply closes, with line breaks at their edges removed; else None (pitfall
+        half-open-thought).
     """
     if CLOSER not in text:
         return None
@@ -131,11 +120,7 @@ def leading_block(text: str) -> tuple[str, str] | None:
 
 
 def half_open(text: str) -> bool:
-    """True where a reply of a data file opens a thought and never closes it (pitfall half-open-thought).
-
-    Args:
-        text: a reply as it stands in data.
-    """
+    """True where a reply, as it stands in data, opens a thought and never closes it (pitfall half-open-thought)."""
     pieces = _cut(text, _Tags(), False)
     if pieces.closed:
         return half_open(pieces.tail)
@@ -143,11 +128,8 @@ def half_open(text: str) -> bool:
 
 
 def holds_thought(text: str) -> bool:
-    """True where an answer holds a thought: tags on lines of their own, or at its beginning; code is left out.
-
-    Args:
-        text: an answer without its leading block.
-    """
+    """True where an answer without its leading block holds a thought: tags on lines of their own, or at its beginning.
+    Code is left out."""
     shown = CODE.sub("", text)
     alone = any(found[1] is not None for found in INNER_OPENER.finditer(shown))
     return alone or _cut(shown, _Tags(), False).thinks
@@ -209,11 +191,7 @@ class ThinkingStream:
     """
 
     def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        prompt_opens_thinking: bool = False,
-        prompt_known: bool = False,
+        self, tokenizer: PreTrainedTokenizerBase, *, prompt_opens_thinking: bool = False, prompt_known: bool = False
     ) -> None:
         self._tags = _Tags(tokenizer)
         self._opened = prompt_opens_thinking
@@ -223,11 +201,7 @@ class ThinkingStream:
         self._sent = {"thinking": 0, "answer": 0}  # characters passed on
 
     def feed(self, ids: Sequence[int]) -> Iterator[Piece]:
-        """Take new ids and yield ("thinking" | "answer", text) for what they decide.
-
-        Args:
-            ids: the ids since the last call, any number of them.
-        """
+        """Take any number of new ids and yield ("thinking" | "answer", text) for what is decided."""
         self._pending.extend(ids)
         text = self._tags.decode(self._pending)
         if not text.endswith("\ufffd"):  # what an unfinished character decodes to

@@ -33,31 +33,23 @@ class Turn:
 def cleaned(messages: Sequence[Mapping[str, Any]], neutral: Callable[[str], str] | None) -> list[Message]:
     """`messages.prepared`, each with its leading think block moved out of the content, without edge newlines, neutral.
 
-    Args:
-        messages: see `messages.validate`.
-        neutral: from `chat.neutraliser`; None leaves the text as it is.
-
-    Raises:
-        MessageError: see `messages.validate`.
+    `neutral` is from `chat.neutraliser`; None leaves the text as it is.
     """
-    return [_cleaned(message, neutral) for message in prepared(messages)]
-
-
-def _cleaned(message: Message, neutral: Callable[[str], str] | None) -> Message:
-    clean = dict(message)
-    if not clean.get("reasoning_content", "").strip():
-        # Blank thinking is none: learned, it would teach to think nothing (pitfall template-rewrites-history).
-        clean.pop("reasoning_content", None)
-    block = leading_block(clean["content"]) if clean["role"] == "assistant" else None
-    if block:
-        thought, clean["content"] = block
-        clean |= {"reasoning_content": thought} if thought.strip() else {}
-    clean["content"] = clean["content"].strip("\n")
-    if neutral is not None:
-        for key in ("content", "reasoning_content", "tool_calls"):
+    done = []
+    for message in prepared(messages):
+        clean = dict(message)
+        if not clean.get("reasoning_content", "").strip():
+            # Blank thinking is none: learned, it would teach to think nothing (pitfall template-rewrites-history).
+            clean.pop("reasoning_content", None)
+        if clean["role"] == "assistant" and (block := leading_block(clean["content"])):
+            thought, clean["content"] = block
+            clean |= {"reasoning_content": thought} if thought.strip() else {}
+        clean["content"] = clean["content"].strip("\n")
+        for key in ("content", "reasoning_content", "tool_calls") if neutral else ():
             if key in clean:
                 clean[key] = map_text(clean[key], neutral)
-    return clean
+        done.append(clean)
+    return done
 
 
 def ids_of(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:

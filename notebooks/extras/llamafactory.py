@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from course_utils.core.files import write_json
 from course_utils.data.faults import out_of_order, uneven_media, validate
 from course_utils.data.formats import BETWEEN_RESULTS
+from course_utils.data.records import DataError, Row, short
 from course_utils.data.registry import DEFAULT_COLUMNS, REGISTRY, path_inside, read_registry
-from course_utils.data.rows import MEDIA, REPLIES, DataError, Row, kind_of, plain_rows, short
+from course_utils.data.rows import MEDIA, REPLIES, kind_of, plain_rows
 from course_utils.text import chat
 from course_utils.text.messages import MessageError, is_learned, prepared
 from course_utils.text.thinking import CLOSER, OPENER

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from course_utils.data.reading import STRICT
-from course_utils.data.rows import REPLIES, DataError, Row, plain_rows, to_dataset
+from course_utils.data.records import DataError, Row
+from course_utils.data.rows import REPLIES, plain_rows, to_dataset
 from course_utils.text.script import HAN
 
 if TYPE_CHECKING:

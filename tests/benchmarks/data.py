@@ -26,11 +26,9 @@ import psutil
 from course_utils import data, hardware
 from course_utils.core.files import write_text
 from course_utils.data import export_jsonl
-from course_utils.data.keys import row_key
 from course_utils.data.loading import load_rows
 from course_utils.data.mixing import draw, normalise_weights
 from course_utils.data.sources import normalise_rows
-from course_utils.data.splitting import held_back
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "docs" / "data.md"
@@ -132,11 +130,8 @@ def ours(folder: Path, clock: Clock, minhash: bool = False) -> int:
         with clock.step("remove near-duplicates"):
             rows, _ = data.deduplicate(rows, by="minhash")
     with clock.step("split"):
-        marks = [(row_key(row), row["source"]) for row in rows]
-        held = held_back(marks, valid_ratio=0.02, min_valid=100, seed=42)
-        valid = [rows[number] for number in sorted(held)]
+        train, valid = data.split(rows, valid_ratio=0.02, min_valid=100, seed=42)
     with clock.step("mix"):
-        train = [row for number, row in enumerate(rows) if number not in held]
         of = {name: [row for row in train if row["source"] == name] for name in WEIGHTS}
         sizes = {name: len(pool) for name, pool in of.items()}
         order, _ = draw(sizes, normalise_weights(of, WEIGHTS), strategy="interleave", seed=42)

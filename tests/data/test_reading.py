@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from course_utils import data
 from course_utils.data.reading import read
-from course_utils.data.rows import Problem, Record
+from course_utils.data.records import Problem, Record
 
 ROWS = [{"q": '你好,\n"hi"', "n": 1}, {"q": "a\u2028b\u0085c", "n": None}, {"q": "", "n": {"deep": [True, 2.5]}}]
 

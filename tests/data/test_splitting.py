@@ -121,3 +121,10 @@ def test_too_small_says_so():
         data.split(same)
     with pytest.raises(data.DataError, match="valid_ratio must be in"):
         data.split(same, valid_ratio=1.5)
+
+
+def test_a_list_is_split_as_the_data_set_of_its_rows_is():
+    rows = [row(f"story {'x' * (number % 40)} {number}", "ab"[number % 2]) for number in range(90)]
+    of_list = data.split(rows, valid_ratio=0.2, min_valid=10)
+    assert of_list == tuple(list(part) for part in data.split(data.to_dataset(rows), valid_ratio=0.2, min_valid=10))
+    assert of_list[1] and all(any(found is one for one in rows) for found in of_list[1])
