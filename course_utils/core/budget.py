@@ -60,7 +60,7 @@ class Shape:
         if config.get("num_experts") or config.get("num_local_experts"):
             raise BudgetError("This config is of a mixture of experts; the budget knows dense models only.")
         try:
-            heads = config["num_attention_heads"]
+            heads = int(config["num_attention_heads"])  # some models have another number in each layer
             head_dim = config.get("head_dim") or config["hidden_size"] // heads
             layers, hybrid = config["num_hidden_layers"], config.get("linear_num_value_heads", 0)
             full = (config.get("layer_types") or []).count("full_attention")
