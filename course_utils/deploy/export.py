@@ -162,7 +162,7 @@ def check_merge(
         base, adapter, merged: what `merge_adapter` read, and what it wrote.
         prompts, batch_size, max_new_tokens: as for `generation.generate`.
     """
-    from accelerate.utils import clear_device_cache
+    from accelerate.utils.memory import clear_device_cache
 
     how = {"batch_size": batch_size, "max_new_tokens": max_new_tokens}
     model, tokenizer = load_with_adapter(base, adapter)

@@ -109,7 +109,7 @@ def evaluate_adapter(profile: Profile, *, merged: bool = False, resume: bool = F
         file.unlink(missing_ok=True)
     before = answered(model, "before")
     if merged:
-        from accelerate.utils import clear_device_cache
+        from accelerate.utils.memory import clear_device_cache
 
         del model  # one at a time: two large models do not fit a GPU
         clear_device_cache(garbage_collection=True)
