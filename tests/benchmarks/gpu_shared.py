@@ -21,6 +21,7 @@ from benchmarks import memory  # noqa: E402
 
 from course_utils import budget, data, hardware, profiles  # noqa: E402
 from course_utils.core.budget import GIB  # noqa: E402
+from course_utils.core.files import write_json  # noqa: E402
 from course_utils.core.profiles import Profile  # noqa: E402
 
 ROOT = TESTS.parent
@@ -157,7 +158,7 @@ def make(place: Place) -> Iterator[dict[str, Any]]:
         memory.make_model(shape | {"num_hidden_layers": layers, "vocab_size": words}, folder)
     make_adapter(place.model, place.adapter)
     shutil.copytree(ROOT / "data", place.data, ignore=shutil.ignore_patterns("build", "hub"))
-    data.build(ROWS_OF, dataset_dir=place.data)
+    mask_rows(place)
     yield {"layers": size.layers}
 
 
@@ -213,22 +214,28 @@ def make_adapter(base: Path, folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def course_rows(place: Place, tokenizer: Any, count: int) -> tuple[Any, Any]:
-    """So many of the course's masked rows, evenly from the longest to the shortest, and some to validate with."""
+def mask_rows(place: Place) -> None:
+    """Write the course's rows for training and validation as ids and labels, the longest first."""
+    from transformers import AutoTokenizer
+
     from course_utils import masking
 
-    parts = [
-        masking.build_dataset(
-            data.load_built(ROWS_OF, part, place.data),
-            tokenizer,
-            max_length=place.size.longest,
-            train_on_tool_calls=True,
-        )
-        for part in ("train", "valid")
-    ]
-    train, valid = (sorted(part, key=lambda row: -len(row["input_ids"])) for part in parts)
-    every = max(1, len(train) // count)
-    return train[::every][:count], valid[-4:]
+    data.build(ROWS_OF, dataset_dir=place.data)
+    tokenizer, how = AutoTokenizer.from_pretrained(place.model), {"max_length": place.size.longest}
+    found = {}
+    for part in ("train", "valid"):
+        rows = data.load_built(ROWS_OF, part, place.data)
+        examples = masking.build_dataset(rows, tokenizer, train_on_tool_calls=True, **how)
+        lines = examples.select_columns(["input_ids", "labels"]).to_list()
+        found[part] = sorted(lines, key=lambda line: -len(line["input_ids"]))
+    write_json(place.data / "masked.json", found)
+
+
+def course_rows(place: Place, count: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """So many of the course's masked rows, evenly from the longest to the shortest, and some to validate with."""
+    found = json.loads((place.data / "masked.json").read_text(encoding="utf-8"))
+    every = max(1, len(found["train"]) // count)
+    return found["train"][::every][:count], found["valid"][-4:]
 
 
 # ---- a measured run
@@ -296,7 +303,7 @@ def trained(
     model, tokenizer = modeling.load_model(base, profile)
     model = modeling.attach_lora(model, profile)
     loaded = time.perf_counter() - started
-    train, valid = rows or course_rows(place, tokenizer, settings.max_steps * place.size.rows)
+    train, valid = rows or course_rows(place, settings.max_steps * place.size.rows)
     how = {"callbacks": callbacks, "audit": False, "profile": profile} | how
     result = training.train(model, tokenizer, train, valid, settings, **how)
     return result, max(len(row["input_ids"]) for row in train), loaded

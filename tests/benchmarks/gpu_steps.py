@@ -289,8 +289,7 @@ def plain(place: Place, *, cap_gib: float) -> Iterator[dict[str, Any]]:
     profile, meter = profile_of("16gb", place), meter_of(place)
     settings, dtype, cuda = profile.train, getattr(torch, profile.dtype), torch.cuda.is_available()
     tokenizer = transformers.AutoTokenizer.from_pretrained(place.model)
-    rows, _ = course_rows(place, tokenizer, settings.max_steps * place.size.rows)
-    rows = [{key: row[key] for key in ("input_ids", "labels")} for row in rows]
+    rows, _ = course_rows(place, settings.max_steps * place.size.rows)
     order = row_order([len(row["input_ids"]) for row in rows], place.size.rows, 1.0, settings.seed)
     if not cuda:  # TRL's own loss needs Triton, which a CPU has not
         SFTTrainer.compute_loss = transformers.Trainer.compute_loss
