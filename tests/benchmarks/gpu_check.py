@@ -1,379 +1,253 @@
-"""What training takes and yields on this machine's GPU: `python tests/benchmarks/gpu_check.py`.
+"""What the course does on this machine's GPU, in one go: `python tests/benchmarks/gpu_check.py`, ten minutes at most.
 
-Qwen3 in three sizes, random weights from the published configs (the bytes are those of the real ones, and nothing is
-downloaded), in NF4 as the profile `16gb` has it. Each case trains for a few steps in a process of its own, with the
-allocator held to what a 16 GB GPU has; the first steps, which compile, are not timed. Two cases run a second time by
-plain TRL and PEFT: SFTTrainer as it comes, on the same rows. A case that fails is written down with its error.
-
-The figures are printed and land in `docs/gpu_check.json`, after every case anew. The largest model needs 17 GB of
-main memory and of disk (TMPDIR says where). Unsloth asks the GPU and not the allocator how much is free when it cuts
-its loss into chunks, at most 4 GiB each; a real 16 GB GPU may give it less.
+Each case of the plan runs in a process of its own (`gpu_steps.py`), with random weights and without a network. What it
+finds is written into `gpu_check.json` as soon as it ends, and at the end `gpu_check.md` is a table of it, both in the
+folder that `--out` or the variable OUT names (else `runs/gpu_check`). A case that fails is written down with its error,
+what it printed goes into `gpu_check.log`, and the others go on. A case for which no time is left says so; its step can
+be run alone: `gpu_check.py compiled`. `--toy` runs every step at toy size, on a CPU too.
 """
 
+import argparse
 import json
 import math
 import os
-import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 TESTS = Path(__file__).resolve().parents[1]
-sys.path += [str(TESTS.parent), str(TESTS)]  # so that it runs where only the libraries are installed
+sys.path[:0] = [str(TESTS.parent), str(TESTS)]  # this clone, whichever one is installed
 
-from benchmarks import memory  # noqa: E402
+from benchmarks import gpu_shared, gpu_steps  # noqa: E402
 
-from course_utils import budget, hardware, machine, profiles  # noqa: E402
-from course_utils.core.budget import GIB  # noqa: E402
-from course_utils.core.files import write_json  # noqa: E402
-from course_utils.core.profiles import Profile  # noqa: E402
-from course_utils.core.settings import trainer_arguments  # noqa: E402
+from course_utils import machine  # noqa: E402
+from course_utils.core.files import write_json, write_text  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "docs" / "gpu_check.json"
-MODELS = ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-4B-Instruct-2507", "Qwen/Qwen3-8B")
-LENGTHS = (1024, 2048)  # tokens of every row
-BESIDE = MODELS[:2]  # also by plain TRL and PEFT, at the first length
-CAP_GIB = 16
-WARM, TIMED, ACCUMULATED = 3, 8, 4  # steps before the clock runs, and on it; rows of a step, one at a time
-SECONDS = 240  # that a process may take
-PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "unsloth", "unsloth_zoo", "xformers")
-ANSWER = "RESULT "  # begins the line that a process answers with
+ROOT = TESTS.parent
+PACKAGES = (
+    *("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth", "unsloth_zoo"),
+    *("triton", "xformers"),
+)
+NEEDED = PACKAGES[:9]
+SECONDS = 580  # for all of it, ten minutes with what starting and writing takes
+FEWEST_SECONDS = 20  # to begin a case with
+CAPS = {15.0: "16gb", 14.1: "t4"}  # GiB that such a GPU leaves to a process, and its profile
+SMALL_ROUTE = {"UNSLOTH_FUSED_LINEAR_FLASH_MIN_ROWS": "0"}  # Unsloth's loss as on a GPU of at most 24 GiB
 
 
 @dataclass(frozen=True)
 class Case:
-    """One training run."""
+    """One process: a function of `gpu_steps.STEPS` with its arguments."""
 
-    model: str
-    tokens: int
-    by: Literal["unsloth", "plain"] = "unsloth"
+    step: str
+    case: str = ""
+    function: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)  # of the environment
+    unsloth: bool = True
+    cold: bool = False  # compiles everything anew
+    seconds: int = 90
 
-
-NO_CASE = Case("", 0)
-
-
-def cases() -> list[Case]:
-    """Every run, in order; those of one model stand together."""
-    found = []
-    for model in MODELS:
-        found += [Case(model, tokens) for tokens in LENGTHS]
-        found += [Case(model, LENGTHS[0], "plain")] if model in BESIDE else []
-    return found
+    @property
+    def key(self) -> str:
+        return f"{self.step}: {self.case}" if self.case else self.step
 
 
-def profile_of(tokens: int, dtype: str) -> Profile:
-    """The profile `16gb` for rows of so many tokens, with the steps of this script."""
-    base, steps = profiles.PROFILES["16gb"], WARM + TIMED
-    train = replace(
-        base.train,
-        max_length=tokens,
-        batch_size=1,
-        grad_accum=ACCUMULATED,
-        max_steps=steps,
-        eval_steps=steps,
-        tracker="none",
-    )
-    return replace(base, load_in_4bit=True, dtype=dtype, train=train)
+def plan(toy: bool) -> list[Case]:
+    """Every case, in the order in which they run; toy size needs no second cap."""
+
+    rows = (gpu_shared.TOY if toy else gpu_shared.FULL).rows
+
+    def cards(step: str, block_compile: str, seconds: int) -> list[Case]:
+        return [
+            Case(
+                step,
+                f"{cap} GiB, {rows} x 1" if at_once else f"{cap} GiB, 1 x {rows}",
+                "cards",
+                {"profile": profile, "cap_gib": cap, "at_once": at_once},
+                SMALL_ROUTE | {"UNSLOTH_BLOCK_COMPILE_LEGACY": block_compile},
+                cold=True,
+                seconds=seconds,
+            )
+            for cap, profile in list(CAPS.items())[: 1 if toy else None]
+            for at_once in (True, False)
+        ]
+
+    return [
+        Case("make", unsloth=False, seconds=150),
+        *cards("cards", "0", 100),
+        Case("float16"),
+        Case("merge", seconds=120),
+        Case("evaluation", arguments={"cap_gib": 15.0}, seconds=120),
+        Case("prompts", "Unsloth", arguments={"by": "unsloth"}),
+        Case("prompts", "plain transformers", arguments={"by": "plain"}, unsloth=False),
+        Case("resume", "bfloat16", arguments={"profile": "16gb"}),
+        Case("resume", "float16", arguments={"profile": "t4"}),
+        Case("24gb", arguments={"cap_gib": 23.0}, variables=SMALL_ROUTE),
+        Case("plain", arguments={"cap_gib": 15.0}, unsloth=False),
+        *cards("compiled", "1", 150),
+    ]
 
 
-# ---- in a process of its own
-
-
-def look() -> dict[str, Any]:
-    """The GPU."""
+def missing(toy: bool) -> str:
+    """What keeps the script from running here, as a sentence; "" where nothing does."""
+    if packages := [name for name in NEEDED if not find_spec(name)]:
+        return f"these packages are missing: {', '.join(packages)} (`make install` brings them)."
     import torch
 
-    gpu = torch.cuda.get_device_properties(0)
-    return {
-        "device": gpu.name,
-        "memory_gib": round(gpu.total_memory / GIB, 2),
-        "capability": f"{gpu.major}.{gpu.minor}",
-        "cuda": torch.version.cuda,
-    }
-
-
-def put_tokenizer(folder: Path, vocabulary: int) -> None:
-    """Put a tokenizer beside a model: Qwen's where it lies in models/, else one of bytes; the rows are ids anyway."""
-    kept = ROOT / "models" / "qwen3-instruct-2507-tokenizer"
-    if vocabulary == budget.CONFIGS[MODELS[0]]["vocab_size"] and (kept / "tokenizer.json").is_file():
-        for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-            (folder / file).write_bytes((kept / file).read_bytes())
-        return
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = ["<|endoftext|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    made = Tokenizer(models.BPE(vocab={word: number for number, word in enumerate(words)}, merges=[]))
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=made, pad_token=words[0], eos_token=words[1])
-    fast.save_pretrained(folder)
-
-
-def measure(
-    by: str, folder: Path, profile: Profile, *, warm: int = WARM, cap_gib: float | None = None
-) -> dict[str, float | None]:
-    """Train in this process.
-
-    Args:
-        by: "unsloth", through `course_utils.train.training`, or "plain".
-        folder: of the model; the run is written below it, too.
-        profile: of the case; its settings say how many steps.
-        warm: steps before the clock runs.
-        cap_gib: what the GPU's allocator may take; None, and a smaller GPU: all there is.
-
-    Returns:
-        Tokens per second, seconds of a timed step, the last step's loss; and where there is a GPU, the most that its
-        tensors took (`allocated_gib`), that the allocator held for them (`reserved_gib`), and that the GPU counts for
-        this process (`in_use_gib`, None where nvidia-smi does not say), CUDA's own part included.
-    """
-    before = memory.gpu_in_use()  # first of all: to look at the GPU through torch starts CUDA
-    if by == "unsloth":
-        from course_utils import modeling
-
-        modeling.import_unsloth()
-    import torch
-
-    cuda = torch.cuda.is_available()
-    if cuda and cap_gib is not None:
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, cap_gib * GIB / total))
-    settings = replace(profile.train, output_dir=str(folder / f"run-{by}-{profile.train.max_length}"))
-    vocabulary = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
-    put_tokenizer(folder, vocabulary)
-    rows_per_step = settings.batch_size * settings.grad_accum
-    shape = (settings.max_steps * rows_per_step, settings.max_length)
-    ids = torch.randint(vocabulary // 10, 9 * vocabulary // 10, shape, generator=torch.Generator().manual_seed(0))
-    rows = [{"input_ids": row, "labels": row} for row in ids.tolist()]
-    meter = _meter(before)
-    train = _train_through_the_course if by == "unsloth" else _train_plainly
-    train(folder, rows, replace(profile, train=settings), meter)
-    seconds = (meter.ends[-1] - meter.ends[warm - 1]) / (len(meter.ends) - warm)
-    tokens_per_second = rows_per_step * settings.max_length / seconds
-    return {
-        "tokens_per_second": tokens_per_second,
-        "step_seconds": seconds,
-        "last_loss": meter.losses[-1],
-        **meter.memory,
-    }
-
-
-def _meter(before: int) -> Any:
-    """A callback that notes when steps end, their losses, and the most memory that they took, evaluations left out."""
-    import torch
-    from transformers import TrainerCallback
-
-    class Meter(TrainerCallback):
-        def __init__(self) -> None:
-            self.ends: list[float] = []
-            self.losses: list[float] = []
-            self.memory: dict[str, float | None] = {}
-
-        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if not self.ends and torch.cuda.is_available():
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            self.ends.append(time.perf_counter())
-            if torch.cuda.is_available() and state.global_step == state.max_steps:
-                taken = memory.gpu_in_use()
-                self.memory = {
-                    "allocated_gib": torch.cuda.max_memory_allocated() / GIB,
-                    "reserved_gib": torch.cuda.max_memory_reserved() / GIB,
-                    "in_use_gib": (taken - before) / GIB if taken else None,
-                }
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-            self.losses += [logs["loss"]] if "loss" in logs else []
-
-    return Meter()
-
-
-def _train_through_the_course(folder: Path, rows: list[dict[str, Any]], profile: Profile, meter: Any) -> None:
-    """`modeling` and `training`, as lesson 04 has it."""
-    from course_utils import modeling, training
-
-    model, tokenizer = modeling.load_model(folder, profile)
-    model = modeling.attach_lora(model, profile)
-    training.train(model, tokenizer, rows, rows[:1], profile.train, callbacks=[meter], audit=False, profile=profile)
-
-
-def _train_plainly(folder: Path, rows: list[dict[str, Any]], profile: Profile, meter: Any) -> None:
-    """TRL and PEFT alone, told to do the same."""
-    import torch
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-    from trl import SFTConfig, SFTTrainer
-
-    settings, dtype = profile.train, getattr(torch, profile.dtype)
-    nf4 = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
-    lora = LoraConfig(
-        r=settings.r,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=list(settings.target_modules),
-        task_type="CAUSAL_LM",
-    )
-    config = SFTConfig(
-        output_dir=settings.output_dir,
-        **trainer_arguments(settings),
-        max_length=settings.max_length,
-        bf16=profile.dtype == "bfloat16",
-        fp16=profile.dtype == "float16",
-        save_strategy="no",
-        dataset_kwargs={"skip_prepare_dataset": True},
-        disable_tqdm=True,
-        report_to="none",
-        use_cpu=not torch.cuda.is_available(),
-    )
-    trainer = SFTTrainer(
-        AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, quantization_config=nf4, device_map={"": 0 if torch.cuda.is_available() else "cpu"}
-        ),
-        config,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=AutoTokenizer.from_pretrained(folder),
-        peft_config=lora,
-        callbacks=[meter],
-    )
-    trainer.train()
-
-
-def answer(task: str, folder: Path, model: str, tokens: int, by: str, dtype: str) -> dict[str, Any]:
-    """What a process of its own does: look at the GPU, make a model, or train; an error is an answer, too."""
-    try:
-        if task == "look":
-            return look()
-        if task == "make":
-            memory.make_model(budget.CONFIGS[model], folder)
-            return {}
-        return measure(by, folder, profile_of(tokens, dtype), cap_gib=CAP_GIB)
-    except Exception as error:
-        return {"error": said(f"{type(error).__name__}: {error}")}
-
-
-def said(error: str) -> str:
-    """An error's first line without this machine's folders."""
-    return re.sub(r"(?:/[^\s/'\":]+)+/", "", error.strip().split("\n")[0])[:400]
-
-
-# ---- in the first process
-
-
-def in_a_process(task: str, folder: Path, case: Case = NO_CASE, dtype: str = "") -> dict[str, Any]:
-    """The answer of a process of its own, which sees the first GPU and no other."""
-    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    arguments = [task, str(folder), case.model, str(case.tokens), case.by, dtype]
-    try:
-        run = subprocess.run(
-            [sys.executable, str(Path(__file__).resolve()), *arguments],
-            env=os.environ | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu},
-            cwd=folder,  # Unsloth leaves what it compiles in the working folder
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": f"no answer after {SECONDS} seconds"}
-    answers = [line for line in run.stdout.splitlines() if line.startswith(ANSWER)]
-    if not answers:
-        return {"error": said(f"exit code {run.returncode}: {(run.stderr.strip().splitlines() or [''])[-1]}")}
-    return json.loads(answers[-1].removeprefix(ANSWER))
-
-
-def row(case: Case, profile: Profile, found: dict[str, Any]) -> dict[str, Any]:
-    """A case's line of the results: what was found, beside what `profiles.memory_budget` says of Unsloth's run."""
-    predicted = profiles.memory_budget(budget.CONFIGS[case.model], profile)
-    told = {name: _figure(value) if isinstance(value, float) else value for name, value in found.items()}
-    rows = profile.train.batch_size * profile.train.grad_accum
-    line = {**asdict(case), "dtype": profile.dtype, "rows_per_step": rows, **told}
-    if case.by == "plain":
-        return line
-    line["predicted_gib"] = round(predicted.gib, 4)
-    line["predicted_terms_gib"] = {term.name: round(term.bytes / GIB, 4) for term in predicted.terms}
-    if found.get("reserved_gib"):
-        # Where the GPU does not say what CUDA takes for itself, the budget's own estimate stands for it.
-        taken = found.get("in_use_gib") or found["reserved_gib"] + budget.CUDA_CONTEXT / GIB
-        line["budget_error"] = round(predicted.gib / taken - 1, 4)
-    return line
-
-
-def _figure(value: float) -> float | None:
-    """A number short enough to read; None for what is none, which JSON cannot hold."""
-    return round(value, 4) if math.isfinite(value) else None
-
-
-def side_by_side(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Unsloth against plain TRL and PEFT, where both came to their end."""
-    whole = {(line["model"], line["tokens"], line["by"]): line for line in rows if "error" not in line}
-    found = []
-    for (model, tokens, by), plain in whole.items():
-        if by == "plain" and (ours := whole.get((model, tokens, "unsloth"))):
-            pair = {"model": model, "tokens": tokens}
-            for name in ("tokens_per_second", "allocated_gib", "reserved_gib", "last_loss"):
-                pair[name] = {"unsloth": ours.get(name), "plain": plain.get(name)}
-            pair["speed_ratio"] = round(ours["tokens_per_second"] / plain["tokens_per_second"], 3)
-            if plain.get("allocated_gib"):
-                pair["memory_ratio"] = round(ours["allocated_gib"] / plain["allocated_gib"], 3)
-            found.append(pair)
-    return found
-
-
-def report(gpu: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """All figures, with what they hang on."""
-    return {
-        **gpu,
-        "cap_gib": CAP_GIB if gpu["memory_gib"] > CAP_GIB else None,
-        "base": "NF4",
-        "steps": {"warm": WARM, "timed": TIMED},
-        "versions": machine.versions(PACKAGES),
-        "cases": list(rows),
-        "unsloth_against_plain": side_by_side(rows),
-    }
-
-
-def main() -> int:
-    if len(sys.argv) > 1:
-        task, folder, model, tokens, by, dtype = sys.argv[1:]
-        print(ANSWER + json.dumps(answer(task, Path(folder), model, int(tokens), by, dtype)), flush=True)
-        return 0
-    import torch
-
+    if toy:
+        return ""
     if not torch.cuda.is_available():
-        print("gpu_check: torch sees no CUDA GPU here, so nothing was measured.", file=sys.stderr)
+        return "torch sees no CUDA GPU here, so nothing was measured (--toy runs every step at toy size on a CPU)."
+    files = [name for name in gpu_shared.TOKENIZER_FILES if not (gpu_shared.TOKENIZER / name).is_file()]
+    if files:
+        name = gpu_shared.TOKENIZER.name
+        return f"models/{name} lacks {', '.join(files)}: `python -m course_utils download {name}`, or carry the folder."
+    return ""
+
+
+def in_a_process(cases: Sequence[Case], work: Path, toy: bool, seconds: float, log: Path) -> dict[str, dict[str, Any]]:
+    """What a process found, by the keys of its cases; it sees the first GPU and no other."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment |= {"HF_HUB_OFFLINE": "1", "UNSLOTH_DISABLE_STATISTICS": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    environment["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    kept = work / (cases[0].key.replace(" ", "_") if cases[0].cold else "compiled")
+    environment |= {"TORCHINDUCTOR_CACHE_DIR": str(kept / "inductor"), "TRITON_CACHE_DIR": str(kept / "triton")}
+    asked = json.dumps([asdict(case) | {"key": case.key, "function": case.function or case.step} for case in cases])
+    process = subprocess.Popen(
+        [sys.executable, gpu_steps.__file__, str(work), "toy" if toy else "full", asked],
+        env=environment,
+        cwd=work,  # Unsloth leaves what it compiles in the working folder
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that what it started ends with it
+    )
+    stopped = ""
+    try:
+        output, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, errors = process.communicate()
+        stopped = f"stopped after {seconds:.0f} seconds"
+    found: dict[str, dict[str, Any]] = {}
+    for line in output.splitlines():
+        if line.startswith(gpu_steps.ANSWER):
+            facts = json.loads(line.removeprefix(gpu_steps.ANSWER))
+            found.setdefault(facts.pop("key"), {}).update(facts)
+    said = stopped or f"exit code {process.returncode}: {gpu_steps.said((errors.strip().splitlines() or [''])[-1])}"
+    for case in cases:
+        facts = found.setdefault(case.key, {})
+        if not facts.keys() & {"seconds", "error"}:
+            facts["error"] = said
+    if any("error" in facts for facts in found.values()):
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"==== {', '.join(case.key for case in cases)}\n{errors[-20_000:]}\n")
+    return found
+
+
+def row(case: Case, found: dict[str, Any]) -> dict[str, Any]:
+    """A case's line of the results."""
+    return {"step": case.step, "case": case.case, **{name: _figure(value) for name, value in found.items()}}
+
+
+def _figure(value: Any) -> Any:
+    """A number short enough to read; None for what is none, which JSON cannot hold."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.5g}") if math.isfinite(value) else None
+
+
+def failed(line: dict[str, Any]) -> bool:
+    """Whether a case ended in an error, or found that something does not hold."""
+    return "error" in line or line.get("holds") is False
+
+
+# ---- the table
+
+TIMED = {
+    "first_step_seconds": "s to the first step",
+    "step_seconds": "s/step",
+    "allocated_gib": "allocated, GiB",
+    "reserved_gib": "reserved, GiB",
+    "predicted_gib": "predicted, GiB",
+    "budget_error": "budget off by",
+    "first_loss": "first loss",
+    "last_loss": "last loss",
+}
+
+
+def as_page(found: dict[str, Any]) -> str:
+    """The results as a page: the training runs side by side, then what each other step found."""
+    about = {name: found[name] for name in ("memory_gib", "capability", "cuda") if name in found}
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    lines = [f"## {found['device']}{', toy size' if found['toy'] else ''}", ""]
+    lines += [", ".join(f"{name} {value}" for name, value in about.items())]
+    lines += [versions, "", f"| step | case | {' | '.join(TIMED.values())} |", "|---" * (2 + len(TIMED)) + "|"]
+    timed = [line for line in found["cases"] if "step_seconds" in line]
+    for line in timed:
+        cells = [_shown(name, line[name]) if name in line else "" for name in TIMED]
+        lines.append(f"| {line['step']} | {line['case']} | {' | '.join(cells)} |")
+    lines += ["", "| step | case | found |", "|---|---|---|"]
+    for line in found["cases"]:
+        kept = ("step", "case", "versions", *(TIMED if line in timed else ()))
+        facts = "; ".join(f"{name} {_shown(name, value)}" for name, value in line.items() if name not in kept)
+        lines.append(f"| {line['step']} | {line['case']} | {facts.replace('|', '/')} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(name: str, value: Any) -> str:
+    return f"{value:+.1%}" if name == "budget_error" else str(value)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    steps = sorted({case.step for case in plan(toy=False)} - {"make"})
+    parser.add_argument("steps", nargs="*", metavar="step", help=f"{', '.join(steps)}; none: all")
+    parser.add_argument("--out", default=os.environ.get("OUT") or ROOT / "runs" / "gpu_check", type=Path)
+    parser.add_argument("--toy", action="store_true", help="at toy size, on a CPU too")
+    asked = parser.parse_args(arguments)
+    if unknown := set(asked.steps) - set(steps):
+        parser.error(f"there is no step {', '.join(sorted(unknown))}; the steps are {', '.join(steps)}")
+    if problem := missing(asked.toy):
+        print(f"gpu_check: {problem}", file=sys.stderr)
         return 1
+    ends = time.monotonic() + SECONDS
+    out = asked.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "gpu_check.log").unlink(missing_ok=True)
+    cases = [case for case in plan(asked.toy) if not asked.steps or case.step in ("make", *asked.steps)]
+    # At toy size the libraries are imported once for all, without Unsloth once more: that is most of the time.
+    groups = [[case] for case in cases]
+    if asked.toy:
+        plain = [case for case in cases if not case.unsloth and case.step != "make"]
+        groups = [group for group in ([case for case in cases if case not in plain], plain) if group]
+    report: dict[str, Any] = {"device": "", "toy": asked.toy, "cases": []}
+    report["versions"] = machine.versions(PACKAGES)
     with tempfile.TemporaryDirectory() as work:
-        gpu = in_a_process("look", Path(work))
-        if "error" in gpu:
-            print(f"gpu_check: the GPU cannot be used: {gpu['error']}", file=sys.stderr)
-            return 1
-        capability = tuple(map(int, gpu["capability"].split(".")))
-        dtype = "bfloat16" if capability >= hardware.BF16_CAPABILITY else "float16"
-        rows: list[dict[str, Any]] = []
-        for model in MODELS:
-            with tempfile.TemporaryDirectory(dir=work) as folder:
-                made = in_a_process("make", Path(folder), Case(model, 0))
-                for case in cases():
-                    if case.model != model:
-                        continue
-                    found = made if "error" in made else in_a_process("train", Path(folder), case, dtype)
-                    rows.append(row(case, profile_of(case.tokens, dtype), found))
-                    print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-                    write_json(RESULTS, report(gpu, rows))
-    print(RESULTS.read_text(encoding="utf-8"), end="")
-    return 0
+        for group in groups:
+            left = min(ends - time.monotonic(), sum(case.seconds for case in group))
+            if left < FEWEST_SECONDS:
+                found = {case.key: {"error": f"not run: the {SECONDS} seconds were over"} for case in group}
+            else:
+                found = in_a_process(group, Path(work), asked.toy, left, out / "gpu_check.log")
+            made = found.get("make", {})
+            report |= {name: made[name] for name in made.keys() - {"seconds", "error"}}
+            report["cases"] += [row(case, found[case.key]) for case in group]
+            write_json(out / "gpu_check.json", report)
+            for line in report["cases"][-len(group) :]:
+                print(json.dumps(line), flush=True)
+    write_text(out / "gpu_check.md", as_page(report))
+    wrong = [f"{line['step']} {line['case']}".strip() for line in report["cases"] if failed(line)]
+    print(f"{len(cases) - len(wrong)} of {len(cases)} cases hold." + (f" Look at {', '.join(wrong)}." if wrong else ""))
+    return bool(wrong)
 
 
 if __name__ == "__main__":

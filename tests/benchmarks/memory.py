@@ -97,8 +97,9 @@ def make_model(shape: Mapping[str, Any], folder: Path) -> int:
     model.tie_weights()
     device = "cuda" if torch.cuda.is_available() else "cpu"  # a GPU draws billions of numbers in seconds
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(0.02 * torch.randn(parameter.shape, device=device, dtype=torch.bfloat16))
+        for name, parameter in model.named_parameters():
+            values = 0.02 * torch.randn(parameter.shape, device=device, dtype=torch.bfloat16)
+            parameter.copy_(1 + values if name.endswith("norm.weight") else values)
     model.save_pretrained(folder)
     return config.vocab_size
 
