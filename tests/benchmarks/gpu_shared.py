@@ -197,7 +197,7 @@ def make_adapter(base: Path, folder: Path) -> None:
     shape = budget.Shape.of(json.loads((base / "config.json").read_text(encoding="utf-8")))
     draw, settings, tensors = torch.Generator().manual_seed(0), ROWS_OF.train, {}
     for layer in range(shape.layers):
-        for name, (inputs, outputs) in shape.projections.items():
+        for name, (inputs, outputs, _) in shape.projections.items():
             part = "self_attn" if name in ("q_proj", "k_proj", "v_proj", "o_proj") else "mlp"
             for half, rows, columns in (("A", settings.r, inputs), ("B", outputs, settings.r)):
                 key = f"base_model.model.model.layers.{layer}.{part}.{name}.lora_{half}.weight"
