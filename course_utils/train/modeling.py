@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -39,6 +40,8 @@ def import_unsloth() -> Any:
                 f"{', '.join(early)} came before Unsloth in this process, so Unsloth's patches would be incomplete. "
                 "Restart the kernel and run setup() first."
             )
+    # On a Mac with `mlx` Unsloth would take MLX, whose models are not torch's: it gets the CPU. Elsewhere no matter.
+    os.environ["UNSLOTH_FORCE_GPU_PATH"] = "1"
     # Notes on the libraries' own affairs, which a notebook would show in red above the lesson's first table.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # an optional kernel that is not there
     with warnings.catch_warnings():
