@@ -14,7 +14,7 @@ from course_utils.core.files import write_text
 from course_utils.core.profiles import Profile
 from course_utils.evals import evaluation
 from course_utils.lessons import reports
-from course_utils.lessons.setup import LessonError, run_dir
+from course_utils.lessons.setup import LessonError, merged_dir, run_dir
 from course_utils.text import masking
 from course_utils.train import modeling, training
 
@@ -111,7 +111,7 @@ def evaluate_adapter(profile: Profile, *, merged: bool = False, resume: bool = F
     before = answered(model, "before")
     if merged:
         del model  # one at a time: two large models do not fit a GPU
-        model, _ = modeling.load_model(out / "merged", profile, load_in_4bit=False)
+        model, _ = modeling.load_model(merged_dir(profile), profile, load_in_4bit=False)
     else:
         model = modeling.load_adapter(model, out / "adapter")
     comparison = evaluation.compare(before, answered(model, "after"))
