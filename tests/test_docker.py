@@ -10,8 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import tomllib
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 import pytest
@@ -150,12 +151,22 @@ def test_the_steps_of_its_user_work_in_a_clean_folder(tmp_path):
 def answers_nobody_without_its_token(line, folder, env):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(line, cwd=folder, env=env, start_new_session=True, **pipes) as lab:
+
+        def ask(path):
+            while True:
+                try:
+                    return urlopen(path).read().decode()
+                except URLError as error:
+                    if isinstance(error, HTTPError) or lab.poll() is not None:
+                        raise
+                    time.sleep(0.2)  # it prints its address before it listens there
+
         try:
             said = ""
             while not (found := re.search(r"(http://127\S+?/)lab\S*\?token=(\w+)", said)):
                 said += lab.stdout.readline() or pytest.fail(said)
             with pytest.raises(HTTPError, match="403"):
-                urlopen(f"{found[1]}api/contents")
-            assert "notebooks" in urlopen(f"{found[1]}api/contents?token={found[2]}").read().decode()
+                ask(f"{found[1]}api/contents")
+            assert "notebooks" in ask(f"{found[1]}api/contents?token={found[2]}")
         finally:
             os.killpg(lab.pid, signal.SIGTERM)
