@@ -16,8 +16,10 @@ NBVAL := -m pytest --nbval-current-env --nbval-cell-timeout=1800
 test test-package test-notebooks: export COURSE_PROFILE = tiny
 test-long: export COURSE_PROFILE = cpu
 
+# Where JupyterLab listens: this machine alone. The Dockerfile says otherwise by name; a variable of the shell cannot.
+IP := 127.0.0.1
 # lab/ sets JupyterLab up for learners: no news, nbgrader's panels off, Markdown rendered. Settings of your own go first.
-LAB = JUPYTER_CONFIG_PATH="$(CURDIR)/lab" $(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 \
+LAB = JUPYTER_CONFIG_PATH="$(CURDIR)/lab" $(BIN)/jupyter lab --ServerApp.ip=$(IP) \
 	--ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree
 
 .PHONY: help install course lab slides demo test test-package test-notebooks test-long bench outputs exercises concepts address format clean
@@ -63,7 +65,7 @@ test-notebooks:
 
 test-long: install ## what takes long: every notebook on the real Qwen, outputs compared, 20 kills, public tools, fifty times the search for broken masks (hours)
 	@$(BIN)/python $(NBVAL) --nbval notebooks exercises/solutions
-	@$(BIN)/python -m pytest --hypothesis-profile=long tests/text tests/train/test_training.py tests/notebooks/test_public_tasks.py tests/deploy tests/exercises/test_autograde.py tests/lessons/test_colab.py tests/test_browser.py
+	@$(BIN)/python -m pytest --hypothesis-profile=long tests/text tests/train/test_training.py tests/notebooks/test_public_tasks.py tests/deploy tests/exercises/test_autograde.py tests/lessons/test_colab.py tests/test_browser.py tests/test_docker.py
 
 bench: install ## training and evaluation side by side with what a newcomer writes, and the merge's proof, into docs/ (an hour)
 	@$(BIN)/python -m course_utils build-data --profile cpu > /dev/null

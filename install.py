@@ -1,8 +1,10 @@
 """Install the course into the Python that runs this file: `make` calls it, and so does the notebooks' Colab cell.
 
-Standard library only. Versions come from pyproject.toml; whether CUDA packages are wanted is seen from `nvidia-smi`.
+Standard library only. Versions come from pyproject.toml; whether CUDA packages are wanted, and for which CUDA, is seen
+from `nvidia-smi`.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -13,19 +15,56 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+TORCH_OLD_GPU_INDEX = "https://download.pytorch.org/whl/cu126"
 PYTHONS = (3, 11), (3, 13)  # the oldest and the newest
 EXTRAS = "trackers,lab,serve,test"
 # No `lab`: Colab's page talks to the old Jupyter that Colab brings, and newer packages break it. No `test`, no
 # `trackers`: no notebook needs them.
 COLAB_EXTRAS = "serve"
+VARIABLE = "COURSE_CUDA"  # says what the driver will serve where an image is built on another machine (Dockerfile)
+OLDEST_CUDA = 12.0  # that a driver must serve: no torch of the course's range is built for an older one
 
 
-def has_gpu() -> bool:
-    """True where NVIDIA's driver lists at least one GPU."""
+def ask_driver(*question: str) -> str:
+    """What `nvidia-smi` answers; nothing where it is not installed or fails."""
     if shutil.which("nvidia-smi") is None:
-        return False
-    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return listing.returncode == 0 and "GPU" in listing.stdout
+        return ""
+    answer = subprocess.run(["nvidia-smi", *question], capture_output=True, text=True, check=False)
+    return "" if answer.returncode else answer.stdout
+
+
+def driver_cuda() -> float | None:
+    """The newest CUDA that NVIDIA's driver serves; None where it lists no GPU."""
+    if stated := os.environ.get(VARIABLE):
+        if not re.fullmatch(r"\d+\.\d+", stated):
+            sys.exit(
+                f'{VARIABLE} is "{stated}"; it takes what nvidia-smi says on the machine with the GPU, such as 12.8.'
+            )
+        return float(stated)
+    if "GPU" not in ask_driver("-L"):
+        return None
+    said = re.search(r"CUDA Version:\s*(\d+\.\d+)", ask_driver())
+    return float(said[1]) if said else OLDEST_CUDA  # a torch for CUDA 12 runs on newer drivers, too
+
+
+def torch_for(cuda: float, cuda12_torch: str) -> list[str]:
+    """pip's words for a torch that this driver and these GPUs can use.
+
+    Args:
+        cuda: the newest CUDA that the driver serves.
+        cuda12_torch: the version whose build on the package index is one for CUDA 12.
+
+    Returns:
+        Nothing where the newest torch of the course's range will do, which is built for CUDA 13. It needs a driver that
+        serves CUDA 13 (580 or newer) and a GPU of compute capability 7.5 (Turing) or more.
+    """
+    capabilities = re.findall(r"\d+\.\d+", ask_driver("--query-gpu=compute_cap", "--format=csv,noheader"))
+    oldest = min(map(float, capabilities), default=7.5)
+    if cuda >= 13 and oldest >= 7.5:
+        return []
+    if oldest >= 7.0:  # the build for CUDA 12.8 still has Volta's kernels, and none for older GPUs
+        return [f"torch=={cuda12_torch}"]
+    return ["--extra-index-url", TORCH_OLD_GPU_INDEX, f"torch=={cuda12_torch}+cu126"]
 
 
 def on_colab() -> bool:
@@ -98,11 +137,17 @@ def main() -> None:
     kept = keep_colabs_torch(torch_range) if colab else []
     extras = COLAB_EXTRAS if colab else EXTRAS
     pip_install("--upgrade", "pip")
-    if has_gpu():
-        print("Found an NVIDIA GPU: installing the CUDA packages (several GB).", flush=True)
-        pip_install("--editable", f"{ROOT}[gpu,{extras}]", *kept)
+    cuda = driver_cuda()
+    if cuda and cuda >= OLDEST_CUDA:
+        torch = kept or torch_for(cuda, pins["tool"]["course"]["cuda12_torch"])
+        print(f"For a driver that serves CUDA {cuda}: installing the CUDA packages (several GB).", flush=True)
+        pip_install("--editable", f"{ROOT}[gpu,{extras}]", *torch)
         return
-    print("No NVIDIA GPU: installing the CPU packages (about 2 GB on disk, 1 to 3 minutes).", flush=True)
+    too_old = f"NVIDIA's driver serves CUDA {cuda}, and torch needs {OLDEST_CUDA} (update the driver to use the GPU)"
+    print(
+        f"{too_old if cuda else 'No NVIDIA GPU'}: installing the CPU packages (about 2 GB on disk, 1 to 3 minutes).",
+        flush=True,
+    )
     if not kept:
         torch = f"torch=={pins['tool']['course']['cpu_torch']}"
         # --no-deps: a CUDA build that some index offers for the same version would bring gigabytes with it.

@@ -194,7 +194,7 @@ def merge(profile: ProfileName = None, model: ModelName = None) -> None:
 
     ready = _setup(["adapter"], profile, model)
     base = hub.download(ready.profile.model)
-    report = export.merge_adapter(base, ready.run_dir / "adapter", ready.run_dir / "merged")
+    report = export.merge_adapter(base, ready.run_dir / "adapter", ready.merged_dir)
     print(f"{report.adapter.layers} layers merged; the model lies in {report.path}.")
     for remark in report.adapter.remarks:
         print(remark)
@@ -228,7 +228,7 @@ def serve(
     from course_utils.deploy import serving
 
     ready = _setup([] if adapter else ["merged"], profile, model)
-    folder = hub.download(ready.profile.model) if adapter else ready.run_dir / "merged"
+    folder = hub.download(ready.profile.model) if adapter else ready.merged_dir
     line = serving.command(ready.profile, folder, port=port, adapter=adapter)
     print(shlex.join(line), flush=True)
     with serving.serve(line, timeout=600, on_line=lambda text: print(f"| {text}", flush=True)) as server:
@@ -268,7 +268,7 @@ def chat(
     from course_utils.lessons.conversation import Conversation
     from course_utils.train import modeling
 
-    folder = ready.run_dir / "merged" if needs == ["merged"] else ready.model_dir
+    folder = ready.merged_dir if needs == ["merged"] else ready.model_dir
     loaded, tokenizer = modeling.load_model(folder, ready.profile, load_in_4bit=ready.profile.eval_in_4bit)
     if adapter or both:
         loaded = modeling.load_adapter(loaded, adapter or ready.run_dir / "adapter")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 VARIABLE = "COURSE_HOME"
 MARK = Path("data", "dataset_info.json")
+LOCAL_RUNS = "runs.local"  # beside runs/, where that is a link to another disk (colab.use_drive)
 CLONE = Path(__file__).resolve().parents[2]  # where this package lies in one
 
 
@@ -31,3 +32,15 @@ def nearest(path: Path) -> Path:
 def seen_from_here(path: Path) -> Path:
     """The same path from the current folder ("../runs/cpu"), so that nothing printed names a machine's folders."""
     return Path(os.path.relpath(path))
+
+
+def large_dir(run: Path) -> Path:
+    """Where a run's merged model and GGUF file go, which are large and can be made again from its adapter.
+
+    Returns:
+        The run's own folder; where `runs.local/` lies beside `runs/`, the same path in there.
+    """
+    runs, whole = home() / "runs", Path(os.path.abspath(run))  # not resolved: runs/ may be a link
+    if not (home() / LOCAL_RUNS).is_dir() or not whole.is_relative_to(runs):
+        return Path(run)
+    return seen_from_here(home() / LOCAL_RUNS / whole.relative_to(runs))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from course_utils.core.errors import CourseError
 from course_utils.core.files import write_text
-from course_utils.core.paths import CLONE
+from course_utils.core.paths import CLONE, LOCAL_RUNS
 
 DRIVE = Path("/content/drive")  # where Colab shows a mounted Google Drive
 KEPT = ("models", "runs")  # of the clone: downloads, and what training and evaluation wrote
@@ -75,7 +75,9 @@ def _version(name: str) -> str | None:
 def use_drive(folder: str = "course") -> Path:
     """Mount the reader's Google Drive, after Colab has asked for leave, and keep `models/` and `runs/` there.
 
-    What lies in them moves to Drive, and links take their place. On the next machine call it before `setup()`.
+    What lies in them moves to Drive, and links take their place; but a merged model and a GGUF file stay on this
+    machine, in `runs.local/`: they fill Drive's 15 GB, and an adapter gives them again. On the next machine call it
+    before `setup()`.
 
     Args:
         folder: a folder of "My Drive".
@@ -108,6 +110,13 @@ def use_drive(folder: str = "course") -> Path:
                 f"{here.name}/ holds {', '.join(twice)}, and so does {there}. Rename or delete one of the two, then "
                 "call use_drive() again; nothing was moved."
             )
+    (CLONE / LOCAL_RUNS).mkdir(exist_ok=True)
+    runs = CLONE / "runs"
+    if not runs.is_symlink():
+        for large in [*runs.rglob("gguf"), *(config.parent for config in runs.rglob("merged/config.json"))]:
+            kept = CLONE / LOCAL_RUNS / large.relative_to(runs)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(large, kept)
     for here, there in links:
         try:
             shutil.copytree(here, there, dirs_exist_ok=True)

@@ -41,6 +41,11 @@ SYSTEMS: dict[str, tuple[str, str, str]] = {  # those about which there is somet
     "WSL1": ("note", ": WSL1 passes no GPU on", "wsl --set-version <your distribution> 2"),
     "macOS": ("note", ": no CUDA here; the course uses the CPU, not Apple's GPU", ""),
 }
+COMPILER = {  # what installs a C compiler and the headers of Python {0}, by what the system installs with
+    "conda": "conda install -c conda-forge c-compiler, then activate the environment anew, which sets CC",
+    "apt-get": "sudo apt-get install build-essential python{0}-dev",
+    None: "Install gcc and the headers of Python {0}; a compiler of another name goes into the variable CC.",
+}
 COLOURS = {"fault": "bold red", "note": "yellow", "ok": "green"}  # the worst first
 BELOW = "Memory by calculation. Lesson 05 answers with the base in 16 bits, with profile 8gb in 4."
 
@@ -201,9 +206,21 @@ def _gpu(findings: Findings, profile: Profile) -> Iterator[Fact]:
         remedy = "Shut down other notebooks' kernels; `nvidia-smi` lists who holds the rest."
         value = f"{free:.1f} of {total:.1f} GiB are free"
         yield _fact("GPU's memory", value, free >= HELD_SHARE * total, remedy, "note")
+        yield _compiler(findings)
     else:
         yield Fact("gpu", findings.gpus[0].name if findings.gpus else "no NVIDIA GPU")
     yield Fact("bfloat16", "yes, in hardware" if hardware.bf16 else f"no, so {profile.dtype} is used")
+
+
+def _compiler(findings: Findings) -> Fact:
+    """Whether Triton, in which Unsloth's kernels are written, can build the C code that starts them on the GPU."""
+    wanted = {"C compiler (CC, gcc or clang)": findings.compiler, "Python.h": findings.python_h}
+    missing = [name for name, there in wanted.items() if not there]
+    value = (
+        f"no {' and no '.join(missing)}: Triton cannot start a kernel" if missing else f"{findings.compiler}, Python.h"
+    )
+    remedy = COMPILER[findings.packager].format(".".join(findings.python.split(".")[:2]))
+    return _fact("compiler", value, not missing, remedy)
 
 
 def _torch(findings: Findings) -> Fact:
@@ -214,8 +231,7 @@ def _torch(findings: Findings) -> Fact:
     value = f"{findings.torch}, {f'built for CUDA {cuda}' if cuda else 'built without CUDA'}"
     if cuda and float(cuda) >= 13 and hardware.capability and hardware.capability < CUDA_13_SINCE:
         value += f", which has no kernels for the {hardware.gpu}: CUDA 13 begins with Turing"
-        remedy = "Set CUDA_VISIBLE_DEVICES=-1 where you start Jupyter, which uses the CPU"
-        return Fact("torch", value, "fault", f"{remedy}; or install a torch built for CUDA 12.")
+        return Fact("torch", value, "fault", "python install.py, which takes a torch built for CUDA 12")
     if hardware.device == "cuda" or not gpus:
         return Fact("torch", value)
     why = findings.torch_error
@@ -224,6 +240,8 @@ def _torch(findings: Findings) -> Fact:
         why, remedy = "it is a build for CPUs", "python -m pip uninstall -y torch, then python install.py"
     elif findings.driver_cuda and int(float(findings.driver_cuda)) < int(float(cuda)):
         why = f"the driver serves CUDA up to {findings.driver_cuda} only"
+        if findings.driver_cuda.startswith("12."):
+            remedy = "python install.py, which takes a torch for this driver; or update the driver"
     elif findings.visible not in {None, "0"}:
         why += f'; CUDA_VISIBLE_DEVICES is "{findings.visible}"'
         remedy = "Unset CUDA_VISIBLE_DEVICES (or set it to 0) where you start Jupyter, then restart the kernel."

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -59,6 +60,9 @@ class Findings:
     driver_cuda: str | None = None  # the newest CUDA that the driver serves
     smi_error: str = ""  # nvidia-smi is installed and fails: its words
     visible: str | None = None  # CUDA_VISIBLE_DEVICES
+    compiler: str | None = None  # the C compiler that Triton would call (triton/runtime/build.py)
+    python_h: bool = False  # the headers of this Python are there
+    packager: str | None = None  # what installs both: conda or apt-get
     companions: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # whose import fails: (version, why)
     imported: tuple[str, ...] = ()  # those of UNSLOTH_FIRST in this process, in the order they came
     late: tuple[hub.LateVariable, ...] = ()  # variables set after the library that reads them was imported
@@ -80,6 +84,9 @@ def look() -> Findings:
         companions={name: (number, why) for name, number in versions(COMPANIONS).items() if (why := _fails(name))},
         imported=_order_of_arrival(),
         late=tuple(hub.late_variables()),
+        compiler=next(filter(shutil.which, [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]), None),
+        python_h=Path(sysconfig.get_path("include", "posix_prefix"), "Python.h").is_file(),
+        packager="conda" if Path(sys.base_prefix, "conda-meta").is_dir() else shutil.which("apt-get") and "apt-get",
         writable=os.access(nearest(home() / "models"), os.W_OK),
         **_system(),
         **_ask_driver(),

@@ -14,7 +14,7 @@ from course_utils.core.files import write_text
 from course_utils.core.profiles import Profile
 from course_utils.evals import evaluation
 from course_utils.lessons import reports
-from course_utils.lessons.setup import LessonError, run_dir
+from course_utils.lessons.setup import LessonError, merged_dir, run_dir
 from course_utils.text import masking
 from course_utils.train import modeling, training
 
@@ -104,7 +104,7 @@ def evaluate_adapter(profile: Profile, *, merged: bool = False, resume: bool = F
 
         del model  # one at a time: two large models do not fit a GPU
         clear_device_cache(garbage_collection=True)
-        model, _ = modeling.load_model(out / "merged", profile, load_in_4bit=profile.eval_in_4bit)
+        model, _ = modeling.load_model(merged_dir(profile), profile, load_in_4bit=profile.eval_in_4bit)
     else:
         model = modeling.load_adapter(model, out / "adapter")
     comparison = evaluation.compare(before, answered(model, "after"))

@@ -14,7 +14,7 @@ from course_utils import data, hub
 from course_utils.core import profiles
 from course_utils.core.errors import CourseError
 from course_utils.core.hardware import Hardware, detect_hardware
-from course_utils.core.paths import home, seen_from_here
+from course_utils.core.paths import home, large_dir, seen_from_here
 from course_utils.core.profiles import Profile
 from course_utils.core.programs import TEXT
 from course_utils.lessons import machine, tables
@@ -69,6 +69,11 @@ def run_dir(profile: Profile) -> Path:
     return Path(profile.train.output_dir)
 
 
+def merged_dir(profile: Profile) -> Path:
+    """The folder of the merged model."""
+    return large_dir(run_dir(profile)) / "merged"
+
+
 NEEDS: dict[str, Need] = {
     "tokenizers": Need(
         "both Qwen3 tokenizers (half a minute)",
@@ -99,7 +104,7 @@ NEEDS: dict[str, Need] = {
     ),
     "merged": Need(
         "the merged model (10 seconds)",
-        lambda profile: (run_dir(profile) / "merged/config.json").is_file(),
+        lambda profile: (merged_dir(profile) / "config.json").is_file(),
         _command("merge"),
         after=("adapter",),
     ),
@@ -117,6 +122,11 @@ class Setup(tables.Shown):
     home: Path  # the folder of `data/`, `models/` and `runs/`, seen from the current one
     model_dir: Path  # where the base model lies (or will lie)
     run_dir: Path  # where this profile's run is written
+
+    @property
+    def merged_dir(self) -> Path:
+        """The folder of the merged model; a GGUF file lies in a folder beside it."""
+        return merged_dir(self.profile)
 
 
 def setup(needs: Sequence[str] = (), profile: str | None = None, model: str | None = None) -> Setup:

@@ -43,6 +43,8 @@ def import_unsloth() -> Any:
             )
     # Compiling the layers takes minutes, which only runs of thousands of passes win back (unsloth/models/llama.py).
     os.environ.setdefault("UNSLOTH_BLOCK_COMPILE_LEGACY", "0")
+    # On a Mac with `mlx` Unsloth would take MLX, whose models are not torch's: it gets the CPU. Elsewhere no matter.
+    os.environ["UNSLOTH_FORCE_GPU_PATH"] = "1"
     # Notes on the libraries' own affairs, which a notebook would show in red above the lesson's first table.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # an optional kernel that is not there
     with warnings.catch_warnings():

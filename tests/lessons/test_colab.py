@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -17,6 +18,7 @@ from jupyter_client import KernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 
 from course_utils import colab, hardware, profiles
+from course_utils.lessons import setup
 from course_utils.lessons.colab import ColabError
 
 sys.path.insert(0, str(ROOT))
@@ -33,10 +35,29 @@ def pip(monkeypatch):
     return lines
 
 
-def machine(monkeypatch, *, gpu=False, google=True, **packages):
-    """A machine as install.py sees it, with these packages of the torch family on it."""
-    monkeypatch.setattr(install, "has_gpu", lambda: gpu)
+def driver(monkeypatch, folder, header="CUDA Version: 13.0", capabilities="8.9", code=0):
+    """A stand-in for nvidia-smi, with these words in its header and a GPU for each line of `capabilities`."""
+    script = folder / "nvidia-smi"
+    script.write_text(
+        f"""#!/bin/sh
+case "$1" in
+-L) echo "{"GPU 0: NVIDIA (UUID: GPU-1)" if capabilities else "No devices found."}";;
+--query-gpu=compute_cap) echo "{capabilities}";;
+"") echo "| NVIDIA-SMI 570.86  Driver Version: 570.86  {header} |";;
+*) exit 3;;
+esac
+exit {code}
+"""
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+
+
+def machine(monkeypatch, *, google=True, **packages):
+    """A machine without a GPU as install.py sees it, with these packages of the torch family on it."""
     monkeypatch.setattr(install, "on_colab", lambda: google)
+    monkeypatch.delenv("COURSE_CUDA", raising=False)
+    monkeypatch.setenv("PATH", os.devnull)  # whatever this machine has
 
     def version(name):
         if name not in packages:
@@ -50,8 +71,9 @@ FAMILY = {"torch": "2.11.0+cu128", "torchvision": "0.26.0+cu128", "torchaudio": 
 KEPT = "torch==2.11.0+cu128 torchvision==0.26.0+cu128 torchaudio==2.11.0+cu128"
 
 
-def test_colab_with_a_gpu_keeps_its_torch(monkeypatch, pip, capsys):
-    machine(monkeypatch, gpu=True, **FAMILY)
+def test_colab_with_a_gpu_keeps_its_torch(monkeypatch, pip, capsys, tmp_path):
+    machine(monkeypatch, **FAMILY)
+    driver(monkeypatch, tmp_path, "CUDA Version: 12.4", "7.5")
     install.main()
     assert pip == [
         "uninstall --yes torchao",
@@ -91,6 +113,63 @@ def test_elsewhere_everything_is_installed(monkeypatch, pip):
     install.main()
     assert "uninstall" not in " ".join(pip)
     assert pip[2] == "install --no-compile --editable COURSE[trackers,lab,serve,test]"
+
+
+# What nvidia-smi says in its header and of its GPUs, and the torch that is then asked for: the newest of the range, for
+# CUDA 13; the build for CUDA 12.8, which is the package index's own; PyTorch's for CUDA 12.6, with kernels for Pascal.
+NEWEST, CUDA_12_8 = "", " torch==2.10.0"
+CUDA_12_6 = " --extra-index-url https://download.pytorch.org/whl/cu126 torch==2.10.0+cu126"
+DRIVERS = {
+    "580 or newer": ("CUDA Version: 13.0", "8.9", NEWEST),
+    "newer than any": ("CUDA Version: 14.1", "12.0", NEWEST),
+    "below 580": ("CUDA Version: 12.8", "8.9", CUDA_12_8),
+    "the oldest that serves": ("CUDA Version: 12.0", "7.5", CUDA_12_8),
+    "a header that does not say": ("CUDA Version: N/A", "8.9", CUDA_12_8),
+    "Volta, for which CUDA 13 has no kernels": ("CUDA Version: 13.0", "7.0", CUDA_12_8),
+    "Volta beside a newer GPU": ("CUDA Version: 13.0", "8.9\\n7.0", CUDA_12_8),
+    "Pascal": ("CUDA Version: 12.8", "6.1", CUDA_12_6),
+}
+
+
+@pytest.mark.parametrize(("header", "capabilities", "torch"), DRIVERS.values(), ids=DRIVERS)
+def test_torch_is_chosen_by_what_nvidia_smi_says(monkeypatch, pip, tmp_path, header, capabilities, torch):
+    machine(monkeypatch, google=False)
+    driver(monkeypatch, tmp_path, header, capabilities)
+    install.main()
+    assert pip[1:] == [f"install --no-compile --editable COURSE[gpu,trackers,lab,serve,test]{torch}"]
+
+
+def test_a_torch_of_colabs_that_is_replaced_is_chosen_so_too(monkeypatch, pip, tmp_path):
+    machine(monkeypatch, **FAMILY | {"torch": "2.8.0+cu126"})
+    driver(monkeypatch, tmp_path, "CUDA Version: 12.4", "7.5")
+    install.main()
+    assert pip[2] == "install --no-compile --editable COURSE[gpu,serve] torch==2.10.0"
+
+
+def test_a_driver_that_no_torch_can_use_is_named_and_the_cpu_serves(monkeypatch, pip, tmp_path, capsys):
+    machine(monkeypatch, google=False)
+    driver(monkeypatch, tmp_path, "CUDA Version: 11.4")
+    install.main()
+    assert "whl/cpu torch==2.13.0" in pip[1] and "[gpu" not in " ".join(pip)
+    assert "serves CUDA 11.4, and torch needs 12.0 (update the driver" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("broken", [{"capabilities": ""}, {"code": 9}])
+def test_a_driver_without_a_gpu_or_an_answer_gets_the_cpu_packages(monkeypatch, pip, tmp_path, capsys, broken):
+    machine(monkeypatch, google=False)
+    driver(monkeypatch, tmp_path, **broken)
+    install.main()
+    assert "No NVIDIA GPU: installing the CPU packages" in capsys.readouterr().out and "[gpu" not in " ".join(pip)
+
+
+def test_an_image_is_built_for_the_cuda_that_it_is_told(monkeypatch, pip):
+    machine(monkeypatch, google=False)
+    monkeypatch.setenv("COURSE_CUDA", "12.8")
+    install.main()
+    assert pip[1].endswith("[gpu,trackers,lab,serve,test] torch==2.10.0")
+    monkeypatch.setenv("COURSE_CUDA", "none")
+    with pytest.raises(SystemExit, match='COURSE_CUDA is "none"; it takes what nvidia-smi says'):
+        install.main()
 
 
 @pytest.mark.parametrize(("google", "remedy"), [(True, "Runtime version"), (False, "python")])
@@ -262,6 +341,34 @@ def test_models_and_runs_move_to_drive_and_are_there_on_the_next_machine(clone, 
     colab.use_drive()
     assert sorted(path.name for path in (second / "models").iterdir()) == ["README.md", "other", "small"]
     assert (second / "runs/cpu/adapter/file").read_text() == "trained"
+
+
+def test_a_merged_model_and_a_gguf_file_never_go_to_drive(clone, drive, tiny, monkeypatch):
+    """Not those that are there when Drive is mounted, nor those made later; what only bears such a name does."""
+    monkeypatch.setenv("COURSE_HOME", str(clone.root))
+    run = Path("runs/cpu/Qwen--Qwen3-0.6B")
+    for name in ("adapter", "merged", "gguf", "public/merged"):
+        work(clone.root, run / name, name)
+    (clone.root / run / "merged/config.json").touch()
+    profile = replace(tiny, train=replace(tiny.train, output_dir=str(run)))
+    assert setup.merged_dir(profile) == run / "merged"
+    colab.use_drive()
+    there = {path.parent.relative_to(drive.home).as_posix() for path in drive.home.rglob("file")}
+    assert there == {f"{run}/adapter", f"{run}/public/merged"}
+    assert setup.merged_dir(profile) == Path("runs.local/cpu/Qwen--Qwen3-0.6B/merged")
+    assert (setup.merged_dir(profile) / "file").read_text() == "merged"
+    assert (setup.merged_dir(profile).with_name("gguf") / "file").read_text() == "gguf"
+    monkeypatch.chdir(clone.root / "runs.local")  # as a notebook does, which runs in a folder of its own
+    at_home = setup.at_home(replace(tiny, train=replace(tiny.train, output_dir="runs/other")))
+    assert setup.merged_dir(at_home) == Path("other/merged")
+    assert setup.run_dir(at_home).resolve() == drive.home / "runs/other"
+
+
+def test_a_run_outside_of_runs_keeps_its_merged_model(clone, drive, tiny, monkeypatch, tmp_path):
+    monkeypatch.setenv("COURSE_HOME", str(clone.root))
+    colab.use_drive()
+    profile = replace(tiny, train=replace(tiny.train, output_dir=str(tmp_path / "mine")))
+    assert setup.merged_dir(profile) == tmp_path / "mine/merged"
 
 
 def test_nothing_in_drive_is_overwritten(clone, drive):

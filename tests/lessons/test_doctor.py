@@ -46,6 +46,9 @@ def with_gpu(name, gib, capability, **changes):
         gpu_on_bus=True,
         driver="580.65.06",
         driver_cuda="13.0",
+        compiler="gcc",
+        python_h=True,
+        packager="apt-get",
     )
     return replace(found, **changes)
 
@@ -100,7 +103,11 @@ FAULTS = {
     ),
     "driver too old": (
         replace(UNSEEN, driver="550.54.14", driver_cuda="12.4"),
-        ("torch", "the driver serves CUDA up to 12.4 only", "Update NVIDIA's driver"),
+        ("torch", "the driver serves CUDA up to 12.4 only", "python install.py, which takes a torch for this driver"),
+    ),
+    "driver too old for any torch": (
+        replace(UNSEEN, driver="470.82.01", driver_cuda="11.4"),
+        ("torch", "the driver serves CUDA up to 11.4 only", "Update NVIDIA's driver"),
     ),
     "unseen for a reason that torch gives": (
         replace(UNSEEN, torch_error="CUDA unknown error"),
@@ -108,7 +115,27 @@ FAULTS = {
     ),
     "a GPU that CUDA 13 has left behind": (
         replace(OLD_8, torch="2.13.0+cu130", torch_cuda="13.0"),
-        ("torch", "no kernels for the NVIDIA GeForce GTX 1080", "CUDA_VISIBLE_DEVICES=-1"),
+        (
+            "torch",
+            "no kernels for the NVIDIA GeForce GTX 1080",
+            "python install.py, which takes a torch built for CUDA 12",
+        ),
+    ),
+    "no compiler": (
+        replace(GPU_16, compiler=None),
+        ("compiler", "no C compiler (CC, gcc or clang): Triton", "apt-get install build-essential python3.11-dev"),
+    ),
+    "no headers of Python": (
+        replace(GPU_16, python_h=False),
+        ("compiler", "no Python.h: Triton", "sudo apt-get install build-essential python3.11-dev"),
+    ),
+    "neither, in conda's Python": (
+        replace(GPU_16, compiler=None, python_h=False, packager="conda"),
+        ("compiler", "no C compiler (CC, gcc or clang) and no Python.h", "conda install -c conda-forge c-compiler"),
+    ),
+    "no compiler, and nobody knows how to install one": (
+        replace(GPU_16, compiler=None, packager=None),
+        ("compiler", "no C compiler", "Install gcc and the headers of Python 3.11"),
     ),
     "driver does not answer": (
         replace(CPU, gpu_on_bus=True, smi_error="Failed to initialize NVML: Driver/library version mismatch"),
@@ -214,6 +241,7 @@ def test_what_only_deserves_a_note_is_no_fault(findings, name, said):
         (GPU_16, "gpu", "RTX 4080, compute capability 8.9"),
         (GPU_16, "GPU's memory", "15.4 of 15.7 GiB are free"),
         (GPU_16, "driver", "580.65.06, serves CUDA up to 13.0"),
+        (GPU_16, "compiler", "gcc, Python.h"),
         (CPU, "gpu", "no NVIDIA GPU"),
         (CPU, "model hubs", "mirror, modelscope reachable (not huggingface: no answer)"),
         (replace(CPU, hubs=None), "model hubs", "not asked"),
@@ -225,6 +253,10 @@ def test_what_only_deserves_a_note_is_no_fault(findings, name, said):
 def test_plain_facts(findings, name, said):
     found = fact(examined(findings), name)
     assert found.state == "ok" and said in found.value and not found.remedy
+
+
+def test_without_a_gpu_nobody_needs_a_compiler():
+    assert not [fact for fact in examined(CPU).facts if fact.name == "compiler"]
 
 
 # ---- the verdict

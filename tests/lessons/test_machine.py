@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 
 import psutil
 import pytest
@@ -22,6 +24,7 @@ def test_this_machine_is_looked_at():
     assert found.imported[0] == "unsloth" and "transformers" in found.imported  # conftest imports it first
     assert not found.late and found.companions == {}
     assert found.writable
+    assert found.python_h == Path(sysconfig.get_config_var("INCLUDEPY"), "Python.h").is_file()
     assert 0 < found.hardware.ram_gib < 10_000
 
 
@@ -53,6 +56,44 @@ def test_the_driver_is_asked_through_nvidia_smi(tmp_path, monkeypatch):
     assert machine._ask_driver() == {"gpus": (), "driver": None, "driver_cuda": None}
     monkeypatch.setattr(machine.shutil, "which", lambda *_, **__: None)
     assert machine._ask_driver() == {}
+
+
+@pytest.mark.parametrize(
+    ("on_the_path", "variable", "found"),
+    [
+        (("gcc", "clang"), None, "gcc"),
+        (("clang",), None, "clang"),
+        (("cc",), None, None),  # Triton does not look for it
+        ((), None, None),
+        (("x86_64-conda-linux-gnu-cc",), "x86_64-conda-linux-gnu-cc", "x86_64-conda-linux-gnu-cc"),
+        (("gcc",), "nowhere", None),  # it calls what CC names, and nothing else
+    ],
+)
+def test_the_compiler_is_the_one_that_triton_would_call(tmp_path, monkeypatch, on_the_path, variable, found):
+    for name in on_the_path:
+        (tmp_path / name).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    if variable:
+        monkeypatch.setenv("CC", variable)
+    assert machine.look().compiler == found
+
+
+def test_the_headers_are_those_of_this_python(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine.sysconfig, "get_path", lambda *_: str(tmp_path))
+    assert not machine.look().python_h
+    (tmp_path / "Python.h").touch()
+    assert machine.look().python_h
+
+
+def test_what_installs_a_compiler_is_told_apart(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.look().packager is None
+    (tmp_path / "apt-get").touch(mode=0o755)
+    assert machine.look().packager == "apt-get"
+    monkeypatch.setattr(machine.sys, "base_prefix", str(tmp_path))
+    (tmp_path / "conda-meta").mkdir()
+    assert machine.look().packager == "conda"
 
 
 @pytest.mark.parametrize(

@@ -157,3 +157,18 @@ def test_unsloth_comes_without_red_lines():
     code = "from course_utils import modeling; modeling.import_unsloth()"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not run.stderr
+
+
+def test_a_mac_with_mlx_trains_on_the_cpu(tmp_path):
+    """Bare Unsloth takes MLX's path there, and fails on this `mlx`, which is empty."""
+    (tmp_path / "mlx").mkdir()
+    (tmp_path / "mlx/__init__.py").touch()
+    code = (
+        f"import platform, sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import torch; from course_utils import modeling\n"  # torch asks for the platform, too
+        "platform.system, platform.machine = lambda: 'Darwin', lambda: 'arm64'\n"
+        "print(modeling.import_unsloth().FastLanguageModel.__module__)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-500:]
+    assert run.stdout.split()[-1] == "unsloth._cpu_init"
