@@ -22,10 +22,10 @@ IP := 127.0.0.1
 LAB = JUPYTER_CONFIG_PATH="$(CURDIR)/lab" $(BIN)/jupyter lab --ServerApp.ip=$(IP) \
 	--ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree
 
-.PHONY: help install course lab slides demo test test-package test-notebooks test-long bench outputs exercises concepts address format clean
+.PHONY: help install course course-2 lab slides demo test test-package test-notebooks test-long bench outputs exercises concepts address format clean
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/installed ## make .venv and install everything (CPU or CUDA, by what is there)
 
@@ -36,8 +36,11 @@ install: .venv/installed ## make .venv and install everything (CPU or CUDA, by w
 	@$(BIN)/python install.py
 	@touch $@
 
-course: install ## run the six lessons and print the before/after table
+course: install ## run the first six lessons and print the before/after table
 	@$(BIN)/python lab/run_lessons.py
+
+course-2: install ## run the lessons that go further (07 to 10, those that are there)
+	@$(BIN)/python lab/run_lessons.py 2
 
 lab: install ## open JupyterLab on a page with lessons, exercises and the state of this machine
 	@$(BIN)/python lab/start_page.py
@@ -74,7 +77,7 @@ bench: install ## training and evaluation side by side with what a newcomer writ
 	@$(BIN)/python tests/benchmarks/evaluation.py
 	@$(BIN)/python tests/benchmarks/merge.py
 
-outputs: install ## put the outputs of the last `make course` into notebooks/, run the extras, take README's pictures
+outputs: install ## put the outputs of the last `make course` and `make course-2` into notebooks/, run the extras, take README's pictures
 	@$(BIN)/python tests/notebooks/refresh.py
 	@PYTHONPATH=tests $(BIN)/python tests/notebooks/pictures.py
 

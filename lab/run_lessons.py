@@ -1,7 +1,11 @@
-"""What `make course` does: run all lessons in order, write the report, print the before/after table."""
+"""What `make course` does: run lessons 01 to 06 in order, write the report, print the before/after table.
+
+`run_lessons.py 2` is `make course-2`: the lessons from 07 on, which need no table.
+"""
 
 from __future__ import annotations
 
+import argparse
 import html
 import json
 import os
@@ -32,24 +36,27 @@ from course_utils.lessons.setup import LessonError, run_dir
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def notebooks() -> list[Path]:
-    """The six lessons in order."""
-    return sorted((ROOT / "notebooks").glob("0*.ipynb"))
+def notebooks(part: int) -> list[Path]:
+    """The lessons of a part of the course in order: of the first up to 06, of the second from 07 on."""
+    lessons = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    return [path for path in lessons if part == (1 if path.name < "07" else 2)]
 
 
-def run(profile: Profile) -> Path:
-    """Execute the six lessons in order, with one progress bar, and write the report.
+def run(profile: Profile, part: int = 1) -> Path:
+    """Execute the lessons of a part in order, with one progress bar; after the first part, write the report.
 
     Args:
         profile: what the lessons run on.
+        part: 1 or 2, as of `notebooks`.
 
     Returns:
-        The report's HTML file. Beside it lie `report.json` and the executed notebooks.
+        The report's HTML file; beside it lie `report.json` and the executed notebooks. After the second part, the
+        folder of the executed notebooks.
 
     Raises:
         LessonError: a cell failed; the message names notebook and cell, and the notebook is kept as far as it came.
     """
-    lessons = {path: nbformat.read(path, as_version=4) for path in notebooks()}
+    lessons = {path: nbformat.read(path, as_version=4) for path in notebooks(part)}
     durations: dict[str, float] = {}
     total = sum(cell.cell_type == "code" for lesson in lessons.values() for cell in lesson.cells)
     with tqdm(total=total, unit="cell") as bar:
@@ -58,7 +65,7 @@ def run(profile: Profile) -> Path:
             started = time.monotonic()
             _execute(path, lesson, profile, on_cell=bar.update)
             durations[path.stem] = round(time.monotonic() - started, 1)
-    return _write_report(profile, durations)
+    return _write_report(profile, durations) if part == 1 else run_dir(profile) / "notebooks"
 
 
 def _execute(path: Path, lesson: Any, profile: Profile, on_cell: Callable[[], Any]) -> None:
@@ -121,9 +128,15 @@ def _write_report(profile: Profile, durations: dict[str, float]) -> Path:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", type=int, choices=(1, 2), nargs="?", default=1)
+    part = parser.parse_args().part
     ready = setup()
     print(ready)
-    report = run(ready.profile)
+    report = run(ready.profile, part)
+    if part == 2:
+        print(f"The lessons as they ran: {report}")
+        return
     facts = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))
     print(f"\n{tables.comparison(facts['table'])}\n")
     print(f"{sum(facts['seconds'].values()) / 60:.1f} minutes. Report: {report}")

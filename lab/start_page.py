@@ -80,7 +80,7 @@ def page(found: Diagnosis, needs: Sequence[tuple[str, bool]], tasks: Sequence[Ta
 
 def _lessons(tasks: Sequence[Task]) -> Iterable[tuple[str, str, str, str]]:
     """A row for each lesson: title, minutes, exercises, extras."""
-    for path in sorted((ROOT / "notebooks").glob("0*.ipynb")):
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         title, minutes = _opening(path)
         own = [task.state == "solved" for task in tasks if task.notebook == path.stem]
         extras = sorted((path.parent / "extras").glob(f"{path.stem[:2]}_*.ipynb"))

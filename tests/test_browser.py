@@ -11,7 +11,7 @@ from conftest import ROOT
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 SCREENSHOTS = ROOT / "runs" / "screenshots"
-LESSONS = sorted(path.stem for path in (ROOT / "notebooks").glob("0*.ipynb"))
+LESSONS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 SECONDS = 1000  # playwright counts in milliseconds
 FIRST = 5  # code cells of a lesson that are run
 

@@ -35,7 +35,7 @@ def progress(folder: str | Path) -> list[Task]:
     Raises:
         ExerciseError: there are none, or one is no notebook.
     """
-    notebooks = sorted(Path(folder).glob("0*.ipynb"))
+    notebooks = sorted(Path(folder).glob("[0-9]*.ipynb"))
     if not notebooks:
         raise ExerciseError(f"{folder} holds no exercise (01_….ipynb); name the folder in which yours are.")
     return [task for path in notebooks for task in _tasks(path)]

@@ -12,7 +12,7 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parents[2]
 EXERCISES = ROOT / "exercises"
-NAMES = sorted(path.stem for path in (EXERCISES / "solutions").glob("0*.ipynb"))
+NAMES = sorted(path.stem for path in (EXERCISES / "solutions").glob("[0-9]*.ipynb"))
 
 
 def cells(path: Path) -> list[dict[str, Any]]:

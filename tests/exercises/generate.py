@@ -15,7 +15,7 @@ from traitlets.config import PyFileConfigLoader
 
 ROOT = Path(__file__).resolve().parents[2]
 EXERCISES = ROOT / "exercises"
-SOLUTIONS = sorted((EXERCISES / "solutions").glob("0*.ipynb"))
+SOLUTIONS = sorted((EXERCISES / "solutions").glob("[0-9]*.ipynb"))
 STEPS = (LockCells, ClearSolutions, ClearOutput, CheckCellMetadata, ComputeChecksums)
 STUB = "raise NotImplementedError("
 

@@ -190,7 +190,7 @@ def notebook(tmp_path, *cells):
 
 def test_a_failing_cell_is_named_and_the_notebook_kept(tmp_path, monkeypatch):
     path = notebook(tmp_path, "1 + 1", "1 / 0")
-    monkeypatch.setattr(run_lessons, "notebooks", lambda: [path])
+    monkeypatch.setattr(run_lessons, "notebooks", lambda part: [path])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LessonError, match=r"01_try\.ipynb, cell 1: ZeroDivisionError"):
         run_lessons.run(profiles.PROFILES["tiny"])
@@ -202,13 +202,23 @@ def test_the_lessons_kernels_have_the_same_home(tmp_path, monkeypatch):
     """A COURSE_HOME as seen from the current folder is another folder where the notebook lies."""
     (tmp_path / "notebooks").mkdir()
     path = notebook(tmp_path / "notebooks", "from course_utils.core.paths import home; print(home().resolve())")
-    monkeypatch.setattr(run_lessons, "notebooks", lambda: [path])
+    monkeypatch.setattr(run_lessons, "notebooks", lambda part: [path])
     monkeypatch.setattr(run_lessons, "_write_report", lambda profile, durations: None)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(paths.VARIABLE, ".")
     run_lessons.run(profiles.PROFILES["tiny"])
     kept = nbformat.read(tmp_path / "runs/tiny/notebooks/01_try.ipynb", as_version=4)
     assert kept.cells[0].outputs[0].text.strip() == str(tmp_path.resolve())
+
+
+def test_the_second_part_is_the_other_lessons_and_needs_no_report(tmp_path, monkeypatch):
+    first, second = (run_lessons.notebooks(part) for part in (1, 2))
+    assert [path.name[:2] for path in first] == ["01", "02", "03", "04", "05", "06"]
+    assert {*first}.isdisjoint(second) and "10_many_gpus" in {path.stem for path in second}
+    monkeypatch.setattr(run_lessons, "notebooks", {2: [notebook(tmp_path, "1 + 1")]}.get)
+    monkeypatch.chdir(tmp_path)
+    folder = run_lessons.run(profiles.PROFILES["tiny"], part=2)
+    assert sorted(path.name for path in folder.iterdir()) == ["01_try.html", "01_try.ipynb"]
 
 
 def test_the_run_writes_the_report(tmp_path, monkeypatch):
@@ -219,7 +229,7 @@ def test_the_run_writes_the_report(tmp_path, monkeypatch):
     evaluation.Comparison([row], [{"figure": "well-formed"}], **figures).save(out / "evaluation.json")
     (out / "train_metrics.json").write_text(json.dumps({"metrics": {"steps": 1}}), encoding="utf-8")
     path = notebook(tmp_path, "import os; os.environ['COURSE_PROFILE']")
-    monkeypatch.setattr(run_lessons, "notebooks", lambda: [path])
+    monkeypatch.setattr(run_lessons, "notebooks", lambda part: [path])
     monkeypatch.chdir(tmp_path)
     page = run_lessons.run(profiles.PROFILES["tiny"])
     facts = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The lessons' pictures in README.md: what one cell of each shows, into docs/lessons/.
+"""The lessons' pictures: in README.md what one cell of each shows, into docs/lessons/; and those in a lesson's head.
 
 make outputs
 """
@@ -16,14 +16,17 @@ PICTURES = {
     "04_qlora_sft": "c69",
     "05_evaluation": "c42",
     "06_merge_and_serve": "c21d",
+    "10_many_gpus": "c40",
 }
 """The cell of each lesson; the second one's output is HTML, the others' are figures."""
+HEADS = {"10_many_gpus": ("step.png", "c08")}
+"""The picture on a lesson's first screen: its name as an attachment of the first cell, and the cell that draws it."""
 
 
-def shown(lesson: str) -> dict[str, str]:
-    """What the cell's outputs hold, by MIME type."""
+def shown(lesson: str, drawn_by: str | None = None) -> dict[str, str]:
+    """What a cell's outputs hold, by MIME type; by default those of the cell in `PICTURES`."""
     cells = json.loads((ROOT / "notebooks" / f"{lesson}.ipynb").read_text(encoding="utf-8"))["cells"]
-    [cell] = [cell for cell in cells if cell["id"] == PICTURES[lesson]]
+    [cell] = [cell for cell in cells if cell["id"] == (drawn_by or PICTURES[lesson])]
     data = [output["data"] for output in cell["outputs"] if "data" in output]
     return {mime: "".join(value) for part in data for mime, value in part.items()}
 
@@ -50,6 +53,11 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     for lesson in PICTURES:
         (FOLDER / f"{lesson[:2]}.png").write_bytes(figure(lesson) or photograph(shown(lesson)["text/html"]))
+    for lesson, (name, cell) in HEADS.items():
+        path = ROOT / "notebooks" / f"{lesson}.ipynb"
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        notebook["cells"][0]["attachments"] = {name: {"image/png": shown(lesson, cell)["image/png"]}}
+        path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

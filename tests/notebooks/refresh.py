@@ -1,6 +1,6 @@
-"""Put the outputs of the last `make course` into notebooks/, without widget views, progress bars and time stamps.
+"""Put the outputs of the last `make course` and `make course-2` into notebooks/, without widget views and the like.
 
-The extras are no part of `make course`: they are run here.
+The extras are no part of either: they are run here.
 
 make outputs
 """
@@ -34,13 +34,13 @@ def clean(notebook: nbformat.NotebookNode) -> None:
 
 def main() -> None:
     executed = ROOT / "runs" / "cpu" / "notebooks"
-    for path in sorted((ROOT / "notebooks").glob("0*.ipynb")):
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
         if not (executed / path.name).is_file():
-            sys.exit(f"{executed / path.name} is missing; run `make course` first.")
+            sys.exit(f"{executed / path.name} is missing; run `make course` and `make course-2` first.")
         notebook = nbformat.read(executed / path.name, as_version=4)
         clean(notebook)
         nbformat.write(notebook, path)
-    for path in sorted((ROOT / "notebooks" / "extras").glob("0*.ipynb")):
+    for path in sorted((ROOT / "notebooks" / "extras").glob("[0-9]*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(path.parent)}}).execute()
         clean(notebook)

@@ -37,8 +37,8 @@ def exporter(folder: Path) -> SlidesExporter:
 
 
 def write(folder: Path) -> list[Path]:
-    """Write the six decks into `folder`, and return their files."""
-    lessons = sorted((ROOT / "notebooks").glob("0*.ipynb"))
+    """Write a deck for each lesson into `folder`, and return their files."""
+    lessons = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
     made = exporter(folder)
     return [write_text(folder / f"{path.stem}.slides.html", made.from_filename(str(path))[0]) for path in lessons]
 

@@ -78,7 +78,7 @@ def decks(tmp_path_factory):
     return write(tmp_path_factory.mktemp("slides"))
 
 
-def test_six_decks_with_their_pictures_and_without_hidden_code(decks):
+def test_decks_with_their_pictures_and_without_hidden_code(decks):
     assert [deck.name for deck in decks] == [f"{name}.slides.html" for name in NAMES]
     pictures = 0
     for path, deck in zip(LESSONS, decks, strict=True):

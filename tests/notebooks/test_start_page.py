@@ -29,7 +29,9 @@ def test_every_notebook_has_a_link_that_leads_to_it(found):
     targets = re.findall(r"\]\(([^)]+)\)", start_page.page(found, NEEDS, TASKS))
     linked = {(ROOT / "runs" / target).resolve() for target in targets}
     there = {
-        path for folder in ("notebooks", "notebooks/extras", "exercises") for path in (ROOT / folder).glob("0*.ipynb")
+        path
+        for folder in ("notebooks", "notebooks/extras", "exercises")
+        for path in (ROOT / folder).glob("[0-9]*.ipynb")
     }
     assert linked == there and len(targets) == len(there)
 
