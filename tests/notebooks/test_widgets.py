@@ -81,7 +81,7 @@ def test_an_error_stands_in_the_column(tuned):
     chat.field.value = "Hi"
     chat.send_button.click()
     chat.wait()
-    assert "the model reads 8192" in text(chat, "base")[-1] and not chat.send_button.disabled
+    assert "the model reads 4096" in text(chat, "base")[-1] and not chat.send_button.disabled
 
 
 def test_votes_by_buttons(tmp_path):
