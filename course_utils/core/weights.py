@@ -80,9 +80,9 @@ def fault(folder: str | Path, *, model: bool = False) -> str:
     if not model:
         return ""
     if not set(whole) - {folder / ADAPTER_FILES[1]}:
-        for other in sorted(folder.glob("*.safetensors")):
+        if other := min(folder.glob("*.safetensors"), default=None):
             return f"it holds {other.name}, and no {index.name} that says what is in it. Copy or download that, too."
-        for pickle in sorted(folder.glob("pytorch_model*.bin")):
+        if pickle := min(folder.glob("pytorch_model*.bin"), default=None):
             return f"it holds its weights as a pickle ({pickle.name}), {PICKLE}"
         return "it holds no safetensors. Download it again."
     if not any(re.fullmatch(r"tokenizer\.json|vocab\..*|.*\.model", file.name) for file in loaded):

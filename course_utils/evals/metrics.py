@@ -29,8 +29,8 @@ FENCE = re.compile(r"```(?:json)?\s*\n(.*?)\n?```", re.DOTALL)
 # Fences, text in backticks, and runs of ASCII that are an address, a path, a LaTeX command or a dotted name.
 CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|(?<![!-~])[!-~]*(?:[@/\\]|\w[._]\w|<\w+>)[!-~]*", re.DOTALL | re.ASCII)
 # Qwen3.5's frame of a call: each argument between tags of its own.
-FUNCTION = re.compile(r"<function=([^>\n]+)>\n(.*?)</function>", re.DOTALL)
-PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n(.*?)\n</parameter>", re.DOTALL)
+FUNCTION = re.compile(r"<function=([^>\n]+)>(.*?)</function>", re.DOTALL)
+PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
 WORD = re.compile(r"[^\W\d_]+")
 BEGINS_CHINESE = re.compile(rf"\W*{HAN.pattern}.*[，。：、；]", re.DOTALL)
 KANA = re.compile("[\u3041-\u3096\u30a1-\u30fa]")

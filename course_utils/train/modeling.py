@@ -66,7 +66,7 @@ def load_model(
         path: what `hub.download` returned.
         profile: gives dtype, the least sequence length and whether the base is held in 4 bits.
         load_in_4bit: overrides the profile (NF4 with double quantisation where True). Qwen3.5 and later lose more in 4
-            bits than others, so without it they are held in 16, as Unsloth's page on Qwen3.5 advises.
+            bits than others, so without it they are held in 16, as Unsloth advises.
 
     Returns:
         The model and its tokenizer.
@@ -83,8 +83,10 @@ def load_model(
 
     if problem := weights.model_fault(path):
         raise ModelError(f"{path} cannot be loaded: {problem}")
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     if load_in_4bit is None:
-        load_in_4bit = profile.load_in_4bit and not _linear_attention(AutoConfig.from_pretrained(path))
+        load_in_4bit = profile.load_in_4bit and not _linear_attention(config)
+    pictures = hasattr(config, "vision_config") and torch.cuda.is_available()  # on a CPU Unsloth leaves them out itself
     model, tokenizer = unsloth.FastLanguageModel.from_pretrained(
         model_name=str(path),
         max_seq_length=max(CONTEXT, profile.train.max_length + profile.max_new_tokens),
@@ -92,7 +94,7 @@ def load_model(
         load_in_4bit=load_in_4bit,
         trust_remote_code=False,
         local_files_only=True,
-        **({"text_only": True} if torch.cuda.is_available() else {}),  # on a CPU Unsloth does that by itself
+        **({"text_only": True} if pictures else {}),
     )
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor, which also takes pictures
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:

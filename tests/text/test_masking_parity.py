@@ -1,6 +1,9 @@
 """The masks of TRL and Unsloth beside ours: the same, but for what the lesson explains."""
 
+import copy
+
 import pytest
+from conftest import shipped_template
 from hypothesis import given, settings
 from strategies import conversations
 from trl.chat_template_utils import get_training_chat_template
@@ -110,6 +113,27 @@ def test_trl_agrees_on_the_hybrid_template_where_the_only_reply_thinks(qwen3, me
         block = qwen3("<think>\n\n</think>\n\n")["input_ids"]
         extra = [t for t, a, b in zip(ours["input_ids"], theirs["labels"], ours["labels"], strict=True) if a != b]
         assert extra == block
+
+
+@pytest.fixture(scope="module", params=["qwen3_5_think", "qwen3_5_nothink", "qwen3_6"])
+def newer(request, qwen3):
+    """Qwen3's tokenizer with a newer template, as TRL ships it."""
+    tokenizer = copy.deepcopy(qwen3)
+    tokenizer.chat_template = shipped_template(request.param)
+    return tokenizer
+
+
+@given(messages=conversations(thinking=True))
+def test_trl_also_learns_what_the_newer_templates_prompts_open(newer, messages):
+    """Their prompt ends with `<think>`, or with an empty block where thinking is off; the model writes neither."""
+    clean = prepared(messages, newer)
+    first = clean[: next(index for index, message in enumerate(clean) if message["role"] == "assistant") + 1]
+    thinks = first[-1].get("reasoning_content", "").strip()
+    theirs, (ours,) = by_trl(first, newer), masking.build_examples(first, newer, guard=False)
+    assert theirs["input_ids"] == ours["input_ids"]
+    opened = newer("<think>\n" if thinks else "<think>\n\n</think>\n\n")["input_ids"]
+    pairs = zip(ours["input_ids"], theirs["labels"], ours["labels"], strict=True)
+    assert [token for token, learned, our in pairs if learned != our] == opened
 
 
 def test_trl_refuses_a_template_that_it_does_not_know(qwen3, smol_tokenizer):
