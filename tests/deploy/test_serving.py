@@ -278,7 +278,7 @@ def test_the_command_shows_line_log_and_how_to_ask_and_reports_the_end(tiny, mon
     from course_utils import cli
 
     line = stub("--dies")
-    ready = SimpleNamespace(profile=tiny, run_dir=Path("runs/tiny"))
+    ready = SimpleNamespace(profile=tiny, merged_dir=Path("runs/tiny/merged"))
     monkeypatch.setattr("course_utils.lessons.setup.setup", lambda needs, profile, model: ready)
     monkeypatch.setattr(serving, "command", lambda *args, **kwargs: line)
     ended = CliRunner().invoke(cli.app, ["serve"])
