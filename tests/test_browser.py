@@ -211,10 +211,10 @@ def test_the_playground_renders_and_says_what_is_wrong(widgets):
 def test_the_budget_follows_the_sliders(widgets):
     budget = widgets["budget"]
     budget.scroll_into_view_if_needed()
-    expect(budget.get_by_text("5.6 GiB: fits into 15 GiB.")).to_be_visible()
+    expect(budget.get_by_text("5.5 GiB: fits into 15 GiB.")).to_be_visible()
     assert budget.locator("img").evaluate("image => image.naturalWidth > 0")
     budget.locator("select").nth(1).select_option("Qwen/Qwen3-14B")
-    expect(budget.get_by_text("12.8 GiB: fits into 15 GiB.")).to_be_visible()
+    expect(budget.get_by_text("13.8 GiB: fits into 15 GiB.")).to_be_visible()
     shot(budget, "budget")
     budget.get_by_role("slider").nth(1).press("End")  # the longest rows
     expect(budget.get_by_text("does not fit into 15 GiB.")).to_be_visible()
