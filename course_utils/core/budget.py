@@ -208,11 +208,14 @@ def _nf4(count: int) -> int:
     return count // 2 + scales + 4 * -(-scales // NF4_NESTED_BLOCK) + 4 * (16 + 256 + 1)
 
 
+def lora_targets(targets: tuple[str, ...], linear: bool) -> tuple[str, ...]:
+    """The layers that LoRA changes: those named, and where they name attention, in linear attention its own."""
+    return targets + LINEAR_ATTENTION if linear and "q_proj" in targets else targets
+
+
 def lora_sizes(shape: Shape, rank: int, targets: tuple[str, ...]) -> list[int]:
     """Weights in each of LoRA's matrices (A: rank x inputs, B: outputs x rank), over all layers."""
-    if shape.linear_layers and "q_proj" in targets:
-        targets += LINEAR_ATTENTION
-    found = [shape.projections[name] for name in targets]
+    found = [shape.projections[name] for name in lora_targets(targets, linear=shape.linear_layers > 0)]
     return [rank * width for inputs, outputs, layers in found for width in (inputs, outputs) for _ in range(layers)]
 
 

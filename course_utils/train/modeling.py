@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from course_utils.core import weights
-from course_utils.core.budget import LINEAR_ATTENTION
+from course_utils.core.budget import lora_targets
 from course_utils.core.errors import CourseError
 
 if TYPE_CHECKING:
@@ -114,18 +114,15 @@ def attach_lora(model: PreTrainedModel, profile: Profile) -> PeftModel:
     Args:
         model: what `load_model` returned.
         profile: its `train` gives rank, alpha, dropout, target layers, seed. Where these name attention, layers of
-            linear attention get LoRA, too (`budget.LINEAR_ATTENTION`).
+            linear attention get LoRA, too (`budget.lora_targets`).
     """
     settings = profile.train
-    targets = list(settings.target_modules)
-    if "q_proj" in targets and _linear_attention(model.config):
-        targets += LINEAR_ATTENTION
     return import_unsloth().FastLanguageModel.get_peft_model(
         model,
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=targets,
+        target_modules=list(lora_targets(settings.target_modules, _linear_attention(model.config))),
         bias="none",
         use_gradient_checkpointing="unsloth" if settings.gradient_checkpointing else False,
         random_state=settings.seed,

@@ -100,10 +100,10 @@ def missing(toy: bool) -> str:
     """What keeps the script from running here, as a sentence; "" where nothing does."""
     if packages := [name for name in NEEDED if not find_spec(name)]:
         return f"these packages are missing: {', '.join(packages)} (`make install` brings them)."
-    import torch
-
     if toy:
         return ""
+    import torch
+
     if not torch.cuda.is_available():
         return "torch sees no CUDA GPU here, so nothing was measured (--toy runs every step at toy size on a CPU)."
     files = [name for name in gpu_shared.TOKENIZER_FILES if not (gpu_shared.TOKENIZER / name).is_file()]

@@ -284,6 +284,7 @@ def plain(place: Place, *, cap_gib: float) -> Iterator[dict[str, Any]]:
     from trl import SFTConfig, SFTTrainer
 
     from course_utils.train.row_order import row_order
+    from course_utils.train.training import precision
 
     hold_to(cap_gib)
     profile, meter = profile_of("16gb", place), meter_of(place)
@@ -304,8 +305,7 @@ def plain(place: Place, *, cap_gib: float) -> Iterator[dict[str, Any]]:
             output_dir=settings.output_dir,
             **trainer_arguments(settings),
             max_length=settings.max_length,
-            bf16=profile.dtype == "bfloat16",
-            fp16=profile.dtype == "float16",
+            **precision(dtype),
             train_sampling_strategy="sequential",
             save_strategy="no",
             dataset_kwargs={"skip_prepare_dataset": True},
