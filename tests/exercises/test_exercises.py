@@ -69,10 +69,9 @@ class TestNotebook:
         assert first.startswith(f"# {name[:2]} · Exercises · ")
         for part in (f"exercises/{name}.ipynb", "colab-badge.svg", "**You will**", "**Before this**", "**Minutes**"):
             assert part in first, part
-        code = [cell["source"] for cell in found if cell["cell_type"] == "code"]
-        lesson = [cell["source"] for cell in cells(ROOT / "notebooks" / f"{name}.ipynb") if cell["cell_type"] == "code"]
-        assert code[0] == lesson[0], "the Colab cell is the lessons'"
-        assert "setup(" in code[1]
+        opening = next(cell for cell in found if cell["cell_type"] == "code")
+        assert "colab.prepare()\n" in opening["source"] and "setup(" in opening["source"]
+        assert opening["metadata"]["jupyter"] == {"source_hidden": True}
 
     def test_tasks(self, name):
         """4 to 7 in three levels, the last one a stretch; each with example, hint, typed stub and check."""
@@ -100,7 +99,7 @@ class TestNotebook:
         ids = []
         for before, cell in zip([{}, *cells(solution(name))], cells(solution(name)), strict=False):
             ids.append(cell["id"])
-            assert {*cell["metadata"]} <= {"concept", "tags", "nbgrader"}
+            assert {*cell["metadata"]} <= {"concept", "jupyter", "tags", "nbgrader"}
             if cell["cell_type"] == "code":
                 assert before["cell_type"] == "markdown" and cell["execution_count"]
                 assert len(cell["source"].splitlines()) <= 30

@@ -468,11 +468,13 @@ class Machine:
 
 def lesson_05_alone(python: Path, folder: Path) -> list[str]:
     """Open lesson 05 on an empty machine and run all of it; returns what each step took."""
-    bootstrap, setup, *others = (
+    opening, *others = (
         "".join(cell["source"])
         for cell in json.loads((ROOT / "notebooks/05_evaluation.ipynb").read_text(encoding="utf-8"))["cells"]
         if cell["cell_type"] == "code"
     )
+    bootstrap, setup = opening.split("\n\nfrom course_utils import setup", 1)
+    setup = "from course_utils import setup" + setup
     address = json.loads(bootstrap.split("address = ")[1].splitlines()[0])
     bootstrap = bootstrap.replace(address, ROOT.as_uri()).replace("/content/course", str(folder / "course"))
     machine, took = Machine(python, folder), []

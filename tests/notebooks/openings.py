@@ -1,4 +1,4 @@
-"""Write the repository's address (pyproject.toml, `Repository`) into the badge and the Colab cell of every notebook.
+"""Write how every notebook begins: badge and Colab's lines with the repository's address, a lesson's place on the map.
 
 make address
 """
@@ -26,10 +26,29 @@ if "google.colab" in sys.modules:
     from course_utils import colab
 
     colab.prepare()"""
+FOLDED = {"source_hidden": True}  # how JupyterLab marks a cell whose code is folded
+HERE = "**you are here**"
+MAP = {
+    "01_download": ("Download", "a model that answers"),
+    "02_templates_and_special_tokens": ("Templates", "what it really reads"),
+    "03_data_building": ("Data", "rows to train on"),
+    "04_qlora_sft": ("Fine-tune", "an adapter"),
+    "05_evaluation": ("Evaluate", "before and after"),
+    "06_merge_and_serve": ("Serve", "a model others can ask"),
+    "10_many_gpus": ("Many GPUs", "a run on several"),
+}
+"""Each lesson in the order of the road: its name there, and what one has after it."""
+
+
+def road(lesson: str) -> str:
+    """The map for a lesson's first screen, a Markdown table: every lesson, what it leaves you with, "you are here"."""
+    names = [f"**{name}**" if stem == lesson else f"[{name}]({stem}.ipynb)" for stem, (name, _) in MAP.items()]
+    gains = [HERE if stem == lesson else gain for stem, (_, gain) in MAP.items()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (names, [":-:"] * len(MAP), gains))
 
 
 def opened(notebook: dict, path: Path) -> dict:
-    """The notebook (its JSON) with this badge in its first cell and `CELL` as its first code cell.
+    """The notebook (its JSON) with this badge and, in a lesson, the map in its first cell, `CELL` in the first code.
 
     Args:
         notebook: changed in place.
@@ -38,8 +57,13 @@ def opened(notebook: dict, path: Path) -> dict:
     lies = path.relative_to(ROOT).as_posix().replace("/solutions/", "/")  # a solution's badge opens the learner's copy
     where = f"{COLAB}{ADDRESS.removeprefix('https://github.com')}/blob/main/{lies}"
     header, cell = notebook["cells"][0], next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
-    header["source"] = [re.sub(rf"\({COLAB}/.+?\)", f"({where})", line) for line in header["source"]]
-    cell["source"] = CELL.format(address=ADDRESS).splitlines(keepends=True)
+    text = re.sub(rf"\({COLAB}/.+?\)", f"({where})", "".join(header["source"]))
+    if path.parent.name == "notebooks":
+        text = re.sub(rf"(^\|.*\n){{2}}^\|.*{re.escape(HERE)}.*\n\n", "", text, flags=re.MULTILINE)
+        text = re.sub(rf"(\({re.escape(where)}\)\n)", lambda badge: f"{badge[1]}\n{road(path.stem)}\n", text)
+    header["source"] = text.splitlines(keepends=True)
+    own = "".join(cell["source"]).split("colab.prepare()", 1)[1]
+    cell["source"] = (CELL.format(address=ADDRESS) + own).splitlines(keepends=True)
     return notebook
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import concepts
 import pytest
+import sizes
 from concepts import EXTRAS, LESSONS, ROOT
+from openings import ADDRESS, CELL, FOLDED, MAP
 
 NAMES = [
     "01_download",
@@ -26,7 +28,7 @@ def cells(path: Path) -> list[dict]:
 
 
 def test_the_lessons_are_there():
-    assert [path.stem for path in LESSONS] == NAMES
+    assert [path.stem for path in LESSONS] == NAMES == [*MAP]
 
 
 @pytest.mark.parametrize("path", LESSONS + EXTRAS, ids=lambda path: path.stem)
@@ -37,10 +39,9 @@ class TestNotebook:
         assert path.relative_to(ROOT).as_posix() in first, "the badge opens this notebook"
         for part in ("colab-badge.svg", "**You will**", "**Before this**", "`cpu`", "`t4`", "`16gb`", "minutes"):
             assert part in first, part
-        code = [cell["source"] for cell in cells(path) if cell["cell_type"] == "code"]
-        opening = [cell["source"] for cell in cells(LESSONS[0]) if cell["cell_type"] == "code"]
-        assert code[0] == opening[0], "the Colab cell is the same in every lesson"
-        assert "setup(" in code[1]
+        opening = next(cell for cell in cells(path) if cell["cell_type"] == "code")
+        assert opening["source"].startswith(CELL.format(address=ADDRESS)) and "setup(" in opening["source"]
+        assert opening["metadata"]["jupyter"] == FOLDED
 
     def test_closing(self, path):
         text = "\n".join(cell["source"] for cell in cells(path) if cell["cell_type"] == "markdown")
@@ -73,6 +74,15 @@ class TestNotebook:
                 for target in re.findall(r"\]\(([^)#]+)\)", cell["source"]):
                     inside = target.removeprefix("attachment:") in cell.get("attachments", ())
                     assert inside or target.startswith("https://") or (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_lesson_is_short_and_has_pictures(path):
+    code_cells, words, pictures = sizes.size(path)
+    fits = code_cells in sizes.CODE_CELLS and words in sizes.WORDS and pictures >= sizes.PICTURES
+    assert fits != (path.stem in sizes.LONG), (
+        f"{path.stem}: {code_cells} code cells, {words} words, {pictures} pictures"
+    )
 
 
 def test_concepts():
