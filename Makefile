@@ -36,7 +36,7 @@ install: .venv/installed ## make .venv and install everything (CPU or CUDA, by w
 	@$(BIN)/python install.py
 	@touch $@
 
-course: install ## run the first six lessons and print the before/after table
+course: install ## run lessons 00 to 06 and print the before/after table
 	@$(BIN)/python lab/run_lessons.py
 
 course-2: install ## run the lessons that go further (07 to 10, those that are there)

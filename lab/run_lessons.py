@@ -1,4 +1,4 @@
-"""What `make course` does: run lessons 01 to 06 in order, write the report, print the before/after table.
+"""What `make course` does: run lessons 00 to 06 in order, write the report, print the before/after table.
 
 `run_lessons.py 2` is `make course-2`: the lessons from 07 on, which need no table.
 """

@@ -61,7 +61,6 @@ def page(found: Diagnosis, needs: Sequence[tuple[str, bool]], tasks: Sequence[Ta
         "# Start here",
         "A click opens a lesson beside this page. *Shift+Enter* runs a cell and goes on to the next.",
         _table(("lesson", "minutes on two cores", "exercises", "extras"), _lessons(tasks)),
-        "[The demo](../notebooks/extras/00_demo.ipynb) shows what each lesson is about in under two minutes.",
         _plain(remark) or f"Exercises: {solved} of {len(tasks)} tasks solved, as their notebooks were saved last.",
         "## This machine",
         _plain(" ".join(found.verdict)),

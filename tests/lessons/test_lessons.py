@@ -213,7 +213,7 @@ def test_the_lessons_kernels_have_the_same_home(tmp_path, monkeypatch):
 
 def test_the_second_part_is_the_other_lessons_and_needs_no_report(tmp_path, monkeypatch):
     first, second = (run_lessons.notebooks(part) for part in (1, 2))
-    assert [path.name[:2] for path in first] == ["01", "02", "03", "04", "05", "06"]
+    assert [path.name[:2] for path in first] == ["00", "01", "02", "03", "04", "05", "06"]
     assert {*first}.isdisjoint(second) and "10_many_gpus" in {path.stem for path in second}
     monkeypatch.setattr(run_lessons, "notebooks", {2: [notebook(tmp_path, "1 + 1")]}.get)
     monkeypatch.chdir(tmp_path)

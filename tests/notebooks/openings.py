@@ -29,6 +29,7 @@ if "google.colab" in sys.modules:
 FOLDED = {"source_hidden": True}  # how JupyterLab marks a cell whose code is folded
 HERE = "**you are here**"
 MAP = {
+    "00_ten_minutes": ("Ten minutes", "the whole road, small"),
     "01_download": ("Download", "a model that answers"),
     "02_templates_and_special_tokens": ("Templates", "what it really reads"),
     "03_data_building": ("Data", "rows to train on"),

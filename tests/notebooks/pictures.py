@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "lessons"
 PICTURES = {
+    "00_ten_minutes": "c32",
     "01_download": "c24",
     "02_templates_and_special_tokens": "c38",
     "03_data_building": "c60",
@@ -18,8 +19,8 @@ PICTURES = {
     "06_merge_and_serve": "c21d",
     "10_many_gpus": "c40",
 }
-"""The cell of each lesson; the second one's output is HTML, the others' are figures."""
-HEADS = {"10_many_gpus": ("step.png", "c08")}
+"""The cell of each lesson; the output of lesson 02 is HTML, the others' are figures."""
+HEADS = {"00_ten_minutes": ("road.png", "c32"), "10_many_gpus": ("step.png", "c08")}
 """The picture on a lesson's first screen: its name as an attachment of the first cell, and the cell that draws it."""
 
 

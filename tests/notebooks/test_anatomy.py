@@ -12,6 +12,7 @@ from concepts import EXTRAS, LESSONS, ROOT
 from openings import ADDRESS, CELL, FOLDED, MAP
 
 NAMES = [
+    "00_ten_minutes",
     "01_download",
     "02_templates_and_special_tokens",
     "03_data_building",
