@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal
 
 from course_utils import hub as hubs
@@ -78,7 +77,6 @@ def model_card(adapter_dir: str | Path, repo: str = "THIS_REPOSITORY") -> str:
     )
     about = {"name": name, "base": base, "licence": licence, "repo": repo, "adapter": adapter, "compared": compared}
     about |= {"trained": _json(run / "train_metrics.json"), "file": file, "folder": Path(adapter.base).name}
-    about["ends"] = _ends(run / "train_log.jsonl")
     template = Path(__file__).with_name("model_card.md.jinja")
     return str(ModelCard.from_template(header, template_path=str(template), **about))
 
@@ -94,14 +92,6 @@ def _base(adapter: Adapter) -> tuple[str, str | None, str]:
     part, pin = own.parts[0], own.pin
     where = f"`{pin.repo}` at revision {pin.revision}" if pin else f"the wheel {part.package} {part.version}"
     return pin.repo if pin else HUB_IDS[name], own.licence, f"`{own.file}` of {where}"
-
-
-def _ends(log: Path) -> tuple[int, float, float] | None:
-    """How many steps, at most ten, and the mean loss of so many at the run's beginning and end; one step is noise."""
-    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-    losses = [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
-    steps = min(10, len(losses) // 2)
-    return (steps, fmean(losses[:steps]), fmean(losses[-steps:])) if steps else None
 
 
 def _json(path: Path) -> dict[str, Any]:
