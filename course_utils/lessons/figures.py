@@ -49,9 +49,9 @@ def curve(log: Sequence[Mapping[str, float]], title: str = "Loss during training
     figure, [axes] = panels(7, 3.2)
     points = {key: [(entry["step"], entry[key]) for entry in log if key in entry] for key in ("loss", "eval_loss")}
     steps, each = zip(*points["loss"], strict=True) if points["loss"] else ((), ())
-    means = [sum(part) / len(part) for part in (each[max(0, end - 20) : end] for end in range(1, len(each) + 1))]
+    means = [sum(each[max(0, end - 20) : end]) / min(end, 20) for end in range(10, len(each) + 1)]
     axes.plot(steps, each, label="training rows, each step", color=PALE, linewidth=1)
-    axes.plot(steps, means, "--", label="training rows, mean of the last 20 steps", color=ACCENT, linewidth=2)
+    axes.plot(steps[9:], means, "--", label="training rows, mean of the last 20 steps", color=ACCENT, linewidth=2)
     if points["eval_loss"]:
         looks = zip(*points["eval_loss"], strict=True)
         axes.plot(*looks, "o-", label="validation rows (never trained on)", color=DARK, linewidth=2)
