@@ -56,7 +56,7 @@ def curve(log: Sequence[Mapping[str, float]], title: str = "Loss during training
         looks = zip(*points["eval_loss"], strict=True)
         axes.plot(*looks, "o-", label="validation rows (never trained on)", color=DARK, linewidth=2)
     axes.set(title=title, xlabel="step", ylabel="loss (nats per learned token)", ylim=(0, None))
-    axes.legend(frameon=False)
+    axes.legend(edgecolor="none")
     return figure
 
 
