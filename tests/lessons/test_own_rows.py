@@ -200,8 +200,8 @@ def test_ones_own_file_travels_the_whole_road(smol, tmp_path):
     done = command("mine", "rows.jsonl", **here)
     assert done.returncode == 0, done.stderr[-1000:]
     assert "rows.jsonl holds 24 rows" in done.stderr and "below 50 the figures are chance" in done.stderr
-    assert "21 rows to train on, 3 held back. The training: 32 steps, " in done.stdout and "minutes" not in done.stdout
-    assert done.stdout.count("  after:  Place: the shelf\n") == 3
+    assert "22 rows to train on, 2 held back. The training: 32 steps, " in done.stdout and "minutes" not in done.stdout
+    assert done.stdout.count("  after:  Place: the shelf\n") == 2
     assert "0.00 → 1.00" in next(each for each in done.stdout.splitlines() if each.startswith("rows "))
     run = tmp_path / "runs/own/rows"
     first = json.loads((run / "evaluation.json").read_text("utf-8"))
