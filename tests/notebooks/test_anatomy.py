@@ -48,6 +48,9 @@ class TestNotebook:
         assert "## Summary" in text and "## Questions" in text
         questions = text.split("## Questions")[1]
         assert len(re.findall(r"^\d\. ", questions, re.MULTILINE)) == 5
+        if path in LESSONS:
+            answers = re.search(r"<details><summary>Answers</summary>\n\n(.+?)\n\n</details>", questions, re.DOTALL)
+            assert len(re.findall("^- ", answers[1], re.MULTILINE)) == 5
 
     def test_cells_are_few_and_short_and_introduced(self, path):
         found = cells(path)
