@@ -25,6 +25,7 @@ ELSEWHERE = {  # from where a figure comes that no cell shows
     "05_more_on_measuring": {"0.125": "the step of a logit in bfloat16", "0.91": "a question's example"},
     "05_public_tasks": {"0.62": "a question's example"},
     "05_talk_and_vote": {"0.05": "the usual limit of a test"},
+    "06_more_ways_out": {"0.20": "a version of vLLM"},
 }
 
 
