@@ -19,7 +19,7 @@ PICTURES = {
     "10_many_gpus": "c40",
 }
 """The cell of each lesson; the second one's output is HTML, the others' are figures."""
-HEADS = {"10_many_gpus": ("step.png", "c08")}
+HEADS = {"01_download": ("six_steps.png", "c81"), "10_many_gpus": ("step.png", "c08")}
 """The picture on a lesson's first screen: its name as an attachment of the first cell, and the cell that draws it."""
 
 

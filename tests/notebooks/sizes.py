@@ -15,7 +15,7 @@ from course_utils.lessons import tables
 LESSONS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 CODE_CELLS, WORDS, PICTURES = range(10, 26), range(1200, 2501), 3
 """What a lesson holds: its code cells, its words, and how many pictures it has at least."""
-LONG = {"01_download", "02_templates_and_special_tokens", "03_data_building", "04_qlora_sft", "05_evaluation"}
+LONG = {"02_templates_and_special_tokens", "03_data_building", "04_qlora_sft", "05_evaluation"}
 LONG |= {"06_merge_and_serve", "10_many_gpus"}
 """Lessons that are still to be cut: nobody adds to these names."""
 
