@@ -20,6 +20,7 @@ PICTURES = {
 }
 """The cell of each lesson; the second one's output is HTML, the others' are figures."""
 HEADS = {
+    "01_download": ("six_steps.png", "c81"),
     "02_templates_and_special_tokens": ("tokens.png", "p02"),
     "03_data_building": ("steps.png", "r02"),
     "04_qlora_sft": ("loss.png", "c69"),

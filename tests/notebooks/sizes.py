@@ -15,8 +15,6 @@ from course_utils.lessons import tables
 LESSONS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 CODE_CELLS, WORDS, PICTURES = range(10, 26), range(1200, 2501), 3
 """What a lesson holds: its code cells, its words, and how many pictures it has at least."""
-LONG = {"01_download"}
-"""Lessons that are still to be cut: nobody adds to these names."""
 
 
 class Size(NamedTuple):
