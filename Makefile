@@ -22,7 +22,7 @@ IP := 127.0.0.1
 LAB = JUPYTER_CONFIG_PATH="$(CURDIR)/lab" $(BIN)/jupyter lab --ServerApp.ip=$(IP) \
 	--ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree
 
-.PHONY: help install course course-2 lab slides demo test test-package test-notebooks test-long bench outputs exercises concepts address format clean
+.PHONY: help install course course-2 lab mine slides demo test test-package test-notebooks test-long bench outputs exercises concepts address format clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ course-2: install ## run the lessons that go further (07 to 10, those that are t
 lab: install ## open JupyterLab on a page with lessons, exercises and the state of this machine
 	@$(BIN)/python lab/start_page.py
 	@$(LAB)/runs/start.md
+
+mine: install ## train on a file of your own and see before and after: make mine DATA=my_rows.jsonl
+	@test -n "$(DATA)" || { echo "Which file? make mine DATA=my_rows.jsonl"; exit 1; }
+	@$(BIN)/python -m course_utils mine "$(DATA)"
 
 slides: install ## write the lessons as slides into runs/slides/ (docs/instructor.md)
 	@$(BIN)/python tests/notebooks/slides.py

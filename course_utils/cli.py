@@ -27,6 +27,7 @@ from course_utils.lessons import reports, tables
 
 if TYPE_CHECKING:
     from course_utils.deploy.serving import Server
+    from course_utils.evals.evaluation import Comparison
     from course_utils.lessons.conversation import Conversation
     from course_utils.lessons.setup import Setup
 
@@ -150,15 +151,22 @@ def train(
     profile = profile or named.get("profile")
     data = data or (Path(named["data"]).resolve() if "data" in named else None)
     chosen = profiles.choose(profile)
-    folder = f"runs/own/{data.stem}" if data else chosen.train.output_dir
-    chosen = with_model(replace(chosen, train=replace(chosen.train, output_dir=folder)), model)
+    chosen = with_model(pipeline.own_run(chosen, data) if data else chosen, model)
     changed = replace(chosen.train, **asked)  # a slip is told before the long imports
     with pipeline.in_turn():
         _setup(["model"] if data else ["model", "data"], profile, model)
-    result = pipeline.train_adapter(at_home(replace(chosen, train=changed)), file=data, resume=resume)
+    chosen = at_home(replace(chosen, train=changed))
+    rows = pipeline.own_rows(data, chosen, _tokenizer(chosen)) if data else None
+    result = pipeline.train_adapter(chosen, rows=rows, resume=resume)
     if is_first_process():
         print(tables.table(list(result.metrics.items()), columns=("what", "value")))
         print(f"The adapter lies in {result.adapter_dir}.")
+
+
+def _tokenizer(profile: profiles.Profile) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(hub.download(profile.model))
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -175,26 +183,79 @@ def _read_config(path: Path) -> dict[str, Any]:
 def evaluate(
     profile: ProfileName = None,
     model: ModelName = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The rows that `train --data` held back of this file.", resolve_path=True)
+    ] = None,
     merged: Annotated[bool, typer.Option("--merged", help="Compare the base with the merged model.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
 ) -> None:
     """Compare base and adapter on the held-out rows (lesson 05)."""
     from course_utils.lessons import pipeline
 
-    ready = _setup(["model", "merged" if merged else "adapter", "data"], profile, model)
-    comparison = pipeline.evaluate_adapter(ready.profile, merged=merged, resume=resume)
+    ready = _setup(["model"] if data else ["model", "merged" if merged else "adapter", "data"], profile, model)
+    chosen, rows = ready.profile, None
+    if data:
+        chosen = _own_run(ready, data)
+        rows = pipeline.own_rows(data, chosen, _tokenizer(chosen))[1]
+    comparison = pipeline.evaluate_adapter(chosen, rows=rows, merged=merged, resume=resume)
+    _show(comparison, chosen, "evaluation_merged" if merged else "evaluation")
+
+
+def _own_run(ready: Setup, file: Path) -> profiles.Profile:
+    """The profile of a run on a learner's file, with the model and the folder that `train --data` gives it."""
+    from course_utils.lessons import pipeline
+    from course_utils.lessons.setup import at_home, with_model
+
+    own = profiles.choose(ready.profile.name)
+    return at_home(with_model(pipeline.own_run(own, file), ready.profile.model))
+
+
+def _show(comparison: Comparison, profile: profiles.Profile, name: str) -> None:
     print(reports.evaluation(comparison))
-    print(f"\nThe page with the picture: {ready.run_dir / ('evaluation_merged' if merged else 'evaluation')}.html")
+    print(f"\nThe page with the picture: {Path(profile.train.output_dir) / name}.html")
 
 
 @app.command()
-def merge(profile: ProfileName = None, model: ModelName = None) -> None:
+def mine(
+    data: Annotated[Path, typer.Argument(help="Your rows: whatever `check-data` reads.", resolve_path=True)],
+    profile: ProfileName = None,
+    model: ModelName = None,
+) -> None:
+    """Your own rows, the whole road: check, split, train, compare before and after, and (at a keyboard) chat."""
+    from course_utils.lessons import pipeline
+
+    ready = _setup(["model"], profile, model)
+    chosen = _own_run(ready, data)
+    tokenizer = _tokenizer(chosen)
+    train, valid = rows = pipeline.own_rows(data, chosen, tokenizer)
+    plan = pipeline.plan(chosen, rows, tokenizer)
+    minutes = "" if plan.minutes is None else f", about {plan.minutes:.0f} minutes where it was measured"
+    takes = f"{plan.steps} steps, {plan.tokens} tokens, {plan.gib:.1f} GiB of memory{minutes}"
+    print(f"{len(train)} rows to train on, {len(valid)} held back. The training: {takes}.", flush=True)
+    adapter = pipeline.train_adapter(plan.profile, rows=rows).adapter_dir
+    comparison = pipeline.evaluate_adapter(plan.profile, rows=valid)
+    for old, new in list(zip(comparison.replies["before"], comparison.replies["after"], strict=True))[:3]:
+        print(f"\n{old['prompt']}\n  before: {old['reply']}\n  after:  {new['reply']}")
+    print()
+    _show(comparison, plan.profile, "evaluation")
+    print(f"The adapter lies in {adapter}. Talk to both: python -m course_utils chat --both --adapter {adapter}")
+    if sys.stdin.isatty():
+        chat(profile=profile, model=model, adapter=adapter, both=True)
+
+
+@app.command()
+def merge(
+    profile: ProfileName = None,
+    model: ModelName = None,
+    adapter: Annotated[Path | None, _folder("Merge this adapter; the model lands in `merged` beside it.")] = None,
+) -> None:
     """Merge the adapter into the 16-bit base (lesson 06)."""
     from course_utils.deploy import export
 
-    ready = _setup(["adapter"], profile, model)
+    ready = _setup(["model"] if adapter else ["adapter"], profile, model)
     base = hub.download(ready.profile.model)
-    report = export.merge_adapter(base, ready.run_dir / "adapter", ready.merged_dir)
+    where = (adapter, adapter.with_name("merged")) if adapter else (ready.run_dir / "adapter", ready.merged_dir)
+    report = export.merge_adapter(base, *where)
     print(f"{report.adapter.layers} layers merged; the model lies in {report.path}.")
     for remark in report.adapter.remarks:
         print(remark)
@@ -223,12 +284,13 @@ def serve(
     adapter: Annotated[
         Path | None, _folder("Serve the base with this adapter mounted, not the merged model; vLLM only.")
     ] = None,
+    merged: Annotated[Path | None, _folder("Serve this merged model, in place of the profile's.")] = None,
 ) -> None:
     """Serve the merged model on loopback until Ctrl-C, and show the server's log."""
     from course_utils.deploy import serving
 
-    ready = _setup([] if adapter else ["merged"], profile, model)
-    folder = hub.download(ready.profile.model) if adapter else ready.merged_dir
+    ready = _setup([] if adapter or merged else ["merged"], profile, model)
+    folder = hub.download(ready.profile.model) if adapter else merged or ready.merged_dir
     line = serving.command(ready.profile, folder, port=port, adapter=adapter)
     print(shlex.join(line), flush=True)
     with serving.serve(line, timeout=600, on_line=lambda text: print(f"| {text}", flush=True)) as server:

@@ -1,4 +1,4 @@
-"""Lesson 06's Modelfile: what Ollama has to know beside the GGUF file."""
+"""The Modelfile of lesson 06's extra: what Ollama has to know beside the GGUF file."""
 
 from __future__ import annotations
 

@@ -49,6 +49,10 @@ def test_links_lead_somewhere(page):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
+
+
 # The folders that pages speak of, and what stands for another word in a path: NN for a number, … for the rest.
 PATH = re.compile(r"(?<![\w/.-])(?:\.\./)*((?:course_utils|tests|notebooks|exercises)/[\w./…-]*[\w/…])")
 

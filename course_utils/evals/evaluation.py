@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 METRICS = {"json": "json_strict", "emoji": "emoji", "mawps": "bare", "cmath": "bare", "cluener": "entity_f1"}
 METRICS |= {"tools": "calls", "general": "emoji_fits"}
-"""The figure that says most about a source; for any other source it is whether the reply ended by itself."""
+"""The figure that says most about a source of the course; a learner's own rows are judged by `same`."""
 NO_NLL = {"learned": 0.0, "learned_count": 0, "all_tokens": 0.0, "all_count": 0}
 """The sums of an example without tokens: NLL and number, of the learned tokens and of all."""
 OTHER_KINDS = {"text": "text", "chosen": "preference", "rejected": "preference"}
@@ -178,6 +178,7 @@ FIGURES = {
     "tokens": Figure("tokens of a reply", lambda row: (row["tokens"], 1), higher_is_better=None),
     "usable": _rate("well-formed and ended", "usable"),
     "stopped": _rate("ends by itself", "stopped"),
+    "same": _rate("equal to the reference", "same", asked_by=lambda row: row["source"] not in METRICS),
     "json_strict": _rate("JSON valid, strict", "json_strict", asked_by=_asks_for_json),
     "json_lenient": _rate("JSON valid, lenient", "json_lenient", asked_by=_asks_for_json),
     "json_schema": _rate("JSON with the right keys and types", "json_schema", asked_by=_asks_for_json),
@@ -375,7 +376,7 @@ class Comparison:
         """
 
         def hits(row: Row, key: str | None = None) -> float:
-            return FIGURES[key or METRICS.get(row["source"], "stopped")].part(row)[0]
+            return FIGURES[key or METRICS.get(row["source"], "same")].part(row)[0]
 
         shows = {
             "Chinese": lambda old, new: "zh" in old["tags"] and old["source"] != "tools" and hits(new) > hits(old),
@@ -429,7 +430,7 @@ def compare(before: EvalReport, after: EvalReport) -> Comparison:
 def _table(before: Rows, after: Rows) -> list[dict[str, Any]]:
     lines = []
     for source, (old, new) in _groups("source", before, after).items():
-        own = FIGURES[METRICS.get(source, "stopped")]
+        own = FIGURES["stopped" if source == "all" else METRICS.get(source, "same")]
         line: dict[str, Any] = {"source": source, "prompts": len(old), "metric": own.name}
         intervals, verdicts = {}, {}
         columns = {"perplexity": FIGURES["perplexity"], "metric": own, "tokens": FIGURES["tokens"]}

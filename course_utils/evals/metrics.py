@@ -318,9 +318,10 @@ def measure(
         written, stopped, template_tokens: see `faults`.
 
     Returns:
-        `stopped`, `faults`, `usable`, `json_strict`, `json_lenient`, `json_schema`, `exact` (the answer is reached, by
-        whatever way), `bare` (and nothing else stands there), `emoji`, `emoji_fits` (an emoji only where the reference
-        has one), and `calls` (the right ones) and `entities` (counts), None where the row asks for none.
+        `stopped`, `faults`, `usable`, `same` (the reference itself), `json_strict`, `json_lenient`, `json_schema`,
+        `exact` (the answer is reached, by whatever way), `bare` (and nothing else stands there), `emoji`, `emoji_fits`
+        (an emoji only where the reference has one), and `calls` (the right ones) and `entities` (counts), None where
+        the row asks for none.
     """
     reference, due = row["messages"][-1]["content"] or "", row["messages"][-1].get("tool_calls")
     calls = {token for token in template_tokens if row.get("tools") and "tool_call" in token}
@@ -331,6 +332,7 @@ def measure(
         "stopped": stopped,
         "faults": list(found),
         "usable": not found,
+        "same": reply.strip() == reference.strip(),
         "json_strict": isinstance(strict, dict),
         "json_lenient": isinstance(parse_json(reply, lenient=True), dict),
         "json_schema": isinstance(wanted, dict) and fits(strict, wanted),

@@ -31,7 +31,7 @@ SMALL = {PROFILES[name].model: PROFILES[name] for name in ("cpu", "tiny")}  # th
 CPU_MINUTES = 43  # as README.md states it, with the machine it was timed on
 TIGHT = 0.92  # above this share of the memory any other program tips it over
 HELD_SHARE = 0.85  # of a GPU's memory should be free before a training
-# The most that lesson 04 held on a CPU, where it also trains all weights for a few steps.
+# The most that lesson 04 held on a CPU, measured when it also trained all weights for a few steps.
 LESSON_GIB = {("tiny", "bfloat16"): 4.3, ("tiny", "float32"): 4.3, ("cpu", "bfloat16"): 7.1, ("cpu", "float32"): 11.3}
 SYSTEM_GIB = 1.5  # memory for the system, JupyterLab and a browser's tab
 CUDA_13_SINCE = (7, 5)  # Turing; CUDA 13 has no kernels for older GPUs (its release notes, "deprecated architectures")

@@ -45,16 +45,18 @@ def _png(figure: Figure, dpi: int) -> bytes:
 
 
 def curve(log: Sequence[Mapping[str, float]], title: str = "Loss during training") -> Figure:
-    """Training and validation loss over the steps of a `TrainResult.log`."""
+    """Training and validation loss over the steps of a `TrainResult.log`; single steps jump, so their mean is there."""
     figure, [axes] = panels(7, 3.2)
-    for key, name, style in (
-        ("loss", "training rows (each step)", {"color": LIGHT, "linewidth": 1.5}),
-        ("eval_loss", "validation rows (never trained on)", {"color": DARK, "linewidth": 2, "marker": "o"}),
-    ):
-        if points := [(entry["step"], entry[key]) for entry in log if key in entry]:
-            axes.plot(*zip(*points, strict=True), label=name, **style)
+    points = {key: [(entry["step"], entry[key]) for entry in log if key in entry] for key in ("loss", "eval_loss")}
+    steps, each = zip(*points["loss"], strict=True) if points["loss"] else ((), ())
+    means = [sum(each[max(0, end - 20) : end]) / min(end, 20) for end in range(10, len(each) + 1)]
+    axes.plot(steps, each, label="training rows, each step", color=PALE, linewidth=1)
+    axes.plot(steps[9:], means, "--", label="training rows, mean of the last 20 steps", color=ACCENT, linewidth=2)
+    if points["eval_loss"]:
+        looks = zip(*points["eval_loss"], strict=True)
+        axes.plot(*looks, "o-", label="validation rows (never trained on)", color=DARK, linewidth=2)
     axes.set(title=title, xlabel="step", ylabel="loss (nats per learned token)", ylim=(0, None))
-    axes.legend(frameon=False)
+    axes.legend(edgecolor="none")
     return figure
 
 

@@ -1,15 +1,19 @@
-"""A lesson's work in one call: train the adapter, evaluate it."""
+"""A lesson's work in one call: train the adapter, evaluate it; on the course's rows, or on a learner's own file."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import shlex
 import warnings
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from course_utils import data, hub
+from course_utils.core import profiles
 from course_utils.core.files import write_text
 from course_utils.core.profiles import Profile
 from course_utils.evals import evaluation
@@ -18,21 +22,28 @@ from course_utils.lessons.setup import LessonError, merged_dir, run_dir
 from course_utils.text import masking
 from course_utils.train import modeling, training
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 FEWEST_ROWS = 10  # of one's own: most to train on, and at least two to evaluate with
+FEW_ROWS = 50  # below that many the held-back tenth is five rows at most: too few to judge by
+FEWEST_STEPS = 32  # below that an adapter has hardly moved, however often it saw its few rows
+TOKENS_PER_SECOND = {"bfloat16": 130, "float32": 52}
+"""Real tokens that the real Qwen trains on, on two cores (README.md); no GPU has been measured."""
 
 
-def train_adapter(profile: Profile, *, file: str | Path | None = None, resume: bool = False) -> training.TrainResult:
+def train_adapter(
+    profile: Profile, *, rows: tuple[Dataset, Dataset] | None = None, resume: bool = False
+) -> training.TrainResult:
     """Lesson 04 in one call: masked rows, LoRA, training; the adapter lands in `run_dir(profile)`.
 
     Args:
-        file: rows of one's own in place of the course's; see `own_rows`.
+        rows: to train on and to validate with, in place of the course's; `own_rows` gives them.
         resume: go on from the last checkpoint, where there is one.
     """
     model, tokenizer = modeling.load_model(hub.download(profile.model), profile)
-    if file is None:
-        rows = [data.load_built(profile, part) for part in ("train", "valid")]
-    else:
-        rows = own_rows(file, profile, tokenizer)
+    if rows is None:
+        rows = data.load_built(profile, "train"), data.load_built(profile, "valid")
     model = modeling.attach_lora(model, profile)
     train, valid = (
         masking.build_dataset(part, tokenizer, max_length=profile.train.max_length, train_on_tool_calls=True)
@@ -41,7 +52,12 @@ def train_adapter(profile: Profile, *, file: str | Path | None = None, resume: b
     return training.train(model, tokenizer, train, valid, profile.train, resume=resume, profile=profile)
 
 
-def own_rows(file: str | Path, profile: Profile, tokenizer: Any) -> tuple[Any, Any]:
+def own_run(profile: Profile, file: str | Path) -> Profile:
+    """The profile whose run lies in a folder that is named after a learner's file."""
+    return replace(profile, train=replace(profile.train, output_dir=f"runs/own/{Path(file).stem}"))
+
+
+def own_rows(file: str | Path, profile: Profile, tokenizer: Any) -> tuple[Dataset, Dataset]:
     """Rows that a learner brings (whatever `data.check` opens), checked and split into a dataset to train on and one of
     a tenth, in whole groups, for validation. The profile gives the longest row, in tokens, and the seed.
 
@@ -59,9 +75,43 @@ def own_rows(file: str | Path, profile: Profile, tokenizer: Any) -> tuple[Any, A
         raise LessonError(f"{report.problems[0]} {every} lists every problem ({len(report.problems)}).")
     if len(report.rows) < FEWEST_ROWS:
         raise LessonError(f"{file} holds {len(report.rows)} rows; {FEWEST_ROWS} are the least, and 200 a good start.")
+    if len(report.rows) < FEW_ROWS:
+        few = f"{file} holds {len(report.rows)} rows. They may teach a form; below {FEW_ROWS} the figures are chance."
+        warnings.warn(few, stacklevel=2)
     for remark in filter(lambda remark: "not read" in remark, report.remarks):
         warnings.warn(remark, stacklevel=2)
     return data.split(report.rows, valid_ratio=0.1, min_valid=2, seed=profile.train.seed)
+
+
+class Plan(NamedTuple):
+    """What a run on rows of one's own will take."""
+
+    profile: Profile  # with the settings for this many rows
+    steps: int
+    tokens: int  # that the run sees, without padding
+    gib: float  # the peak, for the longest row
+    minutes: float | None  # None where no speed was measured
+
+
+def plan(profile: Profile, rows: tuple[Dataset, Dataset], tokenizer: Any) -> Plan:
+    """Settings for few rows, and what the run will take: three times through them, but `FEWEST_STEPS` at least; four
+    looks at the held-back ones, and two without a gain end the run.
+    """
+    train = [len(row["input_ids"]) for row in masking.build_dataset(rows[0], tokenizer, train_on_tool_calls=True)]
+    per_step = profile.train.batch_size * profile.train.grad_accum
+    steps = 4 * math.ceil(max(FEWEST_STEPS, 3 * len(train) / per_step) / 4)
+    fitted = replace(profile.train, max_steps=steps, eval_steps=steps // 4, early_stop=2)
+    tokens = round(steps * per_step * sum(train) / len(train))
+    config = json.loads((hub.download(profile.model) / "config.json").read_text(encoding="utf-8"))
+    longest = replace(profile, train=replace(fitted, max_length=max(train)))
+    measured = profile.device == "cpu" and profile.model == profiles.PROFILES["cpu"].model
+    return Plan(
+        profile=replace(profile, train=fitted),
+        steps=steps,
+        tokens=tokens,
+        gib=profiles.memory_budget(config, longest).gib,
+        minutes=tokens / TOKENS_PER_SECOND[profile.dtype] / 60 if measured else None,
+    )
 
 
 def in_turn() -> AbstractContextManager[Any]:
@@ -74,13 +124,16 @@ def in_turn() -> AbstractContextManager[Any]:
     return PartialState(cpu=not torch.cuda.is_available()).main_process_first()
 
 
-def evaluate_adapter(profile: Profile, *, merged: bool = False, resume: bool = False) -> evaluation.Comparison:
+def evaluate_adapter(
+    profile: Profile, *, rows: Dataset | None = None, merged: bool = False, resume: bool = False
+) -> evaluation.Comparison:
     """Lesson 05 in one call: the held-out rows answered by the base and by the base with the adapter.
 
     The figures land in `evaluation.json` in the run's folder, and as a page in `evaluation.html`; those of the merged
     model in `evaluation_merged.json` and `.html`.
 
     Args:
+        rows: to answer in place of the course's test and general rows; `own_rows` holds some back.
         merged: compare the base with the merged model of lesson 06 in place of the adapter.
         resume: keep the replies of a run that was stopped, and ask only for the rest.
 
@@ -88,7 +141,7 @@ def evaluate_adapter(profile: Profile, *, merged: bool = False, resume: bool = F
         GenerationError: `resume`, and the replies that were kept are of other rows or of another model.
     """
     model, tokenizer = modeling.load_model(hub.download(profile.model), profile, load_in_4bit=profile.eval_in_4bit)
-    rows = [*data.load_built(profile, "test"), *data.load_built(profile, "general")]
+    rows = list(rows or [*data.load_built(profile, "test"), *data.load_built(profile, "general")])
     out, name = run_dir(profile), "evaluation_merged" if merged else "evaluation"
     kept = {when: out / f"{name}_{when}.jsonl" for when in ("before", "after")}
 

@@ -372,7 +372,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _memory_advice(settings: TrainSettings, model: PeftModel, profile: Profile | None) -> str:
     """What was needed, and the next thing to change (C37)."""
-    by_hand = "Memory ran out. Halve batch_size and double grad_accum, then gradient_checkpointing=True (lesson 04)."
+    by_hand = "Memory ran out. Set gradient_checkpointing=True, then halve batch_size, double grad_accum (lesson 04)."
     if profile is None:
         return by_hand
     profile = replace(profile, train=settings)

@@ -1,4 +1,4 @@
-"""Checks of exercise 04: steps, LoRA, NF4, the learning rate, accumulated gradients, the merge."""
+"""Checks of exercise 04: steps, LoRA, the learning rate and how to pick it, accumulated gradients, the merge."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _layers(seed: int, names: Sequence[str], inputs: int, outputs: int, **how: A
 
 @check
 def forward(attempt: Callable[..., Tensor]) -> None:
-    """`forward(x, W, A, B, alpha)`: a linear layer and its detour, as PEFT computes it."""
+    """`forward(x, W, A, B, alpha)`: a linear layer and what LoRA adds, as PEFT computes it."""
     draw = torch.Generator().manual_seed(11)
     for inputs, outputs, r, alpha, tokens in ((6, 4, 2, 4, 3), (3, 5, 1, 1, 1), (4, 4, 4, 2, 2), (5, 3, 2, 7, 4)):
         layer = _layers(r, ["q_proj"], inputs, outputs, r=r, lora_alpha=alpha).base_model.model["q_proj"]
@@ -88,9 +88,10 @@ def forward(attempt: Callable[..., Tensor]) -> None:
         ratio = float((detour * right).sum() / right.square().sum())
         same_way = _off(detour, ratio * right) < 1e-3
         expect(
-            not same_way or abs(ratio - 1) < 1e-3, f"for {given} the detour is {ratio:.2f} times as large as it must be"
+            not same_way or abs(ratio - 1) < 1e-3,
+            f"for {given} what A and B add is {ratio:.2f} times as large as it must be",
         )
-        expect(_off(found, wanted) < 1e-4, f"for {given} the detour is another one than that of A and B")
+        expect(_off(found, wanted) < 1e-4, f"for {given} what is added is not that of A and B")
 
 
 # ── the size of an adapter ──────────────────────────────────────────────────────────────────────────────────────────
@@ -165,60 +166,48 @@ def _rates(total: int, warmup: float, peak: float) -> list[float]:
     return rates
 
 
-# ── NF4 ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── pick a learning rate ────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @check
-def quantise(attempt: Callable[..., tuple[Tensor, Tensor]]) -> None:
-    """`quantise(values, levels, block)`: scales of blocks and the nearest levels; bitsandbytes gives the same."""
-    from bitsandbytes.functional import dequantize_4bit, get_4bit_type, quantize_4bit
-
-    nf4 = get_4bit_type("nf4", device="cpu")
-    draw = torch.Generator().manual_seed(12)
-    bell = torch.randn(256, generator=draw) / 40
-    zeros = torch.cat([bell[:8], torch.zeros(8), bell[8:12]])
-    three = torch.tensor([-1.0, 0.0, 1.0])
-    cases = [
-        ("[0.5, -0.1, 4]", torch.tensor([0.5, -0.1, 4.0]), three, 2),
-        ("[-3, 1, 2, -1]", torch.tensor([-3.0, 1.0, 2.0, -1.0]), three, 4),
-        ("20 values, the second 8 of them 0", zeros, nf4, 8),
-        ("70 values", bell[:70], nf4, 64),
-        ("256 values", bell, nf4, 64),
-        ("256 values, one of them large", torch.where(bell == bell[9], 3.0, bell), nf4, 32),
+def pick_rate(attempt: Callable[..., float]) -> None:
+    """`pick_rate(short_run, rates)`: each rate tried once, the run that ends lowest, the smallest rate of equals."""
+    nan = math.nan
+    cases: list[tuple[dict[float, list[float]], float | None]] = [
+        ({1e-4: [3.0, 2.9], 1e-3: [3.0, 2.0], 1e-2: [3.0, 5.0]}, 1e-3),
+        ({1e-2: [3.0, 2.5], 1e-4: [3.0, 2.9], 1e-3: [3.0, 2.0]}, 1e-3),  # in no order
+        ({1e-4: [3.0, 2.6, 2.2], 1e-3: [3.0, 1.5, 2.4]}, 1e-4),  # lowest in between, not at the end
+        ({1e-4: [3.0, 2.9], 1e-3: [3.0, 2.0, nan]}, 1e-4),
+        ({1e-3: [3.0, 2.0, nan], 1e-4: [3.0, 2.9]}, 1e-4),
+        ({1e-2: [1.2, 1.0], 1e-3: [1.2, 1.01], 1e-4: [1.2, 1.02]}, 1e-3),  # at most 1 % above
+        ({1e-2: [1.2, 1.0], 1e-3: [1.2, 1.008]}, 1e-3),
+        ({1e-2: [1.2, 1.0], 1e-3: [1.2, 1.012]}, 1e-2),
+        ({1e-2: [1.1, 1.0], 1e-3: [1.0, 1.0], 1e-4: [0.9, 0.99]}, 1e-2),  # as low, and did not get better
+        ({0.5: [2.0, 1.0, 1.9]}, 0.5),
     ]
-    for told, values, levels, block in cases:
-        given = f"{told}, {len(levels)} levels and block={block}"
-        before = values.clone()
-        pair = ask(attempt, values, levels, block, given=given)
-        expect(torch.equal(values, before), f"for {given} the values are changed")
-        expect(
-            isinstance(pair, tuple) and len(pair) == 2, f"for {given} it returned {shown(pair)}; expected two tensors"
+    draw = random.Random(12)
+    for _ in range(20):
+        rates = draw.sample([1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2], k=4)
+        ends = {rate: round(draw.uniform(1, 2.5), 3) for rate in rates}
+        ends[rates[0]] = 1.0
+        cases.append(
+            (
+                {rate: [2.0, draw.uniform(0.5, 3), end] for rate, end in ends.items()},
+                min(rate for rate, end in ends.items() if end <= 1.01),
+            )
         )
-        scales = _tensor(pair[1], [-(-len(values) // block)], f"{given}, scales,")
-        codes = _tensor(pair[0], values.shape, f"{given}, codes,")
-        _examine_codes(codes, scales, values, levels, block, given)
-    codes, scales = attempt(bell, nf4, 64)
-    back = nf4[codes] * scales.repeat_interleave(64)
-    theirs = dequantize_4bit(*quantize_4bit(bell, blocksize=64, quant_type="nf4"))
-    expect(torch.allclose(back, theirs, atol=1e-6), "turned back, 256 values are not those of bitsandbytes")
+    cases += [({1e-3: [3.0, 3.0]}, None), ({1e-3: [3.0, 3.1], 1e-2: [3.0, nan]}, None)]
+    for runs, wanted in cases:
+        given = "; ".join(f"{rate:g}: {losses}" for rate, losses in runs.items())
+        tried: list[float] = []
 
+        def short_run(rate: float, runs: dict[float, list[float]] = runs, tried: list[float] = tried) -> list[float]:
+            tried.append(rate)
+            return list(runs[rate])
 
-def _examine_codes(codes: Tensor, scales: Tensor, values: Tensor, levels: Tensor, block: int, given: str) -> None:
-    """Say which scale is not its block's, or which code not the nearest level's."""
-    for number, (part, scale) in enumerate(zip(values.split(block), scales.tolist(), strict=True)):
-        largest = max(map(abs, part.tolist()))
-        right = math.isclose(scale, largest, rel_tol=1e-5)
-        expect(right, f"for {given} the scale of block {number} is {scale:.4g}; its largest is {largest:.4g}")
-    whole = not codes.is_floating_point() and bool(((codes >= 0) & (codes < len(levels))).all())
-    expect(whole, f"for {given} the codes are {shown(codes.tolist())}; expected whole numbers below {len(levels)}")
-    for place, (value, code) in enumerate(zip(values.tolist(), codes.tolist(), strict=True)):
-        scale = scales[place // block].item()
-        distances = [abs(value / scale - level) if scale else abs(level) for level in levels.tolist()]
-        expect(
-            distances[code] < min(distances) + 1e-5,
-            f"for {given} the value {value:.4g} at place {place}, in a block of the scale {scale:.4g}, has the code "
-            f"{code}, the level {levels[code]:.3f}; another level is nearer",
-        )
+        found = ask(attempt, short_run, list(runs), given=given)
+        expect(sorted(tried) == sorted(runs), f"for {given} it tries {tried}; a run is expensive: each rate once")
+        expect(found == wanted, f"for {given} it returned {shown(found)}; expected {wanted}")
 
 
 # ── find the bug ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,4 +1,4 @@
-"""Checks of exercise 06: merging, what a folder lacks, near-ties, served messages, load reports."""
+"""Checks of exercise 06: merging, what a folder lacks, near-ties, what an adapter does, load reports."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from course_utils import client, export, generation
+from course_utils import export, generation
 from exercises.checks import ask, check, expect, expect_error, shown
 from notebooks.load_test import percentile
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from torch import Tensor
 
 Tensors = dict[str, torch.Tensor]
@@ -215,45 +216,59 @@ def _agreement(
     return generation.agreement(replies, mine, others, [rows + tolerance for rows in mine])
 
 
-# ── a served message ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── what an adapter does ────────────────────────────────────────────────────────────────────────────────────────────
 
-MESSAGES: Sequence[dict[str, str | None]] = (
-    {"content": "Oslo."},
-    {"content": " Oslo.\n"},
-    {"content": None},
-    {"content": ""},
-    {"content": "\n\nOslo.", "reasoning": "\nThe capital.\n"},
-    {"content": "Oslo.", "reasoning_content": "The capital."},
-    {"content": "Oslo.", "reasoning": None, "reasoning_content": "The capital."},
-    {"content": "Oslo.", "reasoning": "", "reasoning_content": None},
-    {"content": None, "reasoning": "It is"},
-    {"reasoning": "It is"},
-    {"content": "", "reasoning": "It is"},
-    {"content": "", "reasoning_content": "It is"},
-    {"content": "Write </think> here.", "reasoning": "The user wants a tag."},
-    {"content": "<think>The capital.</think>Oslo."},
-    {"content": "<think>\nThe capital.\n</think>\n\nOslo."},
-    {"content": "The capital.</think>Oslo."},
-    {"content": "<think>The capital is"},
-    {"content": "<think>a <think> b</think>c </think> d <think>"},
-    {"content": "<think>a <think> b"},
-    {"content": "<think></think>"},
-    {"content": "Oslo.", "reasoning": None},
-)
+
+def small_model() -> tuple[PeftModel, Tensor]:
+    """A tiny model of random weights with three adapters on its last layer, one of them good; and ids to ask it."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=["lm_head"])
+    with torch.random.fork_rng():
+        torch.manual_seed(10)
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=40, tie_word_embeddings=False, **shape))
+        model = get_peft_model(model, config, adapter_name="monday")
+        for name in ("tuesday", "wednesday"):
+            model.add_adapter(name, config)
+        head = model.get_base_model().lm_head
+        torch.nn.init.normal_(head.lora_B["tuesday"].weight)
+        torch.nn.init.constant_(head.lora_B["wednesday"].weight, math.nan)
+        ids = torch.randint(40, (3, 7))
+    model.set_adapter("tuesday")
+    return model.eval(), ids
 
 
 @check
-def split_message(attempt: Callable[..., tuple[str, str | None]]) -> None:
-    """`split_message(message, finish_reason)`: thinking and answer, whichever way they are sent."""
-    for message in MESSAGES:
-        for finish_reason in ("stop", "length"):
-            given = f"{message} that ended with {finish_reason!r}"
-            found = ask(attempt, dict(message), finish_reason, given=given)
-            pair = isinstance(found, tuple) and len(found) == 2
-            expect(pair, f"for {given} it returned {shown(found)}; expected the pair (thinking, answer)")
-            wanted = client.parse_message(message, finish_reason)
-            for name, one, right in zip(("thinking", "answer"), found, (wanted.thinking, wanted.answer), strict=True):
-                expect(one == right, f"for {given} the {name} is {shown(one)}; expected {right!r}")
+def effects(attempt: Callable[[PeftModel, Tensor], dict[str, float]]) -> None:
+    """`effects(model, ids)`: by how much each adapter moves the logits."""
+    model, every = small_model()
+    head = model.get_base_model().lm_head
+    for scale, order in ((1.0, [0, 1, 2]), (-2.5, [2, 1, 0]), (0.01, [1])):
+        ids = every[order]
+        low, high = head.lora_A["tuesday"].weight.data, head.lora_B["tuesday"].weight.data.mul_(scale)
+        given = f"three adapters, one of them trained, and {len(ids)} rows"
+        with torch.no_grad():
+            hidden = model.get_base_model().model(ids).last_hidden_state
+            moved = 2 * (hidden @ low.T @ high.T)  # what LoRA adds behind the layer; alpha / r is 2
+            mounted = model(ids).logits
+        found = ask(attempt, model, ids, given=given)
+        names = isinstance(found, Mapping) and {*found} == {*model.peft_config}
+        expect(names, f"for {given} it returned {shown(found)}; expected a number for each of {[*model.peft_config]}")
+        floats = all(isinstance(value, float) for value in found.values())
+        expect(floats, f"for {given} it returned {shown(found)}; expected floats")
+        expect(found["monday"] == 0, f"an adapter with B = 0 moves nothing; for it, it returned {found['monday']}")
+        broken = found["wednesday"]
+        expect(math.isnan(broken), f"an adapter that holds nan gives nan; for it, it returned {broken}")
+        wanted = float(moved.abs().max())
+        right = math.isclose(found["tuesday"], wanted, rel_tol=1e-3)
+        expect(right, f"for {given} the trained one has {found['tuesday']:.4f}; expected {wanted:.4f}")
+        active = model.active_adapter
+        expect(active == "tuesday", f"before, tuesday was switched on; afterwards it is {active}")
+        with torch.no_grad():
+            same = torch.equal(model(ids).logits, mounted)
+        expect(same, "afterwards the model gives other logits than before: leave it as it was, adapter on")
 
 
 # ── find the bug ────────────────────────────────────────────────────────────────────────────────────────────────────

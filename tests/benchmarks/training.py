@@ -394,8 +394,8 @@ a machine whose speed moves by a third. Made by `python tests/benchmarks/setting
 """
 MEANS = """What makes the difference, each measured alone with single steps of 8 rows on the same machine:
 
-- Rows of like length in a step (`training.row_order`): of the course's rows at random 12 % of a batch of 4 is padding,
-  in this order 1 % (lesson 04); of the rows above nearly half.
+- Rows of like length in a step (`training.row_order`): of the course's rows at random 42 % of a batch of 4 is padding,
+  in this order 3 % (`04_inside_the_run.ipynb`); of the rows above nearly half.
 - Unsloth's loss in chunks, over the learned tokens only; the base in bfloat16, which autocast need not convert.
 - No copies of LoRA's inputs to float32 (`peft.helpers.disable_input_dtype_casting`): 10 % less time, the same bits.
 - Attention in plain matrix products for rows of at most 256 tokens (`AttentionInterface` of transformers): steps of

@@ -64,6 +64,7 @@ def test_the_card_holds_base_licence_settings_losses_and_figures(run):
     metrics = json.loads((run / "train_metrics.json").read_text(encoding="utf-8"))["metrics"]
     assert f"{metrics['rows']} rows, {metrics['steps']} steps" in text
     assert f"validation loss {metrics['first_eval_loss']:.3f} → {metrics['last_eval_loss']:.3f}" in text
+    assert "training loss" not in text, "that of a single step says nothing: each step has rows of like length"
     assert "| json | 3 | 2.00 → 1.50 | 40.50 → 12.00 | JSON valid, strict | 0.25 → 0.75 |" in text
     assert "Worse than before (paired test, 95 %): perplexity of the reference of general, 2.00 → 3.00." in text
     assert str(ROOT) not in text and str(run) not in text

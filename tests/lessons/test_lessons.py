@@ -60,6 +60,8 @@ def test_train_writes_into_the_clone_wherever_it_is_called(monkeypatch, tmp_path
     monkeypatch.setattr(setup, "setup", lambda needs, profile, model: None)
     monkeypatch.setattr(cli, "is_first_process", lambda: False)
     monkeypatch.setattr(pipeline, "train_adapter", lambda profile, **_: trained.append(profile))
+    monkeypatch.setattr(pipeline, "own_rows", lambda *_: None)
+    monkeypatch.setattr(cli, "_tokenizer", lambda profile: None)
     cli.train("tiny", None, tmp_path / "config.json", file and tmp_path / file)
     assert Path(trained[0].train.output_dir).resolve() == (ROOT / folder).resolve()
 
@@ -111,7 +113,17 @@ def test_train_evaluate_merge_and_chat_with_another_model_find_each_other(other)
     assert (adapter, merged, talked_to) == (run / "adapter", run / "merged", run / "merged")
 
 
-def test_the_profiles_own_model_stays_where_it_is(other):
+def test_evaluate_looks_where_train_put_the_run_of_the_same_file(other, monkeypatch):
+    monkeypatch.setattr(pipeline, "own_rows", lambda *_: ([], ["held back"]))
+    monkeypatch.setattr(cli, "_tokenizer", lambda profile: None)
+    for command in ("train", "evaluate"):
+        say(command, "--model", OTHER, "--data", "my.jsonl")
+    assert other["train"][0] == other["evaluate"][0]
+
+
+def test_the_profiles_own_model_stays_where_it_is(other, monkeypatch):
+    monkeypatch.setattr(pipeline, "own_rows", lambda *_: None)
+    monkeypatch.setattr(cli, "_tokenizer", lambda profile: None)
     say("train", "--model", profiles.PROFILES["tiny"].model)
     say("train", "--model", OTHER, "--data", "my.jsonl")
     assert Path(other["train"][0].train.output_dir).resolve() == (ROOT / "runs/own/my/Qwen--Qwen3-0.6B").resolve()

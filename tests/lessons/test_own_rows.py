@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
-from course_utils import data, masking, pipeline, settings
+from course_utils import data, masking, pipeline, profiles, settings
 from course_utils.lessons.setup import LessonError
 from course_utils.train import callbacks
 
@@ -126,9 +127,9 @@ def test_the_log_has_each_steps_loss(tmp_path):
     assert {"loss", "tokens_per_second", "memory_gib", "seconds_left"} <= set(log.entries[0])
 
 
-def command(*arguments: str, cwd: Path = ROOT, typed: str = "") -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, cwd: Path = ROOT, typed: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
     """`python -m course_utils …` on two cores."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "COURSE_PROFILE": "tiny"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COURSE_PROFILE": "tiny"} | variables
     return subprocess.run(
         [sys.executable, "-m", "course_utils", *arguments],
         cwd=cwd,
@@ -189,6 +190,38 @@ def test_the_whole_path_by_the_command_line(smol, tmp_path):
     written = {path.name for path in tmp_path.iterdir()} - CACHES
     assert written == {"rows.jsonl", "config.json", "run"}
     assert files_of_the_clone() == before
+
+
+def test_ones_own_file_travels_the_whole_road(smol, tmp_path):
+    """`mine` trains and compares; `evaluate --data`, `merge --adapter` and `serve --merged` go on from there."""
+    write(tmp_path / "rows.jsonl", [line(question) for question in QUESTIONS])
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    here = {"cwd": tmp_path, "COURSE_HOME": str(tmp_path)}
+    done = command("mine", "rows.jsonl", **here)
+    assert done.returncode == 0, done.stderr[-1000:]
+    assert "rows.jsonl holds 24 rows" in done.stderr and "below 50 the figures are chance" in done.stderr
+    assert "22 rows to train on, 2 held back. The training: 32 steps, " in done.stdout and "minutes" not in done.stdout
+    assert done.stdout.count("  after:  Place: the shelf\n") == 2
+    assert "0.00 → 1.00" in next(each for each in done.stdout.splitlines() if each.startswith("rows "))
+    run = tmp_path / "runs/own/rows"
+    first = json.loads((run / "evaluation.json").read_text("utf-8"))
+    (run / "evaluation.json").unlink()
+    again = command("evaluate", "--data", "rows.jsonl", **here)
+    assert again.returncode == 0, again.stderr[-1000:]
+    assert json.loads((run / "evaluation.json").read_text("utf-8"))["table"] == first["table"]
+    merged = command("merge", "--adapter", str(run / "adapter"), **here)
+    assert merged.returncode == 0, merged.stderr[-1000:]
+    assert (run / "merged/model.safetensors").is_file() and "layers merged" in merged.stdout
+
+
+def test_the_plan_of_a_run_follows_the_rows(tiny, smol_tokenizer, tmp_path):
+    many = write(tmp_path / "many.jsonl", [line(f"{question} {end}") for question in QUESTIONS for end in "abcdefgh"])
+    rows = pipeline.own_rows(many, tiny, smol_tokenizer)
+    found = pipeline.plan(tiny, rows, smol_tokenizer)
+    assert found.steps == found.profile.train.max_steps == 4 * found.profile.train.eval_steps == 132
+    assert 3 * len(rows[0]) <= 4 * found.steps < 3 * len(rows[0]) + 16
+    assert found.tokens > 40 * found.steps and 0.5 < found.gib < 3 and found.minutes is None
+    assert pipeline.plan(replace(tiny, model=profiles.PROFILES["cpu"].model), rows, smol_tokenizer).minutes > 2
 
 
 def test_a_misspelled_setting_is_one_line(tmp_path):

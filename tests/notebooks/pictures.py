@@ -20,7 +20,16 @@ PICTURES = {
     "10_many_gpus": "c40",
 }
 """The cell of each lesson; the output of lesson 02 is HTML, the others' are figures."""
-HEADS = {"00_ten_minutes": ("road.png", "c32"), "10_many_gpus": ("step.png", "c08")}
+HEADS = {
+    "00_ten_minutes": ("road.png", "c32"),
+    "01_download": ("six_steps.png", "c81"),
+    "02_templates_and_special_tokens": ("tokens.png", "p02"),
+    "03_data_building": ("steps.png", "r02"),
+    "04_qlora_sft": ("loss.png", "c69"),
+    "05_evaluation": ("before_after.png", "c42"),
+    "06_merge_and_serve": ("merge.png", "c14"),
+    "10_many_gpus": ("step.png", "c08"),
+}
 """The picture on a lesson's first screen: its name as an attachment of the first cell, and the cell that draws it."""
 
 

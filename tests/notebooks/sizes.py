@@ -15,9 +15,6 @@ from course_utils.lessons import tables
 LESSONS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 CODE_CELLS, WORDS, PICTURES = range(10, 26), range(1200, 2501), 3
 """What a lesson holds: its code cells, its words, and how many pictures it has at least."""
-LONG = {"01_download", "02_templates_and_special_tokens", "03_data_building", "04_qlora_sft", "05_evaluation"}
-LONG |= {"06_merge_and_serve", "10_many_gpus"}
-"""Lessons that are still to be cut: nobody adds to these names."""
 
 
 class Size(NamedTuple):
@@ -27,7 +24,8 @@ class Size(NamedTuple):
 
 
 def read_by_people(markdown: str) -> str:
-    """What is left of a Markdown cell without the map, pictures, badges, addresses of links, and tags of HTML."""
+    """What is left of a Markdown cell without code, the map, pictures, badges, addresses of links, and tags of HTML."""
+    markdown = re.sub(r"^```.*?^```", "", markdown, flags=re.DOTALL | re.MULTILINE)
     text = re.sub(rf"(^\|.*\n){{2}}^\|.*{re.escape(HERE)}.*$", "", markdown, flags=re.MULTILINE)
     text = re.sub(r"!\[[^\]]*\]\([^)]*\)|<svg.*?</svg>", "", text, flags=re.DOTALL)
     return re.sub(r"\]\([^)]*\)|<[^>]+>|^\|[-:| ]+\|$|[|\[\]*#]", " ", text, flags=re.MULTILINE)

@@ -38,7 +38,8 @@ def test_every_notebook_has_a_link_that_leads_to_it(found):
 
 def test_what_is_solved_and_what_is_there(found):
     text = start_page.page(found, NEEDS, TASKS)
-    assert "| 0.3 | [1 of 2 solved](../exercises/01_download.ipynb)" in text
+    _, minutes = start_page._opening(ROOT / "notebooks/01_download.ipynb")
+    assert f"| {minutes} | [1 of 2 solved](../exercises/01_download.ipynb)" in text
     assert "[1 of 1 solved](../exercises/02_templates" in text and "2 of 3 tasks solved" in text
     assert "| the base model (a minute) | there |" in text
     assert "| the trained adapter (10 minutes) | not there; made by the lesson" in text

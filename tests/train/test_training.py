@@ -251,7 +251,7 @@ def test_out_of_memory_is_explained_with_budget_and_remedy(smol, tiny, toy_rows,
     settings = replace(trained[1], output_dir=str(tmp_path / "run"))
     with pytest.raises(training.OutOfMemory, match=r"predicted was \d\.\d GiB.*Next: gradient_checkpointing False"):
         run(smol, tiny, toy_rows, settings, callbacks=[Greedy()], profile=tiny)
-    with pytest.raises(training.OutOfMemory, match="Halve batch_size"):
+    with pytest.raises(training.OutOfMemory, match="Set gradient_checkpointing=True, then halve"):
         run(smol, tiny, toy_rows, settings, callbacks=[Greedy()])
     assert not (tmp_path / "run" / "adapter").exists()
 
@@ -262,7 +262,7 @@ def test_out_of_memory_is_explained_with_budget_and_remedy(smol, tiny, toy_rows,
 def test_out_of_memory_is_said_also_of_a_model_that_the_budget_cannot_count(tiny, config, words):
     model = SimpleNamespace(config=SimpleNamespace(to_dict=lambda: config))
     advice = training._memory_advice(tiny.train, model, tiny)
-    assert advice.startswith("Memory ran out. Halve batch_size") and words in advice
+    assert advice.startswith("Memory ran out. Set gradient_checkpointing=True") and words in advice
 
 
 def test_early_stop_keeps_the_best(smol, tiny, toy_rows, trained, tmp_path):
