@@ -80,9 +80,11 @@ def _execute(path: Path, lesson: Any, profile: Profile, on_cell: Callable[[], An
         on_cell_executed=lambda cell, cell_index, execute_reply: on_cell(),
     )
     # A relative COURSE_HOME would be another folder for the kernel, which runs beside its notebook.
-    chosen = {profiles.VARIABLE: profile.name, paths.VARIABLE: str(paths.home())}
+    variables = {paths.VARIABLE: str(paths.home())}
+    if profiles.choose().name != profile.name:  # else the lessons choose the same, and say the machine's reason
+        variables |= {profiles.VARIABLE: profile.name}
     try:
-        client.execute(env=os.environ | chosen)
+        client.execute(env=os.environ | variables)
     except CellExecutionError as error:
         failed = (
             number
