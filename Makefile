@@ -83,6 +83,7 @@ bench: install ## training and evaluation side by side with what a newcomer writ
 
 outputs: install ## put the outputs of the last `make course` and `make course-2` into notebooks/, run the extras, take README's pictures
 	@$(BIN)/python tests/notebooks/refresh.py
+	@$(BIN)/python tests/notebooks/seconds.py
 	@PYTHONPATH=tests $(BIN)/python tests/notebooks/pictures.py
 
 exercises: install ## write the learners' copies of the exercises from exercises/solutions/
