@@ -137,7 +137,7 @@ def test_thinking_that_the_prompt_opened_and_that_was_cut_off_is_no_answer(float
 def measured(source, tags, **figures):
     """A measured row, a hit in every figure unless told otherwise."""
     hits = dict.fromkeys(
-        ("usable", "stopped", "json_strict", "json_lenient", "json_schema", "exact", "bare", "emoji_fits"), True
+        ("usable", "same", "stopped", "json_strict", "json_lenient", "json_schema", "exact", "bare", "emoji_fits"), True
     )
     nll = {"learned": 4.0, "learned_count": 4, "all_tokens": 8.0, "all_count": 8}
     base = {"source": source, "tags": tags, "prompt": "?", "reference": "Fine.", "nll": nll, "tokens": 4}
@@ -379,6 +379,16 @@ class TestRowsThatCannotBeEvaluated:
         good = {"input_ids": torch.tensor([1, 2]), "labels": torch.tensor([-100, 2])}
         with pytest.raises(evaluation.EvaluationError, match=f"^example 1, {field}: .*build_dataset"):
             evaluation.perplexity(*float32_model, [good, example], batch_size=2)
+
+
+def test_a_learners_own_rows_are_judged_by_their_references():
+    runs = [evaluation.EvalReport([measured("mine", [], same=same), measured("json", [])]) for same in (False, True)]
+    table = {line["source"]: line for line in evaluation.compare(*runs).table}
+    assert table["mine"]["metric"] == "equal to the reference"
+    assert (table["mine"]["metric before"], table["mine"]["metric after"]) == (0, 1)
+    assert table["all"]["metric"] == "ends by itself"
+    asked = {(line["source"], line["figure"]) for line in runs[0].figures()}
+    assert ("mine", "equal to the reference") in asked and ("json", "equal to the reference") not in asked
 
 
 def test_every_figure_is_a_ratio_of_sums():
