@@ -98,11 +98,7 @@ def check_data(
     as_json: Annotated[bool, typer.Option("--json", help="Every problem as JSON and nothing else.")] = False,
 ) -> None:
     """Find every problem of a file before it costs training time; the exit code is 1 where there is one."""
-    made = None
-    if tokenizer is not None:
-        from transformers import AutoTokenizer
-
-        made = AutoTokenizer.from_pretrained(hub.download(tokenizer))
+    made = None if tokenizer is None else _tokenizer(tokenizer)
     report = data.check(path, made, max_length, against=against)
     if page is not None:
         write_text(page, reports.page(f"Check of {path}", reports.check(report).html))
@@ -156,17 +152,17 @@ def train(
     with pipeline.in_turn():
         _setup(["model"] if data else ["model", "data"], profile, model)
     chosen = at_home(replace(chosen, train=changed))
-    rows = pipeline.own_rows(data, chosen, _tokenizer(chosen)) if data else None
+    rows = pipeline.own_rows(data, chosen, _tokenizer(chosen.model)) if data else None
     result = pipeline.train_adapter(chosen, rows=rows, resume=resume)
     if is_first_process():
         print(tables.table(list(result.metrics.items()), columns=("what", "value")))
         print(f"The adapter lies in {result.adapter_dir}.")
 
 
-def _tokenizer(profile: profiles.Profile) -> Any:
+def _tokenizer(name: str) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(hub.download(profile.model))
+    return AutoTokenizer.from_pretrained(hub.download(name))
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -195,19 +191,18 @@ def evaluate(
     ready = _setup(["model"] if data else ["model", "merged" if merged else "adapter", "data"], profile, model)
     chosen, rows = ready.profile, None
     if data:
-        chosen = _own_run(ready, data)
-        rows = pipeline.own_rows(data, chosen, _tokenizer(chosen))[1]
+        chosen = _own_run(profile, model, data)
+        rows = pipeline.own_rows(data, chosen, _tokenizer(chosen.model))[1]
     comparison = pipeline.evaluate_adapter(chosen, rows=rows, merged=merged, resume=resume)
     _show(comparison, chosen, "evaluation_merged" if merged else "evaluation")
 
 
-def _own_run(ready: Setup, file: Path) -> profiles.Profile:
+def _own_run(profile: str | None, model: str | None, file: Path) -> profiles.Profile:
     """The profile of a run on a learner's file, with the model and the folder that `train --data` gives it."""
     from course_utils.lessons import pipeline
     from course_utils.lessons.setup import at_home, with_model
 
-    own = profiles.choose(ready.profile.name)
-    return at_home(with_model(pipeline.own_run(own, file), ready.profile.model))
+    return at_home(with_model(pipeline.own_run(profiles.choose(profile), file), model))
 
 
 def _show(comparison: Comparison, profile: profiles.Profile, name: str) -> None:
@@ -224,9 +219,9 @@ def mine(
     """Your own rows, the whole road: check, split, train, compare before and after, and (at a keyboard) chat."""
     from course_utils.lessons import pipeline
 
-    ready = _setup(["model"], profile, model)
-    chosen = _own_run(ready, data)
-    tokenizer = _tokenizer(chosen)
+    _setup(["model"], profile, model)
+    chosen = _own_run(profile, model, data)
+    tokenizer = _tokenizer(chosen.model)
     train, valid = rows = pipeline.own_rows(data, chosen, tokenizer)
     plan = pipeline.plan(chosen, rows, tokenizer)
     minutes = "" if plan.minutes is None else f", about {plan.minutes:.0f} minutes where it was measured"
@@ -254,8 +249,8 @@ def merge(
 
     ready = _setup(["model"] if adapter else ["adapter"], profile, model)
     base = hub.download(ready.profile.model)
-    where = (adapter, adapter.with_name("merged")) if adapter else (ready.run_dir / "adapter", ready.merged_dir)
-    report = export.merge_adapter(base, *where)
+    out = adapter.with_name("merged") if adapter else ready.merged_dir
+    report = export.merge_adapter(base, adapter or ready.run_dir / "adapter", out)
     print(f"{report.adapter.layers} layers merged; the model lies in {report.path}.")
     for remark in report.adapter.remarks:
         print(remark)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 METRICS = {"json": "json_strict", "emoji": "emoji", "mawps": "bare", "cmath": "bare", "cluener": "entity_f1"}
-METRICS |= {"tools": "calls", "general": "emoji_fits"}
-"""The figure that says most about a source of the course; a learner's own rows are judged by `same`."""
+METRICS |= {"tools": "calls", "general": "emoji_fits", "all": "stopped"}
+"""The figure that says most about a source of the course, and about all; a learner's own rows are judged by `same`."""
 NO_NLL = {"learned": 0.0, "learned_count": 0, "all_tokens": 0.0, "all_count": 0}
 """The sums of an example without tokens: NLL and number, of the learned tokens and of all."""
 OTHER_KINDS = {"text": "text", "chosen": "preference", "rejected": "preference"}
@@ -430,7 +430,7 @@ def compare(before: EvalReport, after: EvalReport) -> Comparison:
 def _table(before: Rows, after: Rows) -> list[dict[str, Any]]:
     lines = []
     for source, (old, new) in _groups("source", before, after).items():
-        own = FIGURES["stopped" if source == "all" else METRICS.get(source, "same")]
+        own = FIGURES[METRICS.get(source, "same")]
         line: dict[str, Any] = {"source": source, "prompts": len(old), "metric": own.name}
         intervals, verdicts = {}, {}
         columns = {"perplexity": FIGURES["perplexity"], "metric": own, "tokens": FIGURES["tokens"]}

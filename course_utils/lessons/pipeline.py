@@ -29,7 +29,7 @@ FEWEST_ROWS = 10  # of one's own: most to train on, and at least two to evaluate
 FEW_ROWS = 50  # below that many the held-back tenth is five rows at most: too few to judge by
 FEWEST_STEPS = 32  # below that an adapter has hardly moved, however often it saw its few rows
 TOKENS_PER_SECOND = {"bfloat16": 130, "float32": 52}
-"""Real tokens that the real Qwen trains on, on two cores (README.md); no GPU has been measured."""
+"""Real tokens that the real Qwen trains on, on two cores (docs/profiles.md); no GPU has been measured."""
 
 
 def train_adapter(
@@ -141,7 +141,8 @@ def evaluate_adapter(
         GenerationError: `resume`, and the replies that were kept are of other rows or of another model.
     """
     model, tokenizer = modeling.load_model(hub.download(profile.model), profile, load_in_4bit=profile.eval_in_4bit)
-    rows = list(rows or [*data.load_built(profile, "test"), *data.load_built(profile, "general")])
+    if rows is None:
+        rows = [*data.load_built(profile, "test"), *data.load_built(profile, "general")]
     out, name = run_dir(profile), "evaluation_merged" if merged else "evaluation"
     kept = {when: out / f"{name}_{when}.jsonl" for when in ("before", "after")}
 

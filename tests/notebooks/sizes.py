@@ -8,11 +8,11 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from openings import HERE, ROOT
+from concepts import LESSONS
+from openings import HERE
 
 from course_utils.lessons import tables
 
-LESSONS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 CODE_CELLS, WORDS, PICTURES = range(10, 26), range(1200, 2501), 3
 """What a lesson holds: its code cells, its words, and how many pictures it has at least."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from concepts import EXTRAS, LESSONS
 from sizes import read_by_people
+from test_anatomy import cells
 
 FIGURE = re.compile(r"(?<![\w.])\d+\.\d+(?!\w|\.\w)")
 ELSEWHERE = {  # from where a figure comes that no cell shows
@@ -31,15 +32,14 @@ ELSEWHERE = {  # from where a figure comes that no cell shows
 
 def claimed(path: Path) -> Iterator[tuple[str, str]]:
     """Each decimal number of the prose below a notebook's head that is in no code and no output: cell and number."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    shown = ""
-    for cell in (cell for cell in cells if cell["cell_type"] == "code"):
-        shown += "".join(cell["source"])
+    found, shown = cells(path), ""
+    for cell in (cell for cell in found if cell["cell_type"] == "code"):
+        shown += cell["source"]
         for output in cell["outputs"]:
             texts = (value for mime, value in output.get("data", {}).items() if mime.startswith("text/"))
             shown += "".join("".join(text) for text in (output.get("text", ""), *texts))
-    for cell in (cell for cell in cells[1:] if cell["cell_type"] == "markdown"):
-        prose = re.sub("`[^`]*`", "", read_by_people("".join(cell["source"])))
+    for cell in (cell for cell in found[1:] if cell["cell_type"] == "markdown"):
+        prose = re.sub("`[^`]*`", "", read_by_people(cell["source"]))
         yield from ((cell["id"], figure) for figure in FIGURE.findall(prose) if figure not in shown)
 
 
