@@ -296,12 +296,16 @@ def entity_counts(reply: str, reference: str) -> EntityCounts:
         reply: an answer like those in the course's NER rows, `{"label": ["entity", …]}`; anything else finds nothing.
         reference: the answer that stands in the data.
     """
-    found, due = _entities(reply), _entities(reference)
+    found, due = entities(reply), entities(reference)
     return EntityCounts(len(found & due), len(found), len(due))
 
 
-def _entities(text: str) -> set[tuple[str, str]]:
-    value = parse_json(text)
+def entities(answer: str) -> set[tuple[str, str]]:
+    """The (label, entity) pairs of an answer in the form of the course's NER rows; anything else holds none.
+
+    A name that stands twice in a text is one pair: the answer says what is there, not where (C47).
+    """
+    value = parse_json(answer)
     lists = value.items() if isinstance(value, dict) else ()
     pairs = ((label, name) for label, names in lists if isinstance(names, list) for name in names)
     return {pair for pair in pairs if isinstance(pair[1], str)}

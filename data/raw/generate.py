@@ -1,10 +1,10 @@
-"""Write the generated files of this folder: cmath, mawps, worked, json, tools and thinking.
+"""Write the generated files of this folder: cmath, mawps, worked, json, tools, thinking and entities.
 
     python data/raw/generate.py [--out FOLDER]
 
 Standard library only. The same code writes the same bytes, whatever the machine: every file has a seed of its own, so
-that a change to one leaves the others as they are. The texts stand in the `_*.py` files beside this one; here they get
-numbers, answers and ids.
+that a change to one leaves the others as they are. The texts stand in the `_*.py` and `_entities.txt` files beside this one; here
+they get numbers, answers, ids and places.
 """
 
 import argparse
@@ -359,6 +359,32 @@ def thinking_rows() -> Iterator[Row]:
         yield {"id": f"think-{number:04}", "messages": messages, "tags": ["thinking", language]}
 
 
+# ------------------------------------------------------------------------------------------------------------- entities
+def entity_row(line: str) -> Row:
+    """A sentence in CLUENER's shape: by label and name the places, each with its first and its last character.
+
+    In the text an entity is written {label:name}, and another may stand inside the name: {company:{address:青岛}银行}.
+    """
+    text, opened, spans = "", [], []
+    for part in re.findall(r"\{[a-z]+:|[{}]|[^{}]+", line):
+        if part.startswith("{"):
+            opened.append((part.strip("{:"), len(text)))
+        elif part == "}":
+            spans.append((*opened.pop(), len(text) - 1))
+        else:
+            text += part
+    label: dict[str, dict[str, list[list[int]]]] = {}
+    for name, start, end in sorted(spans, key=lambda span: (span[1], -span[2])):
+        label.setdefault(name, {}).setdefault(text[start : end + 1], []).append([start, end])
+    return {"text": text, "label": label}
+
+
+def entity_rows() -> Iterator[Row]:
+    """Every sentence, in an order in which no subject stands together."""
+    lines = Path(__file__).with_name("_entities.txt").read_text(encoding="utf-8").splitlines()
+    yield from map(entity_row, random.Random(f"{SEED}:entities").sample(lines, len(lines)))
+
+
 # -------------------------------------------------------------------------------------------------------------- writing
 def jsonl(rows: Iterator[Row] | list[Row]) -> str:
     """One JSON object a line, Chinese readable."""
@@ -388,6 +414,7 @@ def main() -> None:
         "json.jsonl": jsonl(json_rows()),
         "tools.jsonl": jsonl(tools_rows()),
         "thinking.jsonl": jsonl(thinking_rows()),
+        "entities.jsonl": jsonl(entity_rows()),
     }
     for name, text in files.items():
         (out / name).write_text(text, encoding="utf-8", newline="\n")

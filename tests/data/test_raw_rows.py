@@ -15,12 +15,15 @@ from pathlib import Path
 import pytest
 
 from course_utils import data
+from course_utils.data.sources import CLUENER_LABELS
 
 ROOT = Path(__file__).resolve().parents[2]
 RAW = ROOT / "data" / "raw"
 EMOJI = re.compile("[\u2600-\u27bf\u2b50\u2b1b\u267e\u26a0\u23f0-\u23f3\U0001f1e6-\U0001faff]")
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
-GENERATED = ("cmath.jsonl", "mawps.csv", "worked.jsonl", "json.jsonl", "tools.jsonl", "thinking.jsonl")
+GENERATED = (
+    "cmath.jsonl", "mawps.csv", "worked.jsonl", "json.jsonl", "tools.jsonl", "thinking.jsonl", "entities.jsonl",
+)  # fmt: skip
 
 
 def rows_of(name):
@@ -45,6 +48,7 @@ def test_the_generator_writes_the_same_bytes(tmp_path):
         ("worked.jsonl", {"id", "messages", "tags"}),
         ("plain.jsonl", {"id", "messages", "tags"}),
         ("general.jsonl", {"id", "messages", "tags"}),
+        ("entities.jsonl", {"text", "label"}),
     ],
 )
 def test_keys_are_those_of_the_public_schema(name, keys):
@@ -399,3 +403,39 @@ def test_languages_are_what_the_tags_say():
         for row in rows_of(name):
             asked = row["messages"][0]["content"]
             assert ("zh" if CHINESE.search(asked) else "en") in row["tags"], row
+
+
+def test_the_entities_stand_where_their_spans_say_and_every_label_is_there():
+    rows, labels = rows_of("entities.jsonl"), Counter()
+    for row in rows:
+        spans = [
+            (label, name, *span) for label, names in row["label"].items() for name in names for span in names[name]
+        ]
+        for label, name, start, end in spans:
+            assert row["text"][start : end + 1] == name, row
+            labels[label] += 1
+        for _, name, *_ in spans:  # a name that stands again is marked again, by itself or inside a longer one
+            for found in re.finditer(re.escape(name), row["text"] if len(name) > 1 else ""):
+                assert any(start <= found.start() and found.end() - 1 <= end for *_, start, end in spans), (name, row)
+    assert set(labels) == set(CLUENER_LABELS) and min(labels.values()) >= 35
+    nothing = sum(not row["label"] for row in rows)
+    twice = sum(any(len(places) > 1 for names in row["label"].values() for places in names.values()) for row in rows)
+    assert len(rows) >= 600 and nothing >= 60 and twice >= 35 and sum("《" in row["text"] for row in rows) >= 100
+
+
+def test_no_two_sentences_with_entities_share_a_frame():
+    """A frame is the sentence with its entities taken out; of two at most 45 % of the pairs of characters are common."""
+    frames = {}
+    for row in rows_of("entities.jsonl"):
+        signs = list(row["text"])
+        for names in row["label"].values():
+            for places in names.values():
+                for start, end in places:
+                    signs[start : end + 1] = ["□", *[""] * (end - start)]
+        frame = re.sub(r"\W", "", "".join(signs).replace("□", "x"))
+        assert frame not in frames, row
+        frames[frame] = {frame[place : place + 2] for place in range(len(frame) - 1)}
+    pairs = [pair for pair in frames.values() if len(pair) >= 4]
+    for place, one in enumerate(pairs):
+        for other in pairs[:place]:
+            assert len(one & other) <= 0.45 * len(one | other), (one, other)
