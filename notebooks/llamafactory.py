@@ -1,7 +1,8 @@
-"""Rows of the course as files that LLaMA-Factory trains on.
+"""Rows and settings of the course as files that LLaMA-Factory trains on.
 
-Source: LLaMA-Factory 0.9.6.dev0, `data/README.md`, `src/llamafactory/data/parser.py`, `converter.py`, `formatter.py`.
-What that would drop with a warning, or read as something else, is refused here with the row and the reason.
+Source: LLaMA-Factory 0.9.6.dev0, `data/README.md`, `src/llamafactory/data/parser.py`, `converter.py`, `formatter.py`;
+of the settings 0.9.5, `src/llamafactory/hparams/`. What that would drop with a warning, or read as something else, is
+refused here with the row and the reason.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from course_utils.core.files import write_json
 from course_utils.data.faults import out_of_order, uneven_media, validate
@@ -24,6 +25,9 @@ from course_utils.text.thinking import CLOSER, OPENER
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from course_utils.core.settings import TrainSettings
+
+ALL_LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 COLUMNS = {part: column or part for part, column in DEFAULT_COLUMNS.items()}  # of each part, as the README names them
 TAGS = {"system": "system", "user": "human", "tool": "observation"}
 NAME = re.compile(r"\w[\w.-]*")  # it is a file's, too, and LLaMA-Factory splits lists of names at commas
@@ -71,6 +75,56 @@ def export_llamafactory(dataset: Dataset, folder: str | Path, name: str) -> Path
     path = write_json(folder / f"{name}.json", rows)
     write_json(folder / REGISTRY, known | {name: entry})
     return path
+
+
+def recipe(settings: TrainSettings, *, model: Path, rows: Path, dtype: str, template: str = "qwen") -> dict[str, Any]:
+    """The settings of a run under the names that `llamafactory-cli train` reads in a YAML file.
+
+    Args:
+        settings: of a run of the course; `output_dir` is the folder that LLaMA-Factory writes to.
+        model: the folder of the base.
+        rows: what `export_llamafactory` wrote; its stem is the name of the data set.
+        dtype: of the profile.
+        template: LLaMA-Factory's name for the model's chat template; `qwen` serves Qwen to 2.5.
+
+    Returns:
+        A mapping whose every key LLaMA-Factory 0.9.5 knows: it refuses one that it does not.
+    """
+    every = set(settings.target_modules) == ALL_LINEAR
+    return {
+        "model_name_or_path": str(model),
+        "trust_remote_code": False,  # the notes' true would run the code of whoever uploaded the model
+        "stage": "sft",
+        "do_train": True,
+        "finetuning_type": "lora",
+        "lora_rank": settings.r,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "lora_target": "all" if every else ",".join(settings.target_modules),
+        "dataset_dir": str(rows.parent),
+        "dataset": rows.stem,
+        "template": template,
+        "cutoff_len": settings.max_length,  # longer rows are cut, without a word
+        "overwrite_cache": True,
+        "output_dir": settings.output_dir,
+        "overwrite_output_dir": True,
+        "per_device_train_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.grad_accum,
+        "learning_rate": settings.learning_rate,
+        "num_train_epochs": settings.epochs,
+        "max_steps": settings.max_steps,
+        "lr_scheduler_type": settings.scheduler,
+        "warmup_steps": settings.warmup_steps,
+        "weight_decay": settings.weight_decay,
+        "optim": settings.optimizer,
+        "bf16": dtype == "bfloat16",
+        "fp16": dtype == "float16",
+        "disable_gradient_checkpointing": not settings.gradient_checkpointing,
+        "logging_steps": settings.logging_steps,
+        "save_strategy": "no",  # the adapter is written at the end
+        "seed": settings.seed,
+        "report_to": "none",
+    }
 
 
 def _known(folder: Path, name: str) -> Row:

@@ -3,8 +3,8 @@
     python data/raw/generate.py [--out FOLDER]
 
 Standard library only. The same code writes the same bytes, whatever the machine: every file has a seed of its own, so
-that a change to one leaves the others as they are. The texts stand in the `_*.py` and `_entities.txt` files beside this one; here
-they get numbers, answers, ids and places.
+that a change to one leaves the others as they are. The texts stand in the `_*.py` and `_entities.txt` files beside this
+one; here they get numbers, answers, ids and places.
 """
 
 import argparse

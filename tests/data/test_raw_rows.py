@@ -424,7 +424,7 @@ def test_the_entities_stand_where_their_spans_say_and_every_label_is_there():
 
 
 def test_no_two_sentences_with_entities_share_a_frame():
-    """A frame is the sentence with its entities taken out; of two at most 45 % of the pairs of characters are common."""
+    """A frame is a sentence without its entities; two share at most 45 % of their pairs of characters."""
     frames = {}
     for row in rows_of("entities.jsonl"):
         signs = list(row["text"])

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from strategies import TOOLS, conversations
 
 from course_utils import data
-from notebooks.extras import llamafactory
-from notebooks.extras.llamafactory import export_llamafactory
+from notebooks import llamafactory
+from notebooks.llamafactory import export_llamafactory
 
 BUNDLED = ["json", "tools", "thinking", "worked", "plain", "general"]
 JOINER = "\n</tool_response>\n<tool_response>\n"

@@ -1,0 +1,94 @@
+"""Named entities, what more rows bring: `python tests/benchmarks/entities.py [FILE]` (a quarter of an hour a file).
+
+One epoch on 50, 100, 200 and 400 rows, each from the same base and seed in a process of its own, and all of them judged
+by the same held-out rows; 0 rows is the base. Without a file it takes the course's own sentences; with one, CLUENER or
+anything in its shape. The figures land in `docs/entities.json`, the page in `docs/entities.md`.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import training
+
+from course_utils.core.files import write_json, write_text
+
+RESULTS, PAGE = training.ROOT / "docs" / "entities.json", training.ROOT / "docs" / "entities.md"
+OWN = training.ROOT / "data" / "raw" / "entities.jsonl"
+SIZES = 0, 50, 100, 200, 400
+HELD, SEED = 100, 0
+NEW_TOKENS = 160
+
+
+def one_run(file: str, rows: str, folder: str) -> dict[str, Any]:
+    """Train on the first rows of a file and judge by those held out; 0 rows: the base."""
+    from course_utils import data, evaluation, hub, masking, modeling
+    from course_utils.train.callbacks import peak_memory_gib
+    from course_utils.train.training import train as fit
+    from notebooks import entities
+
+    modeling.import_unsloth()
+    profile, size = training.PROFILE, int(rows)
+    every = data.normalise("cluener", data.read_raw(file))
+    pool, held = data.split(every, valid_ratio=HELD / len(every), min_valid=HELD, seed=SEED)
+    model, tokenizer = modeling.load_model(hub.download(profile.model), profile)
+    took = 0.0
+    if size:
+        settings = replace(profile.train, output_dir=folder, tracker="none", eval_steps=10_000)
+        model = modeling.attach_lora(model, profile)
+        train, valid = (masking.build_dataset(part, tokenizer) for part in (pool.select(range(size)), held))
+        started = time.perf_counter()
+        fit(model, tokenizer, train, valid.select(range(4)), settings, profile=profile)
+        took = time.perf_counter() - started
+    how = {"batch_size": profile.eval_batch_size, "max_new_tokens": NEW_TOKENS}
+    replies = evaluation.evaluate(modeling.for_inference(model), tokenizer, list(held), **how).rows
+    labels = {label: {"due": due, **asdict(f1)} for label, (due, f1) in entities.by_label(replies).items()}
+    valid_json = sum(row["json_strict"] for row in replies)
+    judged = {"json": valid_json, "prompts": len(replies), "f1": labels}
+    return {"rows": size, "minutes": took / 60, "gib": peak_memory_gib()} | judged
+
+
+def as_page(found: dict[str, list[dict[str, Any]]]) -> str:
+    """The page: a table for each file."""
+    lines = [
+        "# Named entities: what more rows bring",
+        "",
+        "`python tests/benchmarks/entities.py`, then the same with a file in CLUENER's shape, make this page (two",
+        "cores, profile `cpu`). One epoch on so many rows, one run each, judged by 100 held-out sentences. Strict F1:",
+        "label and text must both be right, each pair counted once a sentence. In brackets the 95 % interval over",
+        "the sentences.",
+    ]
+    for name, runs in found.items():
+        lines += ["", f"## {name}", "", "| rows | minutes of training | valid JSON | strict F1 |", "|---|---|---|---|"]
+        for run in runs:
+            f1 = run["f1"]["all"]
+            told = f"{f1['value']:.2f} ({f1['low']:.2f} to {f1['high']:.2f})"
+            lines.append(f"| {run['rows']} | {run['minutes']:.1f} | {run['json']} of {run['prompts']} | {told} |")
+        lines += ["", f"Each label after {runs[-1]['rows']} rows:", "", "| label | due | strict F1 |", "|---|---|---|"]
+        for label, f1 in runs[-1]["f1"].items():
+            lines.append(f"| {label} | {f1['due']} | {f1['value']:.2f} ({f1['low']:.2f} to {f1['high']:.2f}) |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    if len(sys.argv) > 2:  # a process of its own for each line, and its last line of output are the figures
+        print(json.dumps(one_run(*sys.argv[1:])))
+        return
+    file = Path(sys.argv[1]).resolve() if sys.argv[1:] else OWN
+    runs = []
+    for size in SIZES:
+        with tempfile.TemporaryDirectory() as folder:
+            runs.append(training.reported(__file__, str(file), str(size), folder))
+        print({key: value for key, value in runs[-1].items() if key != "f1"}, runs[-1]["f1"]["all"], flush=True)
+    found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    found[file.stem] = runs
+    write_json(RESULTS, found)
+    write_text(PAGE, as_page(found))
+
+
+if __name__ == "__main__":
+    main()
