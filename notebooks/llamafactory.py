@@ -25,7 +25,7 @@ from course_utils.text.thinking import CLOSER, OPENER
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from course_utils.core.settings import TrainSettings
+    from course_utils.core.profiles import Profile
 
 ALL_LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 COLUMNS = {part: column or part for part, column in DEFAULT_COLUMNS.items()}  # of each part, as the README names them
@@ -77,19 +77,19 @@ def export_llamafactory(dataset: Dataset, folder: str | Path, name: str) -> Path
     return path
 
 
-def recipe(settings: TrainSettings, *, model: Path, rows: Path, dtype: str, template: str = "qwen") -> dict[str, Any]:
+def recipe(profile: Profile, *, model: Path, rows: Path, template: str = "qwen") -> dict[str, Any]:
     """The settings of a run under the names that `llamafactory-cli train` reads in a YAML file.
 
     Args:
-        settings: of a run of the course; `output_dir` is the folder that LLaMA-Factory writes to.
+        profile: its device, dtype and training settings; their `output_dir` is the folder that is written to.
         model: the folder of the base.
         rows: what `export_llamafactory` wrote; its stem is the name of the data set.
-        dtype: of the profile.
         template: LLaMA-Factory's name for the model's chat template; `qwen` serves Qwen to 2.5.
 
     Returns:
         A mapping whose every key LLaMA-Factory 0.9.5 knows: it refuses one that it does not.
     """
+    settings = profile.train
     every = set(settings.target_modules) == ALL_LINEAR
     return {
         "model_name_or_path": str(model),
@@ -117,8 +117,9 @@ def recipe(settings: TrainSettings, *, model: Path, rows: Path, dtype: str, temp
         "warmup_steps": settings.warmup_steps,
         "weight_decay": settings.weight_decay,
         "optim": settings.optimizer,
-        "bf16": dtype == "bfloat16",
-        "fp16": dtype == "float16",
+        "bf16": profile.dtype == "bfloat16",
+        "fp16": profile.dtype == "float16",
+        "use_cpu": profile.device == "cpu",
         "disable_gradient_checkpointing": not settings.gradient_checkpointing,
         "logging_steps": settings.logging_steps,
         "save_strategy": "no",  # the adapter is written at the end

@@ -97,7 +97,8 @@ def _pip(*words: str) -> None:
 def labels(recipe: Mapping[str, Any]) -> list[dict[str, list[int]]]:
     """Ids and labels of every row, as LLaMA-Factory makes them for this recipe."""
     file = Path(recipe["output_dir"], "recipe.yaml")
-    said = _run([program(), HERE / "llamafactory_labels.py", _written(recipe, file)])
+    # -P: else our own llamafactory.py, which lies beside that script, would be taken for the package.
+    said = _run([program(), "-P", HERE / "llamafactory_labels.py", _written(recipe, file)])
     return json.loads(said.splitlines()[-1])
 
 
