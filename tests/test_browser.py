@@ -119,6 +119,9 @@ def test_the_start_page_comes_up_and_opens_lessons(lab, page):
     links = start.locator("td a")
     extras = list((ROOT / "notebooks/extras").glob("[0-9]*.ipynb"))
     assert links.count() == 2 * len(LESSONS) + len(extras)
+    pictures = start.locator("td img")
+    assert pictures.count() == len(LESSONS)
+    pictures.evaluate_all("images => Promise.all(images.map(image => image.decode()))")  # raises where one is not there
     photograph(page, "start")
     for link, title in (("01 ·", "01 · Download"), ("0 of 6 solved", "01 · Exercises"), ("Public tasks", "05 extra")):
         page.get_by_role("tab", name="start.md").click()

@@ -88,10 +88,11 @@ def evaluation(compared: Comparison) -> Shown:
 
 
 def page(title: str, body: str) -> str:
-    """HTML that stands alone."""
+    """HTML that stands alone, light or dark as the reader's browser is; a figure's white ground is its card."""
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>
-<style>body {{font-family: sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem}}
-table {{border-collapse: collapse}} th, td {{border-bottom: 1px solid #ccc}} img {{max-width: 100%}}</style>
+<style>:root {{color-scheme: light dark}} img {{max-width: 100%; border-radius: 6px}}
+body {{font-family: sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem}}
+table {{border-collapse: collapse}} th, td {{border-bottom: 1px solid #8888}}</style>
 {body}</html>
 """

@@ -181,7 +181,7 @@ def test_nothing_that_a_file_holds_or_is_called_becomes_html(tmp_path):
     html = reports.check(report).html
     assert {problem.row for problem in report.problems} == {1, 2} and report.kept == 1
     assert not any(tag in html for tag in ("<u>", "<s>", "<i>", "<img src=x>")) and "&lt;img src=x&gt;" in html
-    assert "<title>&lt;b&gt;" in reports.page("<b>", "")
+    assert "<title>&lt;b&gt;" in reports.page("<b>", "") and "color-scheme: light dark" in reports.page("", "")
 
 
 def test_a_set_without_problems_says_so():
