@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from course_utils import budget, training
+from course_utils.core import paths
 from course_utils.text.masking import IGNORED
 from exercises.checks import ask, check, expect, expect_error, shown
 
@@ -169,6 +171,50 @@ def _rates(total: int, warmup: float, peak: float) -> list[float]:
 # ── pick a learning rate ────────────────────────────────────────────────────────────────────────────────────────────
 
 
+RATES = (1e-4, 3e-3, 1.0)
+"""Of the short runs below: one that hardly moves, one that learns, one that breaks."""
+
+
+@cache
+def small_rows() -> tuple[Tensor, Tensor]:
+    """Stretches of 64 characters of the course's English plain rows, a number for each: to learn, and held back."""
+    lines = (paths.home() / "data" / "raw" / "plain.jsonl").read_text(encoding="utf-8").splitlines()
+    talks = ("\n".join(turn["content"] for turn in json.loads(line)["messages"]) for line in lines)
+    text = "\n".join(talk for talk in talks if talk.isascii())
+    rows = torch.tensor([ord(character) for character in text[: len(text) // 64 * 64]]).view(-1, 64)
+    return rows[:-8], rows[-8:]
+
+
+@cache
+def short_run(rate: float) -> tuple[float, ...]:
+    """Validation losses of a fresh, very small Llama that learns which character comes next in the course's rows.
+
+    Args:
+        rate: the learning rate of all 30 steps.
+
+    Returns:
+        The losses at the steps 0, 10, 20 and 30, to three digits. A rate that was tried is not trained again.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    learn, held_back = small_rows()
+    shape = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=128, **shape))
+    adam = torch.optim.AdamW(model.parameters(), lr=rate)
+    losses = []
+    for step in range(31):
+        if step % 10 == 0:
+            with torch.no_grad():
+                losses.append(round(model(held_back, labels=held_back).loss.item(), 3))
+        rows = learn[torch.arange(8 * step, 8 * step + 8) % len(learn)]
+        adam.zero_grad()
+        model(rows, labels=rows).loss.backward()
+        adam.step()
+    return tuple(losses)
+
+
 @check
 def pick_rate(attempt: Callable[..., float]) -> None:
     """`pick_rate(short_run, rates)`: each rate tried once, the run that ends lowest, the smallest rate of equals."""
@@ -184,6 +230,7 @@ def pick_rate(attempt: Callable[..., float]) -> None:
         ({1e-2: [1.2, 1.0], 1e-3: [1.2, 1.012]}, 1e-2),
         ({1e-2: [1.1, 1.0], 1e-3: [1.0, 1.0], 1e-4: [0.9, 0.99]}, 1e-2),  # as low, and did not get better
         ({0.5: [2.0, 1.0, 1.9]}, 0.5),
+        ({rate: list(short_run(rate)) for rate in RATES}, 3e-3),  # the model of the notebook
     ]
     draw = random.Random(12)
     for _ in range(20):
@@ -201,11 +248,11 @@ def pick_rate(attempt: Callable[..., float]) -> None:
         given = "; ".join(f"{rate:g}: {losses}" for rate, losses in runs.items())
         tried: list[float] = []
 
-        def short_run(rate: float, runs: dict[float, list[float]] = runs, tried: list[float] = tried) -> list[float]:
+        def run(rate: float, runs: dict[float, list[float]] = runs, tried: list[float] = tried) -> list[float]:
             tried.append(rate)
             return list(runs[rate])
 
-        found = ask(attempt, short_run, list(runs), given=given)
+        found = ask(attempt, run, list(runs), given=given)
         expect(sorted(tried) == sorted(runs), f"for {given} it tries {tried}; a run is expensive: each rate once")
         expect(found == wanted, f"for {given} it returned {shown(found)}; expected {wanted}")
 

@@ -1,4 +1,4 @@
-"""Checks of exercise 05: perplexity, a batch for generation, metrics of replies, intervals."""
+"""Checks of exercise 05: perplexity, a batch for generation, metrics of replies, limits, intervals."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ import random
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from course_utils import metrics, thinking
 from exercises.checks import ask, check, expect, expect_error, shown
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import Tensor
 
 Batch = tuple[list[list[float]], list[list[int]]]
 Pad = dict[str, list[list[int]]]
@@ -318,6 +323,155 @@ def _shares(found: Any, given: str) -> tuple[float, float]:
 def _sums(pairs: Iterable[tuple[int, int]]) -> tuple[int, int]:
     asked, reached = zip(*pairs, strict=True)
     return sum(asked), sum(reached)
+
+
+# ── a limit that flatters ───────────────────────────────────────────────────────────────────────────────────────────
+
+STOP, PADDING = "¶", "·"
+SUMS = (  # asked, right, what the base says, what the adapter says
+    ("3+4=", "7", "3 and 4 more make 7", "7"),
+    ("8+5=", "13", "2 of the 5 fill up to 10, so 13", "12"),
+    ("6+9=", "15", "4 of the 9 fill up to 10, so 15", "17"),
+    ("2+6=", "8", "6 and 2 more make 8", "8"),
+    ("7+7=", "14", "twice 7 is 14", "13"),
+)
+OTHERS = (  # for the check: one that the base never ends, and one that is longer with the adapter
+    ("9+9=", "18", "hm " * 16, "18"),
+    ("1+1=", "2", "2", "one and one are 2"),
+)
+START = f"sum{STOP}"  # a turn that is over, before the question
+CHARACTERS = sorted({*START, *PADDING, *"".join(text for row in (*SUMS, *OTHERS) for text in row)})
+
+
+def written(ids: Sequence[int]) -> str:
+    """What the small model reads or writes, a character for each id."""
+    return "".join(CHARACTERS[number] for number in ids)
+
+
+def _ids(text: str) -> list[int]:
+    return [CHARACTERS.index(character) for character in text]
+
+
+@cache
+def _trained() -> PeftModel:
+    """A tiny Llama that has the sums by heart as the base says them, and an adapter that has them as it says them."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4}
+    ends = {"bos_token_id": None, "eos_token_id": _ids(STOP)[0], "pad_token_id": _ids(PADDING)[0]}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(CHARACTERS), **shape, **ends))
+        _learn(model, 2, 3e-3)
+        model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear"))
+        _learn(model, 3, 5e-3)
+    with torch.no_grad():
+        model.get_base_model().model.norm.weight.mul_(0.2)  # the best token stays the best; who samples goes astray
+    model.generation_config.do_sample = True  # as Qwen's own settings have it
+    return model.eval()
+
+
+def _learn(model: Any, said: int, rate: float) -> None:
+    """Train the weights that can be trained on the sums and the replies of that column, until they are known."""
+    import torch
+
+    ends = {row: "" if row[said].endswith(" ") else STOP for row in (*SUMS, *OTHERS)}
+    texts = [f"{row[0]}{row[said]}{end}" for row, end in ends.items()]
+    ids = torch.tensor([_ids(START + text.ljust(max(map(len, texts)), PADDING)) for text in texts])
+    labels = ids.masked_fill(ids == _ids(PADDING)[0], -100)
+    labels[:, : len(START) + 4] = -100
+    adam = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=rate, weight_decay=0)
+    for _ in range(400):
+        adam.zero_grad()
+        loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+        adam.step()
+        if loss.item() < 0.02:
+            return
+
+
+def small_model(sums: Sequence[Sequence[str]] = SUMS) -> tuple[PeftModel, Tensor, int]:
+    """A tiny model with an adapter on it, the prompts of some sums as ids, and the id that ends a reply.
+
+    Args:
+        sums: rows of `SUMS` or `OTHERS`.
+    """
+    import torch
+
+    return copy.deepcopy(_trained()), torch.tensor([_ids(START + row[0]) for row in sums]), _ids(STOP)[0]
+
+
+@cache
+def _lengths() -> dict[str, tuple[int, int]]:
+    """For each sum the tokens of its greedy reply before and after, its end included; 99 where it comes to none."""
+    import torch
+
+    rows = (*SUMS, *OTHERS)
+    model, asked, stop = small_model(rows)
+
+    def lengths() -> list[int]:
+        ids = asked
+        for _ in range(48):
+            ids = torch.cat([ids, model(input_ids=ids).logits[:, -1:].argmax(-1)], dim=1)
+        replies = ids[:, asked.shape[1] :].tolist()
+        return [reply.index(stop) + 1 if stop in reply else 99 for reply in replies]
+
+    with torch.no_grad(), model.disable_adapter():
+        before = lengths()
+    with torch.no_grad():
+        after = lengths()
+    return {row[0]: pair for row, pair in zip(rows, zip(before, after, strict=True), strict=True)}
+
+
+@check
+def fair_limit(attempt: Callable[..., tuple[dict[int, tuple[int, int]], int | None]]) -> None:
+    """`fair_limit(model, ids, stop, limits)`: how many replies end under each limit, and which one cuts nothing off."""
+    import torch
+
+    longest = max(_lengths()[row[0]][0] for row in SUMS)
+    for sums, limits in (
+        (SUMS, [4, 40]),
+        (SUMS[::-1], [longest, longest - 1, 3, 44, 2]),
+        (SUMS[3:], [1, 5, 12]),
+        ((*SUMS[:2], OTHERS[0]), [40, 4]),
+        ((SUMS[4], OTHERS[1]), [16, 14, 24]),
+    ):
+        pairs = [_lengths()[row[0]] for row in sums]
+        given = f"replies of {', '.join(f'{old} and {new}' for old, new in pairs)} tokens and the limits {limits}"
+        given = given.replace("99 ", "endless ")
+        model, ids, stop = small_model(sums)
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits
+        rows: list[int] = []
+        hook = model.get_base_model().register_forward_hook(lambda *each, rows=rows: rows.append(len(each[2].logits)))
+        found = ask(attempt, model, ids, stop, list(limits), given=given)
+        hook.remove()
+        two = isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Mapping)
+        expect(two, f"for {given} it returned {shown(found)}; expected the pair (ended, fair), ended being a dict")
+        ended, fair = found
+        expect({*ended} == {*limits}, f"for {given} ended has the keys {shown([*ended])}; expected the limits")
+        wanted = {most: tuple(sum(pair[side] <= most for pair in pairs) for side in (0, 1)) for most in limits}
+        for most in limits:
+            expect(
+                ended[most] == wanted[most],
+                f"for {given}, under {most} it says {shown(ended[most])}; expected (before, after) {wanted[most]}",
+            )
+        whole = [most for most in limits if wanted[most] == (len(ids), len(ids))]
+        right = min(whole, default=None)
+        expect(
+            fair == right,
+            f"for {given} the fair limit is {shown(fair)}; expected {right}, for under each there end {wanted}",
+        )
+        due = sum(len(ids) * max(min(pair[side], max(limits)) for pair in pairs) for side in (0, 1))
+        expect(
+            sum(rows) <= due + len(ids),
+            f"for {given} the model computes {sum(rows)} tokens, and {due} are enough: what it says is known by then",
+        )
+        with torch.no_grad():
+            same = torch.equal(model(input_ids=ids).logits, logits)
+        expect(same, "afterwards the model gives other logits than before: leave it as it was, adapter on")
 
 
 # ── a paired interval ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -74,11 +74,11 @@ class TestNotebook:
         assert opening["metadata"]["jupyter"] == {"source_hidden": True}
 
     def test_tasks(self, name):
-        """4 to 7 in three levels, the last one a stretch; each with example, hint, typed stub and check."""
+        """4 to 8 in three levels, the last one a stretch; each with example, hint, typed stub and check."""
         found = cells(solution(name))
         headings = [cell for cell in found if HEADING.search(cell["source"]) and cell["cell_type"] == "markdown"]
         levels = [HEADING.search(cell["source"])["level"] for cell in headings]
-        assert 4 <= len(headings) <= 7 and {*levels} == {"easy", "medium", "hard"}
+        assert 4 <= len(headings) <= 8 and {*levels} == {"easy", "medium", "hard"}
         assert headings[-1]["source"].startswith("## Stretch · ")
         for number, cell in enumerate(headings[:-1], start=1):
             assert cell["source"].startswith(f"## Task {number} · ")

@@ -140,6 +140,29 @@ WRONG = {  # task: (what is wrong, what the solution says, what stands there ins
             "reached / len(outputs), asked / len(outputs)",
         ),
     ],
+    "fair_limit": [
+        ("the base is not asked", "with model.disable_adapter():", "if True:"),
+        ("the adapter stays off", "with model.disable_adapter():", "model.disable_adapter_layers()\n    if True:"),
+        ("the prompt counts, too", "[:, ids.shape[1] :]", ""),
+        ("sampled", '"do_sample": False', '"do_sample": True'),
+        ("the model's own settings", ', "do_sample": False', ""),
+        ("only the last place", "stop in reply[:limit]", "reply[:limit][-1] == stop"),
+        ("one token more", "reply[:limit]", "reply[: limit + 1]"),
+        ("the stop does not count", "reply[:limit]", "reply[: limit - 1]"),
+        ("the limit does not matter", "reply[:limit]", "reply"),
+        (
+            "each limit anew",
+            "    ended = {",
+            "    for limit in limits:\n        model.generate(input_ids=ids, max_new_tokens=limit, do_sample=False)\n"
+            "    ended = {",
+        ),
+        ("after first", "both = before, replies()", "both = replies(), before"),
+        ("the adapter alone is asked", "ended[limit] == (len(ids), len(ids))", "ended[limit][1] == len(ids)"),
+        ("the base alone is asked", "ended[limit] == (len(ids), len(ids))", "ended[limit][0] == len(ids)"),
+        ("the largest", "min(fair", "max(fair"),
+        ("the largest is fair at any rate", "default=None", "default=max(limits)"),
+        ("shares", "for reply in each)", "for reply in each) / len(each)"),
+    ],
     "paired_interval": [
         (
             "the mean of the ratios",
