@@ -22,10 +22,10 @@ IP := 127.0.0.1
 LAB = JUPYTER_CONFIG_PATH="$(CURDIR)/lab" $(BIN)/jupyter lab --ServerApp.ip=$(IP) \
 	--ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree
 
-.PHONY: help install course course-2 lab mine slides demo test test-package test-notebooks test-long bench outputs exercises concepts address format clean
+.PHONY: help install course course-2 lab mine llamafactory slides demo test test-package test-notebooks test-long bench outputs exercises concepts address format clean
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/installed ## make .venv and install everything (CPU or CUDA, by what is there)
 
@@ -49,6 +49,9 @@ lab: install ## open JupyterLab on a page with lessons, exercises and the state 
 mine: install ## train on a file of your own and see before and after: make mine DATA=my_rows.jsonl
 	@test -n "$(DATA)" || { echo "Which file? make mine DATA=my_rows.jsonl"; exit 1; }
 	@$(BIN)/python -m course_utils mine "$(DATA)"
+
+llamafactory: install ## make the environment that lesson 07 runs LLaMA-Factory in (2 GB, minutes)
+	@$(BIN)/python -m notebooks.llamafactory_env
 
 slides: install ## write the lessons as slides into runs/slides/ (docs/instructor.md)
 	@$(BIN)/python tests/notebooks/slides.py

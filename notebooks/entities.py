@@ -17,17 +17,19 @@ INVENTED = "background:#f2f3f4;color:#4a235a;border-bottom:2px dotted #4a235a;te
 KINDS = {"right": RIGHT, "missed": MISSED, "wrong": INVENTED}
 
 
-def in_colour(text: str, answer: str) -> Shown:
-    """A sentence and under it the entities of an answer, each with its label.
+def in_colour(rows: Iterable[tuple[str, str]]) -> Shown:
+    """Sentences, and under each the entities of an answer in the order of the text, with their labels.
 
     Args:
-        text: the sentence.
-        answer: JSON as in the course's NER rows.
+        rows: (sentence, answer); an answer is JSON as in the course's NER rows.
     """
-    pairs = sorted(metrics.entities(answer), key=lambda pair: (text.find(pair[1]), pair))
-    plain = ", ".join(f"{name} ({label})" for label, name in pairs) or "no entity"
-    marks = " ".join(_mark(label, name, "right") for label, name in pairs) or "<i>no entity</i>"
-    return Shown(f"{text}\n  {plain}", f'<div style="line-height:2.2">{html.escape(text)}<br>{marks}</div>')
+    lines, body = [], []
+    for text, answer in rows:
+        pairs = sorted(metrics.entities(answer), key=lambda pair: (text.find(pair[1]), pair))
+        lines.append(f"{text}\n  " + (", ".join(f"{name} ({label})" for label, name in pairs) or "no entity"))
+        marks = " ".join(_mark(label, name, "right") for label, name in pairs) or "<i>no entity</i>"
+        body.append(f'<p style="line-height:2.2">{html.escape(text)}<br>{marks}</p>')
+    return Shown("\n".join(lines), "".join(body))
 
 
 def compared(rows: Iterable[Mapping[str, Any]]) -> Shown:

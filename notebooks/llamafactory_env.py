@@ -126,14 +126,14 @@ def _written(recipe: Mapping[str, Any], file: Path) -> Path:
     return write_text(file, yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True))
 
 
-def _environment(more: Mapping[str, str]) -> dict[str, str]:
+def environment(more: Mapping[str, str]) -> dict[str, str]:
     """The variables of a program in the environment: none of the course's own Python, and its own programs first."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     return kept | OFFLINE | more | {"PATH": f"{program().parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 def _run(command: list[Any]) -> str:
-    done = subprocess.run(list(map(str, command)), env=_environment({}), capture_output=True, check=False, **TEXT)
+    done = subprocess.run(list(map(str, command)), env=environment({}), capture_output=True, check=False, **TEXT)
     if done.returncode:
         raise FactoryError(f"LLaMA-Factory ended with {done.returncode}: {_last(done.stderr)}")
     return done.stdout
@@ -143,7 +143,7 @@ def _watched(command: list[Any], log: Path, more: Mapping[str, str]) -> float:
     """Run a program into a log; returns the most memory that it and its children held, in GiB."""
     most = 0
     with log.open("w", encoding="utf-8") as out:
-        process = psutil.Popen(list(map(str, command)), env=_environment(more), stdout=out, stderr=out)
+        process = psutil.Popen(list(map(str, command)), env=environment(more), stdout=out, stderr=out)
         try:
             while process.poll() is None:
                 most = max(most, sum(map(_resident, [process, *process.children(recursive=True)])))
