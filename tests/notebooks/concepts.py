@@ -61,14 +61,14 @@ CONCEPTS = {
     "C44": "mounting an adapter against merging; 16-bit export; switching adapters",
     "C45": "serving: vLLM flags for 16 GB, OpenAI client, load test",
     "C46": "forgetting: why, measured; the remedies, named (measuring them all comes later)",
-    "C47": "named entities: CLUENER row to Alpaca row, label set, entity F1 (training comes later)",
+    "C47": "named entities: CLUENER row to Alpaca row, label set, entity F1, training",
     "C48": "system prompt in training data",
     "C49": "causal mask against BERT's mask",
     "C50": "continued pretraining",
     "C51": "DPO, ORPO, KTO, reward model",
     "C52": "from one GPU to several",
 }
-LATER = {"C19", "C50", "C51"}
+LATER = {"C50", "C51"}
 """Taught by no cell yet; a lesson that begins to teach one takes it off."""
 
 

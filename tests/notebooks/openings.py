@@ -36,6 +36,7 @@ MAP = {
     "04_qlora_sft": ("Fine-tune", "an adapter"),
     "05_evaluation": ("Evaluate", "before and after"),
     "06_merge_and_serve": ("Serve", "a model others can ask"),
+    "07_named_entities": ("Your task", "names found in news"),
     "10_many_gpus": ("Many GPUs", "a run on several"),
 }
 """Each lesson in the order of the road: its name there, and what one has after it."""

@@ -17,6 +17,7 @@ PICTURES = {
     "04_qlora_sft": "c69",
     "05_evaluation": "c42",
     "06_merge_and_serve": "c21d",
+    "07_named_entities": "c22",
     "10_many_gpus": "c40",
 }
 """The cell of each lesson; the output of lesson 02 is HTML, the others' are figures."""
@@ -28,6 +29,7 @@ HEADS = {
     "04_qlora_sft": ("loss.png", "c69"),
     "05_evaluation": ("before_after.png", "c42"),
     "06_merge_and_serve": ("merge.png", "c14"),
+    "07_named_entities": ("labels.png", "c22"),
     "10_many_gpus": ("step.png", "c08"),
 }
 """The picture on a lesson's first screen: its name as an attachment of the first cell, and the cell that draws it."""

@@ -19,6 +19,7 @@ NAMES = [
     "04_qlora_sft",
     "05_evaluation",
     "06_merge_and_serve",
+    "07_named_entities",
     "10_many_gpus",
 ]
 
