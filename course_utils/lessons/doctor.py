@@ -319,7 +319,7 @@ def _verdict(findings: Findings, profile: Profile, models: tuple[ModelFit, ...],
     own = next(fit for fit in models if fit.model == profile.model)
     if own.state in {"needs a GPU", "too large"}:
         return
-    yield f"You can {'then ' if faults else ''}do lessons 1-6 with {own.model} (profile {profile.name})."
+    yield f"You can {'then ' if faults else ''}do the lessons with {own.model} (profile {profile.name})."
     fitting = [fit.model for fit in models if fit.state == "fits" and fit.model not in SMALL]
     if findings.hardware.device == "cpu":
         if profile.name == "cpu":

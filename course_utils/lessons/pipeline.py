@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from accelerate.utils.memory import clear_device_cache
+
 from course_utils import data, hub
 from course_utils.core import profiles
 from course_utils.core.files import write_text
@@ -49,7 +51,10 @@ def train_adapter(
         masking.build_dataset(part, tokenizer, max_length=profile.train.max_length, train_on_tool_calls=True)
         for part in rows
     )
-    return training.train(model, tokenizer, train, valid, profile.train, resume=resume, profile=profile)
+    result = training.train(model, tokenizer, train, valid, profile.train, resume=resume, profile=profile)
+    del model  # the Trainer holds it in a circle; the next model of this process needs the room
+    clear_device_cache(garbage_collection=True)
+    return result
 
 
 def own_run(profile: Profile, file: str | Path) -> Profile:
@@ -154,8 +159,6 @@ def evaluate_adapter(
         file.unlink(missing_ok=True)
     before = answered(model, "before")
     if merged:
-        from accelerate.utils.memory import clear_device_cache
-
         del model  # one at a time: two large models do not fit a GPU
         clear_device_cache(garbage_collection=True)
         model, _ = modeling.load_model(merged_dir(profile), profile, load_in_4bit=profile.eval_in_4bit)

@@ -204,7 +204,7 @@ def test_each_fault_is_found_alone_and_has_a_remedy(findings, said):
 def test_a_sound_machine_has_no_fault(findings):
     diagnosis = examined(findings)
     assert not diagnosis.faults
-    assert diagnosis.verdict[0].startswith("You can do lessons 1-6 with ")
+    assert diagnosis.verdict[0].startswith("You can do the lessons with ")
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_without_a_gpu_only_the_small_models_are_offered(known_budgets):
 
 
 def test_the_verdict_for_16_gb(known_budgets):
-    assert examined(GPU_16).verdict == ("You can do lessons 1-6 with Qwen/Qwen3-4B-Instruct-2507 (profile 16gb).",)
+    assert examined(GPU_16).verdict == ("You can do the lessons with Qwen/Qwen3-4B-Instruct-2507 (profile 16gb).",)
 
 
 def test_the_verdict_for_24_gb_budgets_its_own_model_in_16_bits(known_budgets):
@@ -317,14 +317,14 @@ def test_the_verdict_for_24_gb_budgets_its_own_model_in_16_bits(known_budgets):
 
 def test_the_verdict_for_8_gb_is_the_4_billion_model_in_4_bits(known_budgets):
     diagnosis = examined(GPU_8)
-    assert diagnosis.verdict == ("You can do lessons 1-6 with Qwen/Qwen3-4B-Instruct-2507 (profile 8gb).",)
+    assert diagnosis.verdict == ("You can do the lessons with Qwen/Qwen3-4B-Instruct-2507 (profile 8gb).",)
     assert "answers so, too" in fact(diagnosis, "why").value
 
 
 @pytest.mark.parametrize(("findings", "base"), [(GPU_6, "16gb"), (OLD_8, "t4")])
 def test_a_smaller_or_older_gpu_gets_the_small_model_and_a_way_on(known_budgets, findings, base):
     verdict = examined(findings).verdict
-    assert verdict[0] == "You can do lessons 1-6 with qwen2.5-coder-0.5b-instruct (profile cpu)."
+    assert verdict[0] == "You can do the lessons with qwen2.5-coder-0.5b-instruct (profile cpu)."
     assert f'replace(PROFILES["{base}"], model="Qwen/Qwen3-1.7B")' in verdict[1]
     assert "needs an 8 GB GPU" in fact(examined(findings), "why").value
 
@@ -350,7 +350,7 @@ def test_on_a_cpu_the_minutes_are_those_of_the_readme():
 def test_a_gpu_that_torch_does_not_see_is_not_told_to_buy_one():
     verdict = examined(replace(UNSEEN, visible="-1")).verdict
     assert verdict[0] == "Not yet. Faults to mend first: 1; what to do stands under each."
-    assert verdict[1].startswith("You can then do lessons 1-6 with qwen2.5-coder")
+    assert verdict[1].startswith("You can then do the lessons with qwen2.5-coder")
     assert not any("needs a CUDA GPU" in sentence for sentence in verdict)
     assert fact(examined(UNSEEN), "gpu").value == "NVIDIA GeForce RTX 4080"
 
