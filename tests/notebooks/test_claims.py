@@ -40,7 +40,9 @@ def claimed(path: Path) -> Iterator[tuple[str, str]]:
             shown += "".join("".join(text) for text in (output.get("text", ""), *texts))
     for cell in (cell for cell in found[1:] if cell["cell_type"] == "markdown"):
         prose = re.sub("`[^`]*`", "", read_by_people(cell["source"]))
-        yield from ((cell["id"], figure) for figure in FIGURE.findall(prose) if figure not in shown)
+        for figure in FIGURE.findall(prose):
+            if not re.search(rf"(?<![\d.]){re.escape(figure)}0*(?!\d)", shown):  # 0.055 does not show 0.05, 0.050 does
+                yield cell["id"], figure
 
 
 @pytest.mark.parametrize("path", LESSONS + EXTRAS, ids=lambda path: path.stem)
@@ -54,7 +56,7 @@ def test_every_figure_of_the_prose_is_shown(path):
 def test_a_figure_that_nothing_shows_is_found(tmp_path):
     text = "The loss fell to 0.42, not to 0.43. `x = 0.44`"
     cells = [{"cell_type": "markdown", "id": name, "source": [words]} for name, words in (("c0", "1.5"), ("c1", text))]
-    output = {"output_type": "stream", "text": ["loss 0.42"]}
+    output = {"output_type": "stream", "text": ["loss 0.420, then 0.437"]}
     cells.append({"cell_type": "code", "id": "c2", "source": ["1"], "outputs": [output]})
     path = tmp_path / "x.ipynb"
     path.write_text(json.dumps({"cells": cells}), encoding="utf-8")
