@@ -44,10 +44,11 @@ def split_rows() -> tuple[Any, Any]:
 def train_ours(folder: str) -> dict[str, Any]:
     """A run of the course, in this process."""
     from course_utils import masking, modeling
-    from course_utils.train.callbacks import peak_memory_gib
     from course_utils.train.training import train
 
     modeling.import_unsloth()
+    from course_utils.train.callbacks import peak_memory_gib
+
     profile, (rows, held) = profile_of(folder), split_rows()
     model, tokenizer = modeling.load_model(training.MODEL, profile)
     model = modeling.attach_lora(model, profile)
