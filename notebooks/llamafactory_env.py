@@ -26,6 +26,7 @@ from course_utils.core.paths import home
 from course_utils.core.programs import TEXT
 
 VERSION = "0.9.5"
+GRADIO = "5.50.0"  # pip may settle on an older one, which asks huggingface_hub for what it has no more
 HERE = Path(__file__).parent
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 OFFLINE = {
@@ -78,14 +79,15 @@ def install() -> None:
     subprocess.run([sys.executable, "-m", "venv", str(folder())], check=True)
     torch, _, build = version("torch").partition("+")
     if build != "cpu":
-        _pip(f"llamafactory=={VERSION}")
+        _pip(f"llamafactory=={VERSION}", f"gradio=={GRADIO}")
         return
     _pip("--no-deps", "--retries", "1", "--extra-index-url", TORCH_CPU_INDEX, f"torch=={torch}")
     _pip("--no-deps", f"llamafactory=={VERSION}")
     asked = "from importlib.metadata import requires; import sysconfig\n"
     asked += "print(sysconfig.get_paths()['purelib'], *requires('llamafactory'), sep='\\n')"
     site, *needs = _run([program(), "-c", asked]).splitlines()
-    _pip(*(need for need in needs if "extra ==" not in need and not need.startswith(("torchvision", "torchaudio"))))
+    needs = [need for need in needs if "extra ==" not in need and not need.startswith(("torchvision", "torchaudio"))]
+    _pip(*needs, f"gradio=={GRADIO}")
     write_text(Path(site, "torchaudio", "__init__.py"), "")
 
 
