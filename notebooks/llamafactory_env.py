@@ -36,6 +36,7 @@ OFFLINE = {
     "GRADIO_SERVER_NAME": "127.0.0.1",  # its own default lets everybody in
     "GRADIO_ANALYTICS_ENABLED": "False",
 }
+FOREIGN = ("PYTHON", "VIRTUAL_ENV", "MPLBACKEND")  # the course's own; a notebook's MPLBACKEND is not installed there
 MISSING = "LLaMA-Factory is not installed here. `make llamafactory` makes its environment (2 GB, a few minutes)."
 
 
@@ -130,7 +131,7 @@ def _written(recipe: Mapping[str, Any], file: Path) -> Path:
 
 def environment(more: Mapping[str, str]) -> dict[str, str]:
     """The variables of a program in the environment: none of the course's own Python, and its own programs first."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
     return kept | OFFLINE | more | {"PATH": f"{program().parent}{os.pathsep}{os.environ['PATH']}"}
 
 

@@ -49,14 +49,16 @@ def test_without_its_environment_one_sentence_says_how_to_get_it(tmp_path, monke
 
 
 @needs_it
-def test_it_learns_the_tokens_of_the_course(tmp_path):
+def test_it_learns_the_tokens_of_the_course_but_for_a_full_stop_in_its_copy_of_the_template(tmp_path):
     from transformers import AutoTokenizer
 
+    tokenizer = AutoTokenizer.from_pretrained(hub.download(TINY.model))
     rows, recipe = recipe_in(tmp_path)
-    ours = masking.build_dataset(rows, AutoTokenizer.from_pretrained(hub.download(TINY.model)))
-    theirs = llamafactory_env.labels(recipe)
-    keys = ("input_ids", "labels")
-    assert [[row[key] for key in keys] for row in theirs] == [[list(row[key]) for key in keys] for row in ours]
+    for row, other in zip(masking.build_dataset(rows, tokenizer), llamafactory_env.labels(recipe), strict=True):
+        ours, theirs = (tokenizer.decode(each["input_ids"]) for each in (row, other))
+        assert theirs.replace("trained by Hugging Face.<", "trained by Hugging Face<", 1) == ours != theirs
+        learned = ([label for label in each["labels"] if label != masking.IGNORED] for each in (row, other))
+        assert len(set(map(tuple, learned))) == 1
 
 
 @needs_it
