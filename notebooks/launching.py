@@ -80,8 +80,13 @@ def launch(command: str, work: Callable[..., Any], **arguments: Any) -> list[Any
             check=False,
         )
         if done.returncode:
-            errors = re.findall(r"^(?:\[rank\d+\]:\s*)?([\w.]*Error: .+)$", done.stderr, re.MULTILINE)
-            said = errors[0] if errors else done.stderr.strip()[-300:]
+            said = first_error(done.stderr)
             raise LaunchError(f"`{command}` with {work.__name__}() ended with {done.returncode}: {said}")
         files = sorted(Path(folder).glob("*.json"), key=lambda path: int(path.stem))
         return [json.loads(path.read_text(encoding="utf-8")) for path in files]
+
+
+def first_error(said: str) -> str:
+    """The first error among the lines of failed processes (what starts them adds its own below), or how they end."""
+    errors = re.findall(r"^(?:\[rank\d+\]:\s*)?([\w.]*Error: .+)$", said, re.MULTILINE)
+    return errors[0] if errors else said.strip()[-300:]

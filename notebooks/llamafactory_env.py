@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -24,11 +23,11 @@ from course_utils.core.errors import CourseError
 from course_utils.core.files import write_text
 from course_utils.core.paths import home
 from course_utils.core.programs import TEXT
+from notebooks.launching import first_error
 
 VERSION = "0.9.5"
 GRADIO = "5.50.0"  # pip may settle on an older one, which asks huggingface_hub for what it has no more
 HERE = Path(__file__).parent
-TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",  # the base lies in a folder
     "DISABLE_VERSION_CHECK": "1",
@@ -76,6 +75,8 @@ def install() -> None:
     On a CPU without torchvision and torchaudio, which it asks for: what the package index has of them are CUDA builds,
     and no text model needs them. An empty module takes the place of torchaudio, because it is imported all the same.
     """
+    from install import TORCH_CPU_INDEX  # it lies at the top of the clone, where `make` starts this
+
     shutil.rmtree(folder(), ignore_errors=True)
     subprocess.run([sys.executable, "-m", "venv", str(folder())], check=True)
     torch, _, build = version("torch").partition("+")
@@ -113,7 +114,7 @@ def train(recipe: Mapping[str, Any], *, processes: int = 1) -> Run:
         processes: more than one: its launcher starts as many by torchrun, on the CPU.
 
     Raises:
-        FactoryError: it ended with an error; the message holds its last lines.
+        FactoryError: it ended with an error; the message holds the first error.
     """
     out = Path(recipe["output_dir"])
     file = _written(recipe, out / "recipe.yaml")
@@ -138,7 +139,7 @@ def environment(more: Mapping[str, str]) -> dict[str, str]:
 def _run(command: list[Any]) -> str:
     done = subprocess.run(list(map(str, command)), env=environment({}), capture_output=True, check=False, **TEXT)
     if done.returncode:
-        raise FactoryError(f"LLaMA-Factory ended with {done.returncode}: {_last(done.stderr)}")
+        raise FactoryError(f"LLaMA-Factory ended with {done.returncode}: {first_error(done.stderr)}")
     return done.stdout
 
 
@@ -156,7 +157,7 @@ def _watched(command: list[Any], log: Path, more: Mapping[str, str]) -> float:
                 process.terminate()
     if process.returncode:
         said = log.read_text(encoding="utf-8", errors="replace")
-        raise FactoryError(f"LLaMA-Factory ended with {process.returncode}; {log} holds all of it: {_last(said)}")
+        raise FactoryError(f"LLaMA-Factory ended with {process.returncode}; {log} holds all of it: {first_error(said)}")
     return most / 2**30
 
 
@@ -165,11 +166,6 @@ def _resident(process: psutil.Process) -> int:
         return process.memory_info().rss
     except psutil.NoSuchProcess:
         return 0
-
-
-def _last(said: str) -> str:
-    errors = re.findall(r"^(?:\[rank\d+\]:\s*)?([\w.]*Error: .+)$", said, re.MULTILINE)
-    return errors[-1] if errors else said.strip()[-300:]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ anything in its shape, the base and 400 rows, once and twice. The figures land i
 import json
 import sys
 import tempfile
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import training
 
 from course_utils.core.files import write_json, write_text
+from course_utils.core.profiles import Profile
 
 RESULTS, PAGE = training.ROOT / "docs" / "entities.json", training.ROOT / "docs" / "entities.md"
 OWN = training.ROOT / "data" / "raw" / "entities.jsonl"
@@ -25,42 +25,63 @@ OF_A_FILE = (0, 1), (400, 1), (400, 2)
 HELD, SEED = 100, 0
 RATE = 4e-4  # twice the profile's, which has to keep a mixture's model from forgetting; one narrow job bears more
 NEW_TOKENS = 160
+UNWATCHED = {"eval_steps": 10_000, "tracker": "none"}  # the validation loss before the first step and at the end
+
+
+def split_rows(file: Path) -> tuple[Any, Any]:
+    """The rows of a file in CLUENER's shape: those to train on, and those held out."""
+    from course_utils import data
+
+    every = data.normalise("cluener", data.read_raw(file))
+    return data.split(every, valid_ratio=HELD / len(every), min_valid=HELD, seed=SEED)
+
+
+def trained(profile: Profile, rows: Any, held: Any) -> tuple[Any, Any, Any]:
+    """Model, tokenizer and what the run left, after a training on these rows."""
+    from course_utils import masking, modeling
+    from course_utils.train.training import train
+
+    modeling.import_unsloth()
+    model, tokenizer = modeling.load_model(training.MODEL, profile)
+    model = modeling.attach_lora(model, profile)
+    examples, few = (masking.build_dataset(part, tokenizer) for part in (rows, held.select(range(4))))
+    return model, tokenizer, train(model, tokenizer, examples, few, profile.train, profile=profile)
+
+
+def judged(model: Any, tokenizer: Any, held: Any) -> dict[str, Any]:
+    """How many replies are valid JSON, and strict F1 by label with the names due."""
+    from course_utils import evaluation, modeling
+    from notebooks import entities
+
+    how = {"batch_size": training.PROFILE.eval_batch_size, "max_new_tokens": NEW_TOKENS}
+    replies = evaluation.evaluate(modeling.for_inference(model), tokenizer, list(held), **how).rows
+    labels = {label: {"due": due, **asdict(f1)} for label, (due, f1) in entities.by_label(replies).items()}
+    return {"json": sum(row["json_strict"] for row in replies), "prompts": len(replies), "f1": labels}
 
 
 def one_run(file: str, rows: str, epochs: str, folder: str) -> dict[str, Any]:
     """Train on the first rows of a file and judge by those held out; 0 rows: the base."""
-    from course_utils import data, evaluation, hub, masking, modeling
-    from course_utils.train.training import train as fit
-    from notebooks import entities
+    from course_utils import modeling
 
-    modeling.import_unsloth()
-    from course_utils.train.callbacks import peak_memory_gib
-
-    profile, size = training.PROFILE, int(rows)
-    every = data.normalise("cluener", data.read_raw(file))
-    pool, held = data.split(every, valid_ratio=HELD / len(every), min_valid=HELD, seed=SEED)
-    model, tokenizer = modeling.load_model(hub.download(profile.model), profile)
-    took = 0.0
+    profile, size, minutes = training.PROFILE, int(rows), 0.0
+    pool, held = split_rows(Path(file))
     if size:
-        how = {
-            "learning_rate": RATE,
-            "epochs": int(epochs),
-            "output_dir": folder,
-            "tracker": "none",
-            "eval_steps": 10_000,
-        }
-        settings = replace(profile.train, **how)
-        model = modeling.attach_lora(model, profile)
-        train, valid = (masking.build_dataset(part, tokenizer) for part in (pool.select(range(size)), held))
-        started = time.perf_counter()
-        fit(model, tokenizer, train, valid.select(range(4)), settings, profile=profile)
-        took = time.perf_counter() - started
-    how = {"batch_size": profile.eval_batch_size, "max_new_tokens": NEW_TOKENS}
-    replies = evaluation.evaluate(modeling.for_inference(model), tokenizer, list(held), **how).rows
-    labels = {label: {"due": due, **asdict(f1)} for label, (due, f1) in entities.by_label(replies).items()}
-    valid_json = sum(row["json_strict"] for row in replies)
-    judged = {"json": valid_json, "prompts": len(replies), "f1": labels}
-    return {"rows": size, "epochs": int(epochs), "minutes": took / 60, "gib": peak_memory_gib()} | judged
+        how = {"learning_rate": RATE, "epochs": int(epochs), "output_dir": folder, **UNWATCHED}
+        profile = replace(profile, train=replace(profile.train, **how))
+        model, tokenizer, run = trained(profile, pool.select(range(size)), held)
+        minutes = run.metrics["seconds"] / 60
+    else:
+        modeling.import_unsloth()
+        model, tokenizer = modeling.load_model(training.MODEL, profile)
+    judgement = judged(model, tokenizer, held)
+    from course_utils.train.callbacks import peak_memory_gib  # transformers comes with it, so after Unsloth
+
+    return {"rows": size, "epochs": int(epochs), "minutes": minutes, "gib": peak_memory_gib()} | judgement
+
+
+def told(f1: dict[str, float]) -> str:
+    """A figure with its interval."""
+    return f"{f1['value']:.2f} ({f1['low']:.2f} to {f1['high']:.2f})"
 
 
 def as_page(found: dict[str, list[dict[str, Any]]]) -> str:
@@ -82,13 +103,11 @@ def as_page(found: dict[str, list[dict[str, Any]]]) -> str:
             "|---|---|---|---|---|",
         ]
         for run in runs:
-            f1 = run["f1"]["all"]
-            told = f"{f1['value']:.2f} ({f1['low']:.2f} to {f1['high']:.2f})"
             seen = f"{run['rows']} | {run['epochs']} | {run['minutes']:.1f}"
-            lines.append(f"| {seen} | {run['json']} of {run['prompts']} | {told} |")
+            lines.append(f"| {seen} | {run['json']} of {run['prompts']} | {told(run['f1']['all'])} |")
         lines += ["", f"Each label after {runs[-1]['rows']} rows:", "", "| label | due | strict F1 |", "|---|---|---|"]
         for label, f1 in runs[-1]["f1"].items():
-            lines.append(f"| {label} | {f1['due']} | {f1['value']:.2f} ({f1['low']:.2f} to {f1['high']:.2f}) |")
+            lines.append(f"| {label} | {f1['due']} | {told(f1)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -9,66 +9,51 @@ figures land in `docs/llamafactory.json`, the page in `docs/llamafactory.md`.
 import json
 import sys
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import entities
 import training
 
 from course_utils.core.files import write_json, write_text
 from course_utils.core.profiles import Profile
 
 RESULTS, PAGE = training.ROOT / "docs" / "llamafactory.json", training.ROOT / "docs" / "llamafactory.md"
-FILE = training.ROOT / "data" / "raw" / "entities.jsonl"
-ROWS, HELD, STEPS, SEED = 160, 100, 40, 0
+ROWS, STEPS = 160, 40
 LAUNCHED = 4  # steps on two processes
-NEW_TOKENS = 160
 OURS, THEIRS = "course", "LLaMA-Factory"
 
 
 def profile_of(folder: str, steps: int = STEPS) -> Profile:
     """The settings that both take."""
-    how = {"output_dir": folder, "max_steps": steps, "r": 8, "alpha": 16, "eval_steps": 10_000, "tracker": "none"}
+    how = {"output_dir": folder, "max_steps": steps, "r": 8, "alpha": 16, **entities.UNWATCHED}
     return replace(training.PROFILE, train=replace(training.PROFILE.train, **how))
 
 
 def split_rows() -> tuple[Any, Any]:
     """Rows to train on, and rows to judge by."""
-    from course_utils import data
-
-    every = data.normalise("cluener", data.read_raw(FILE))
-    pool, held = data.split(every, valid_ratio=HELD / len(every), min_valid=HELD, seed=SEED)
+    pool, held = entities.split_rows(entities.OWN)
     return pool.select(range(ROWS)), held
 
 
 def train_ours(folder: str) -> dict[str, Any]:
     """A run of the course, in this process."""
-    from course_utils import masking, modeling
-    from course_utils.train.training import train
+    _, _, run = entities.trained(profile_of(folder), *split_rows())
+    from course_utils.train.callbacks import peak_memory_gib  # transformers comes with it, so after Unsloth
 
-    modeling.import_unsloth()
-    from course_utils.train.callbacks import peak_memory_gib
-
-    profile, (rows, held) = profile_of(folder), split_rows()
-    model, tokenizer = modeling.load_model(training.MODEL, profile)
-    model = modeling.attach_lora(model, profile)
-    examples, few = masking.build_dataset(rows, tokenizer), masking.build_dataset(held.select(range(4)), tokenizer)
-    run = train(model, tokenizer, examples, few, profile.train, profile=profile)
     losses = [entry["loss"] for entry in run.log if "loss" in entry]
     return {"seconds": run.metrics["seconds"], "gib": peak_memory_gib(), "losses": losses}
 
 
 def judge(adapter: str) -> dict[str, Any]:
     """Strict F1 of an adapter on the held-out sentences."""
-    from course_utils import evaluation, modeling
-    from notebooks import entities
+    from course_utils import modeling
 
     modeling.import_unsloth()
     model, tokenizer = modeling.load_model(training.MODEL, training.PROFILE)
-    model = modeling.for_inference(modeling.load_adapter(model, adapter))
-    how = {"batch_size": training.PROFILE.eval_batch_size, "max_new_tokens": NEW_TOKENS}
-    replies = evaluation.evaluate(model, tokenizer, list(split_rows()[1]), **how).rows
-    return {"f1": asdict(entities.by_label(replies)["all"][1]), "json": sum(row["json_strict"] for row in replies)}
+    found = entities.judged(modeling.load_adapter(model, adapter), tokenizer, split_rows()[1])
+    return {"f1": found["f1"]["all"], "json": found["json"]}
 
 
 def same_labels(theirs: list[dict[str, list[int]]]) -> int:
@@ -100,15 +85,14 @@ def as_page(found: dict[str, Any]) -> str:
     ours, theirs, launched, served = found[OURS], found[THEIRS], found["launcher"], found["served"]
     lines = []
     for name, run in ((OURS, ours), (THEIRS, theirs)):
-        f1 = "{value:.2f} ({low:.2f} to {high:.2f})".format(**run["f1"])
         figures = f"{run['rows_per_second']:.2f} | {run['gib']:.1f} | {sum(run['losses'][-10:]) / 10:.3f}"
-        lines.append(f"| {name} | {figures} | {run['json']} of {HELD} | {f1} |")
+        lines.append(f"| {name} | {figures} | {run['json']} of {entities.HELD} | {entities.told(run['f1'])} |")
     return f"""\
 # The course and LLaMA-Factory on the same rows
 
 `make llamafactory`, then `python tests/benchmarks/llamafactory.py`: {ROWS} sentences with entities, {STEPS} steps of
 four rows, rank 8, the same rate, cosine and warmup, bfloat16, the real Qwen of profile `cpu`, two cores; one after the
-other in one run. LLaMA-Factory is version {found["version"]}. F1 is judged by {HELD} held-out sentences.
+other in one run. LLaMA-Factory is version {found["version"]}. F1 is judged by {entities.HELD} held-out sentences.
 
 | | rows a second | GiB at most | loss, mean of the last 10 steps | valid JSON | strict F1 |
 |---|---|---|---|---|---|
