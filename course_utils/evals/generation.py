@@ -164,7 +164,7 @@ class Agreement:
         prompts: how many there are.
         equal: pairs of replies that are equal, id by id.
         near_ties: of the others, those whose first difference lies where the two best logits are closer to each other
-            than `logit_error`: rounding decides which of them wins.
+            than a logit moves in this very reply: rounding decides which of them wins.
         widest_gap: between those two logits, the largest over all first differences; 0 where there is none.
         places: how many tokens' logits were compared.
         same_top: share of these places where both rank the same token first.
@@ -225,21 +225,23 @@ def agreement(
         others: the replies of another model, or of the same one in other batches.
         other_logits: what `reply_logits` gives, of that model or in those batches, for `replies` as well.
     """
-    largest, total, count, same_top, gaps = 0.0, 0.0, 0, 0, []
+    largest, total, count, same_top, near_ties, gaps = 0.0, 0.0, 0, 0, 0, []
     for reply, mine, other, yours in zip(replies, logits, others, other_logits, strict=True):
         errors = (mine - yours).abs()
-        largest, total, count = max(largest, float(errors.max())), total + float(errors.sum()), count + errors.numel()
+        moved = float(errors.max())  # as far as a logit moves in this reply
+        largest, total, count = max(largest, moved), total + float(errors.sum()), count + errors.numel()
         same_top += int((mine.argmax(-1) == yours.argmax(-1)).sum())
         if list(reply) != list(other):
             # Of two greedy replies under one limit neither is the beginning of the other: a stop token ends both.
             place = next(place for place, (a, b) in enumerate(zip(reply, other, strict=False)) if a != b)
             best, second = mine[place].topk(2).values.tolist()
             gaps.append(best - second)
+            near_ties += best - second <= moved
     places = sum(map(len, replies))
     return Agreement(
         prompts=len(replies),
         equal=len(replies) - len(gaps),
-        near_ties=sum(gap <= largest for gap in gaps),
+        near_ties=near_ties,
         widest_gap=max(gaps, default=0.0),
         places=places,
         same_top=same_top / places,

@@ -172,12 +172,14 @@ def as_page(found: dict[str, Any]) -> str:
         ("tuned", "Of the tuned model, with the adapter mounted and merged,"),
     ):
         agreed = found["agreement"][which]
-        apart, error = agreed["prompts"] - agreed["equal"], agreed["logit_error"]
+        apart = agreed["prompts"] - agreed["equal"]
+        error, mean = agreed["logit_error"], agreed["mean_error"]
         lines += [
             "",
             f"{what} {agreed['equal']} of {agreed['prompts']} replies are the same,",
-            f"id by id; of the other {apart}, {agreed['near_ties']} part at a near-tie: the two best logits are at",
-            f"most {agreed['widest_gap']:.2f} apart there, and the two ways' logits differ by up to {error:.2f}.",
+            f"id by id; of the other {apart}, {agreed['near_ties']} part at a near-tie: the two best logits are nearer",
+            "there than the two ways' logits lie apart somewhere in that reply. The widest such gap is",
+            f"{agreed['widest_gap']:.2f}; a logit differs by {error:.2f} at most, and by {mean:.2f} in the mean.",
         ]
     return "\n".join([*lines, "", MEANS])
 

@@ -106,7 +106,7 @@ def as_page(found: dict[str, Any]) -> str:
         "",
         "The logits are compared at every token of the adapter's replies, over the whole vocabulary. A near-tie is a",
         "reply whose first difference lies where the top two logits of base + adapter are nearer than the largest",
-        "error.",
+        "error of a logit in that very reply.",
     ]
     for kind, read in found["gguf"].items():
         lines += [

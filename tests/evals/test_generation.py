@@ -159,6 +159,8 @@ def test_replies_that_differ_are_counted_and_near_ties_told_apart():
     assert found.logit_error == pytest.approx(0.2) and found.mean_error == pytest.approx(0.3 / 4)
     assert generation.agreement([[0, 0]] * 2, logits[:2], [[0, 0], [0, 1]], others[:2]).holds
     assert generation.agreement([[0, 0]] * 2, logits[:2], [[0, 0], [0, 1]], logits[:2]).near_ties == 0
+    rough = [logits[0] + torch.tensor([0, 0, 0, 9.0]), others[1]]  # the first reply's rounding excuses no other reply
+    assert generation.agreement([[0, 0]] * 2, logits[:2], [[0, 0], [1, 0]], rough).near_ties == 0
 
 
 def test_in_16_bits_every_difference_is_a_near_tie(smol, prompts):
