@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Each kind has a lightness, a line and a weight of its own, so that the five can be told apart in grey, too.
 PART_STYLES: dict[str, str] = {
-    "template": "color:#707070;border-bottom:2px solid transparent",
+    "template": "opacity:.65;border-bottom:2px solid transparent",
     "role": f"background:{DARK};color:white;font-weight:700;padding:0 3px;border-bottom:2px solid {DARK}",
     "tools": "background:#fdebd0;color:#6e2c00;border-bottom:2px dashed #6e2c00",
     "thinking": "background:#f2f3f4;color:#4a235a;font-style:italic;border-bottom:2px dotted #4a235a",
@@ -109,7 +109,7 @@ def masks(ways: Mapping[str, Mapping[str, Sequence[int]]], tokenizer: PreTrained
                 merged += lines[start:end] + new
         lines = merged
     signs = {True: "●", False: "·", None: ""}
-    shades = {True: f"background:{DARK};color:white", False: "color:#707070", None: "background:#e5e7e9"}
+    shades = {True: f"background:{DARK};color:white", False: "opacity:.65", None: "background:#e5e7e9"}
     rows, body = [], []
     for token, has in lines:
         states = [has.get(way) for way in ways]
