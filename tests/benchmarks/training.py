@@ -86,7 +86,8 @@ def one_run(way: str) -> dict[str, Any]:
     import torch
     from transformers import AutoTokenizer
 
-    from course_utils import callbacks, masking, packing
+    from course_utils import masking, packing
+    from course_utils.train import callbacks
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     examples = masking.build_dataset(mixed_rows(), tokenizer, max_length=TOKENS).select_columns(["input_ids", "labels"])
