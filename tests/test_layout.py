@@ -89,3 +89,28 @@ def test_the_short_names_are_those_that_editors_are_told():
 def test_a_name_that_does_not_exist_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no module 'kitchen'; it has adapters, budget, chat"):
         course_utils.kitchen  # noqa: B018
+
+
+def names_in(module: str) -> set[str]:
+    """What can be imported from a module or a folder of the package, by its text."""
+    path = ROOT.joinpath(*module.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    found = {child.stem for child in path.glob("*")} if path.is_dir() else set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        else:
+            found |= {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+    return found | (set(dir(course_utils)) if module == "course_utils" else set())
+
+
+@pytest.mark.parametrize("folder", ["tests/benchmarks", "tests/notebooks", "notebooks", "lab", "exercises"])
+def test_scripts_import_what_is_there(folder):
+    """Kind of fault: a module of the package moves away, and a script that no test runs fails an hour into its work."""
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "course_utils":
+                missing = {alias.name for alias in node.names} - names_in(node.module)
+                assert not missing, (path, node.module, missing)
