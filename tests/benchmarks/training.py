@@ -7,6 +7,7 @@ guests of a shared machine take away, they take from all. Before that, some of o
 The tables land in `docs/training.md`, their figures in `docs/training.json`.
 """
 
+import ctypes
 import json
 import math
 import os
@@ -37,7 +38,7 @@ ROWS, HELD, TOKENS = 64, 32, 512  # to train on, to be judged by, and the longes
 BATCH, RATE = PROFILE.train.batch_size, 2e-4
 TURN = "my turn"
 TAKEN_APART = range(4, 12)  # steps of the profile by operation
-NEEDED_GIB = 16  # one of the three at its peak, the others at rest
+NEEDED_GIB = 18  # one of the three at its peak, the others at rest
 WAYS = {
     "fp32": "Trainer + PEFT, float32 (what a newcomer writes)",
     "bf16": "Trainer + PEFT, bfloat16 autocast",
@@ -213,8 +214,10 @@ def _stopwatch() -> Any:
             self.seconds: list[float] = []
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # who waits gives back what it has freed: all three must fit
             print(TURN, flush=True)
-            sys.stdin.readline()
+            if not sys.stdin.readline():
+                sys.exit("whoever gave the turns is gone")
             self.started = time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
