@@ -7,7 +7,6 @@ guests of a shared machine take away, they take from all. Before that, some of o
 The tables land in `docs/training.md`, their figures in `docs/training.json`.
 """
 
-import ctypes
 import json
 import math
 import os
@@ -71,7 +70,7 @@ def mixed_rows(seed: int = 42) -> list[dict[str, Any]]:
     ]
     draw, rows = random.Random(seed), []
     for _ in range(ROWS + HELD):
-        characters, messages = math.exp(draw.uniform(math.log(60), math.log(700))), []
+        characters, messages = math.exp(draw.uniform(math.log(60), math.log(350))), []
         while sum(len(message["content"]) for message in messages) < characters:
             messages += draw.choice(turns)
         rows.append({"messages": messages})
@@ -214,7 +213,6 @@ def _stopwatch() -> Any:
             self.seconds: list[float] = []
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            ctypes.CDLL("libc.so.6").malloc_trim(0)  # who waits gives back what it has freed: all three must fit
             print(TURN, flush=True)
             if not sys.stdin.readline():
                 sys.exit("whoever gave the turns is gone")
