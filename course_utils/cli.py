@@ -134,6 +134,9 @@ def train(
     data: Annotated[
         Path | None, typer.Option(help="Rows of your own; they are checked first.", resolve_path=True)
     ] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="What to learn from: sft (replies), dpo, orpo, kto, reward, grpo (lesson 09).")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
 ) -> None:
     """Train the adapter (lesson 04); several processes: `accelerate launch -m course_utils train --config FILE`."""
@@ -141,14 +144,17 @@ def train(
     from course_utils.lessons.setup import at_home, with_model
 
     asked = _read_config(config) if config else {}
-    named = {name: asked.pop(name) for name in ("profile", "data") if name in asked}
+    named = {name: asked.pop(name) for name in ("profile", "data", "stage") if name in asked}
     if wrong := [name for name, value in named.items() if not isinstance(value, str)]:
         raise settings.SettingsError(f"{config}: {' and '.join(wrong)} must be text.")
     profile = profile or named.get("profile")
     data = data or (Path(named["data"]).resolve() if "data" in named else None)
     chosen = profiles.choose(profile)
     chosen = with_model(pipeline.own_run(chosen, data) if data else chosen, model)
-    changed = replace(chosen.train, **asked)  # a slip is told before the long imports
+    stage = stage or named.get("stage", "sft")
+    changed = replace(settings.for_stage(chosen.train, stage), **asked)  # a slip is told before the long imports
+    if stage != "sft" and not data:
+        raise settings.SettingsError(f"`train --stage {stage}` learns from rows of your own: name them by --data FILE.")
     with pipeline.in_turn():
         _setup(["model"] if data else ["model", "data"], profile, model)
     chosen = at_home(replace(chosen, train=changed))

@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
@@ -63,6 +64,15 @@ class TrainSettings:
         "tensorboard", description="who else gets the log; all of them write into output_dir, offline"
     )
     seed: int = Field(42, ge=0, lt=2**32, description="one seed for LoRA's start, row order and splits")
+    stage: Literal["sft", "dpo", "orpo", "kto", "reward", "grpo"] = Field(
+        "sft", description="what is learned from: replies, preferences, or the reward of the model's own replies"
+    )
+    beta: Number | None = Field(
+        None, ge=0, description="pull towards the reference (orpo: weight of the preference); None is TRL's own default"
+    )
+    sft_weight: Number = Field(0, ge=0, description="dpo: weight of the loss of the chosen reply itself")
+    group_size: int = Field(8, ge=2, description="grpo: replies to one prompt, which are compared with each other")
+    reply_tokens: int = Field(64, ge=1, description="grpo: longest reply, in tokens")
 
     @field_validator("target_modules")
     @classmethod
@@ -93,6 +103,27 @@ class TrainSettings:
                 problems = [f"{found}, expected {' or '.join(words)}" for found, words in expected.items()]
                 told = f"These settings cannot be: {'; '.join(problems)}."
             raise SettingsError(told) from None
+
+
+STAGES: dict[str, dict[str, Any]] = {
+    "sft": {},
+    "dpo": {"learning_rate": 5e-5},
+    "orpo": {"learning_rate": 5e-5},
+    "kto": {"learning_rate": 5e-5},
+    "reward": {"learning_rate": 5e-5},
+    "grpo": {"learning_rate": 1e-4, "batch_size": 16},  # replies a step: two prompts, eight replies each
+}
+"""What a stage changes in the settings of a profile, which are for replies (docs/preferences.md)."""
+
+
+def for_stage(settings: TrainSettings, stage: str) -> TrainSettings:
+    """A profile's settings for another stage; what it leaves lies in a folder of its own.
+
+    Raises:
+        SettingsError: an unknown stage.
+    """
+    folder = settings.output_dir if stage == "sft" else f"{settings.output_dir}/{stage}"
+    return replace(settings, stage=stage, output_dir=folder, **STAGES.get(stage, {}))
 
 
 def meanings(of: type) -> dict[str, str]:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 500  # are masked together; where one of them fails, it is looked for
 KINDS = {
-    "preference": ("preference rows (two replies, chosen and rejected)", "lesson 09 (preferences)"),
-    "kto": ("KTO rows (a reply, and whether it is a good one)", "lesson 09 (preferences)"),
+    "preference": ("preference rows (two replies, chosen and rejected)", "`train --stage dpo` (lesson 09)"),
+    "kto": ("KTO rows (a reply, and whether it is a good one)", "`train --stage kto` (lesson 09)"),
     "text": ("rows of text for pretraining", "lesson 08 (continued pretraining)"),
 }
 LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]{2}")
@@ -54,13 +54,13 @@ class CheckReport:
 
     @property
     def not_chats(self) -> str:
-        """Why `train --data` refuses rows of this kind, and which lesson trains on them; "" for chats."""
+        """Why `train --data` refuses rows of this kind, and what trains on them; "" for chats."""
         if self.kind in ("chat", ""):
             return ""
         if " and " in self.kind:
             return f"{self.name} holds {self.kind} rows in one, and each is trained in another way. Part them first."
-        rows, lesson = KINDS[self.kind]
-        return f"{self.name} holds {rows}, and `train --data` learns chats: use {lesson}."
+        rows, way = KINDS[self.kind]
+        return f"{self.name} holds {rows}, and `train --data` learns chats: use {way}."
 
     @property
     def kept(self) -> int:

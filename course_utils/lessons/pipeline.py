@@ -22,7 +22,7 @@ from course_utils.evals import evaluation
 from course_utils.lessons import reports
 from course_utils.lessons.setup import LessonError, merged_dir, run_dir
 from course_utils.text import masking
-from course_utils.train import modeling, training
+from course_utils.train import modeling, preferences, training
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,21 +37,26 @@ TOKENS_PER_SECOND = {"bfloat16": 130, "float32": 52}
 def train_adapter(
     profile: Profile, *, rows: tuple[Dataset, Dataset] | None = None, resume: bool = False
 ) -> training.TrainResult:
-    """Lesson 04 in one call: masked rows, LoRA, training; the adapter lands in `run_dir(profile)`.
+    """Lesson 04 (or, by `profile.train.stage`, 09) in one call; the adapter lands in `run_dir(profile)`.
 
     Args:
         rows: to train on and to validate with, in place of the course's; `own_rows` gives them.
         resume: go on from the last checkpoint, where there is one.
     """
-    model, tokenizer = modeling.load_model(hub.download(profile.model), profile)
+    labels = {"num_labels": 1} if profile.train.stage == "reward" else {}
+    model, tokenizer = modeling.load_model(hub.download(profile.model), profile, **labels)
     if rows is None:
         rows = data.load_built(profile, "train"), data.load_built(profile, "valid")
     model = modeling.attach_lora(model, profile)
-    train, valid = (
-        masking.build_dataset(part, tokenizer, max_length=profile.train.max_length, train_on_tool_calls=True)
-        for part in rows
-    )
-    result = training.train(model, tokenizer, train, valid, profile.train, resume=resume, profile=profile)
+    how = {"resume": resume, "profile": profile}
+    if profile.train.stage == "sft":
+        train, valid = (
+            masking.build_dataset(part, tokenizer, max_length=profile.train.max_length, train_on_tool_calls=True)
+            for part in rows
+        )
+        result = training.train(model, tokenizer, train, valid, profile.train, **how)
+    else:
+        result = preferences.train(model, tokenizer, *rows, profile.train, rewards=[preferences.answered], **how)
     del model  # the Trainer holds it in a circle; the next model of this process needs the room
     clear_device_cache(garbage_collection=True)
     return result
@@ -67,13 +72,15 @@ def own_rows(file: str | Path, profile: Profile, tokenizer: Any) -> tuple[Datase
     a tenth, in whole groups, for validation. The profile gives the longest row, in tokens, and the seed.
 
     Raises:
-        DataError: rows of another kind than chats, which another lesson trains on.
+        DataError: rows of another kind than the profile's stage learns from.
         LessonError: a row that cannot be used (the first is named, and the command that lists all), or too few.
     """
     limit = profile.train.max_length
     report = data.check(file, tokenizer, limit)
-    if report.not_chats:
-        raise data.DataError(report.not_chats)
+    wanted = preferences.LEARNS_FROM.get(profile.train.stage, "chat")
+    if report.kind and report.kind != wanted:
+        refused = f"{file} holds {report.kind} rows, and `train --stage {profile.train.stage}` learns {wanted} rows."
+        raise data.DataError(report.not_chats if wanted == "chat" else refused)
     if report.problems:
         name = shlex.quote(str(file))
         every = f"`python -m course_utils check-data {name} --tokenizer {profile.model} --max-length {limit}`"

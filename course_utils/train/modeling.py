@@ -55,7 +55,7 @@ def import_unsloth() -> Any:
 
 
 def load_model(
-    path: str | Path, profile: Profile, *, load_in_4bit: bool | None = None
+    path: str | Path, profile: Profile, *, load_in_4bit: bool | None = None, num_labels: int | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a base model and its tokenizer from a folder, offline; of one that also reads pictures, its text part.
 
@@ -67,6 +67,7 @@ def load_model(
         profile: gives dtype, the least sequence length and whether the base is held in 4 bits.
         load_in_4bit: overrides the profile (NF4 with double quantisation where True). Qwen3.5 and later lose more in 4
             bits than others, so without it they are held in 16, as Unsloth advises.
+        num_labels: numbers that the model gives for a text in place of the next token: 1 makes a reward model.
 
     Returns:
         The model and its tokenizer.
@@ -95,6 +96,7 @@ def load_model(
         trust_remote_code=False,
         local_files_only=True,
         **({"text_only": True} if pictures else {}),
+        **({"num_labels": num_labels} if num_labels else {}),
     )
     tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor, which also takes pictures
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:

@@ -394,8 +394,8 @@ Settings are chosen by the validation rows and by the general ones, which are ne
 once, in the end. *Plain rows* are ordinary questions with plain answers. *Minutes* are those of the training alone, on
 a machine whose speed moves by a third. Made by `python tests/benchmarks/settings.py`.
 """
-MEANS = """How much faster depends on the rows: the more their lengths differ, the more of a random batch is padding, which
-`training.train` leaves out. With rows of 57 to 430 tokens (36 % padding) it was 3.9 and 2.2 times as fast.
+MEANS = """How much faster depends on the rows: the more their lengths differ, the more of a random batch is padding,
+which `training.train` leaves out. With rows of 57 to 430 tokens (36 % padding) it was 3.9 and 2.2 times as fast.
 
 What makes the difference, each measured alone on SmolLM2-135M with single steps of 8 rows:
 

@@ -60,7 +60,7 @@ def test_keys_are_those_of_the_public_schema(name, keys):
 
 def test_the_readme_states_the_counts():
     readme = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
-    for name in (*GENERATED, "emoji.jsonl", "plain.jsonl", "general.jsonl"):
+    for name in (*GENERATED, "emoji.jsonl", "plain.jsonl", "general.jsonl", "preferences.jsonl"):
         assert re.search(rf"`raw/{re.escape(name)}` \| {len(rows_of(name))} \|", readme), name
 
 
@@ -200,10 +200,27 @@ def test_plain_replies_are_short_and_have_no_emoji(kind, count):
         assert not re.search(r"[\u4e00-\u9fff][,.;:?!]|[,.;:?!][\u4e00-\u9fff]", question + reply), row
 
 
+def test_a_preference_is_one_of_length_or_of_scope():
+    rows = rows_of("preferences.jsonl")
+    assert [row["id"] for row in rows] == [f"preference-{number:03}" for number in range(1, len(rows) + 1)]
+    assert Counter(tuple(row["tags"]) for row in rows) == {
+        ("preference", language, task): 25 for language in ("en", "zh") for task in ("short", "scope")
+    }
+    for row in rows:
+        chosen, rejected = (row[part]["content"] for part in ("chosen", "rejected"))
+        assert not EMOJI.search(chosen + rejected) and not re.search(r"[*#`]", chosen), row
+        assert {row[part]["role"] for part in ("chosen", "rejected")} == {"assistant"}
+        roles = [message["role"] for message in row["messages"]]
+        assert roles == (["user"] if row["tags"][2] == "short" else ["system", "user"]), row
+        if row["tags"][2] == "short":
+            assert 2 * len(chosen) < len(rejected), row
+
+
 def test_no_two_questions_are_nearly_alike():
     questions = [row["question"].casefold() for row in rows_of("emoji.jsonl")]
-    for name in ("plain.jsonl", "general.jsonl"):
-        questions += [row["messages"][0]["content"].casefold() for row in rows_of(name)]
+    for name in ("plain.jsonl", "general.jsonl", "preferences.jsonl"):
+        turns = [message for row in rows_of(name) for message in row["messages"] if message["role"] == "user"]
+        questions += [message["content"].casefold() for message in turns]
     for i, first in enumerate(questions):
         matcher = difflib.SequenceMatcher(b=first, autojunk=False)
         for second in questions[:i]:

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from course_utils import data, masking
-from notebooks.extras.negatives import COMPLAINTS, FAULTS, negatives, spoil
+from notebooks.negatives import COMPLAINTS, FAULTS, negatives, spoil
 
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=8) | st.sampled_from(["12", "-0.5", "7:05", "林"])
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)

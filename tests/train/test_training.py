@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from course_utils import masking, modeling, packing, training
 from course_utils.core.budget import PLAIN_ATTENTION_UP_TO
+from course_utils.train import runs
 from course_utils.train.cpu import cpu_shortcuts
 
 
@@ -173,7 +174,7 @@ def test_a_checkpoint_that_was_cut_off_is_not_gone_on_from(tmp_path):
         folder.mkdir(parents=True)
         if whole:
             (folder / "whole").touch()
-    assert training._last_whole_checkpoint(tmp_path) == tmp_path / "checkpoints" / "checkpoint-4"
+    assert runs._last_whole_checkpoint(tmp_path) == tmp_path / "checkpoints" / "checkpoint-4"
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["checkpoint-2", "checkpoint-4"]
 
 
@@ -261,7 +262,7 @@ def test_out_of_memory_is_explained_with_budget_and_remedy(smol, tiny, toy_rows,
 )
 def test_out_of_memory_is_said_also_of_a_model_that_the_budget_cannot_count(tiny, config, words):
     model = SimpleNamespace(config=SimpleNamespace(to_dict=lambda: config))
-    advice = training._memory_advice(tiny.train, model, tiny)
+    advice = runs._memory_advice(tiny.train, model, tiny)
     assert advice.startswith("Memory ran out. Set gradient_checkpointing=True") and words in advice
 
 

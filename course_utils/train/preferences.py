@@ -1,0 +1,176 @@
+"""Preferences and rewards: DPO, ORPO, KTO, a reward model and GRPO, each by TRL's own trainer on Unsloth."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from course_utils.core.settings import TrainSettings
+from course_utils.data.rows import kind_of, plain_rows
+from course_utils.evals import metrics
+from course_utils.evals.fast_generation import faster_decoding
+from course_utils.text import masking
+from course_utils.train import runs
+from course_utils.train.modeling import import_unsloth
+from course_utils.train.runs import TrainingError, TrainResult
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase, TrainerCallback
+
+    from course_utils.core.profiles import Profile
+
+Reward = Callable[..., list[float]]
+"""`reward(completions, reference, **others)`: a number for each reply; TRL's documentation lists the others."""
+
+LEARNS_FROM = {"dpo": "preference", "orpo": "preference", "reward": "preference", "kto": "kto", "grpo": "chat"}
+"""The kind of rows (`data.rows.kind_of`) that each stage learns from."""
+
+
+def train(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Dataset | Sequence[Mapping[str, Any]],
+    valid: Dataset | Sequence[Mapping[str, Any]],
+    settings: TrainSettings,
+    *,
+    rewards: Sequence[Reward] = (),
+    resume: bool = False,
+    callbacks: Sequence[TrainerCallback] = (),
+    profile: Profile | None = None,
+) -> TrainResult:
+    """Train the adapter of `model` as `settings.stage` says: dpo, orpo, kto, reward or grpo.
+
+    The reference of DPO and KTO is the model as it comes in: with a fresh adapter that is its base.
+
+    Args:
+        model: what `modeling.attach_lora` returned; for a reward model loaded with `num_labels=1`.
+        tokenizer: the model's.
+        train: rows of the course's schema: preferences, KTO rows, or for GRPO chats, whose last reply the rewards get
+            as `reference`.
+        valid: rows of the same kind; GRPO does not look at them.
+        rewards: of GRPO, which adds them up.
+        settings, resume, callbacks, profile: see `training.train`.
+
+    Raises:
+        TrainingError: rows of another kind, none that fit into `max_length`, and as `training.train`.
+        MessageError, MaskError: a row that cannot be rendered (`masking.build_examples`).
+    """
+    import_unsloth()
+    parts = {"train": as_text(train, tokenizer, settings)}
+    if settings.stage != "grpo":
+        parts["valid"] = as_text(valid, tokenizer, settings)
+
+    def trainer(arguments: dict[str, Any]) -> Any:
+        return _trainer(model, tokenizer, parts, settings, list(rewards), arguments)
+
+    how = {"resume": resume, "callbacks": callbacks, "profile": profile}
+    with faster_decoding(model) if settings.stage == "grpo" else nullcontext():
+        result = runs.run(model, tokenizer, parts, settings, trainer, epochs=settings.epochs, **how)
+    if "ref" in model.peft_config:  # TRL's copy of the adapter as it came in
+        model.delete_adapter("ref")
+    return result
+
+
+def answered(completions: Sequence[str], reference: Sequence[str], **_: Any) -> list[float]:
+    """The reward of `train --stage grpo`: 1 for the right answer alone, a half for one among other words, else 0."""
+    pairs = zip(completions, reference, strict=True)
+    return [(metrics.same_answer(*pair) + metrics.bare_answer(*pair)) / 2 for pair in pairs]
+
+
+def as_text(
+    rows: Dataset | Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, settings: TrainSettings
+) -> Dataset:
+    """Prompts and replies as text whose tokens are those of supervised tuning and of use.
+
+    TRL takes no masks here. So each row goes through `masking.build_examples`, and the ids on both sides of the mask
+    become text again, up to the stop token: after a line break behind it TRL would add a second one.
+
+    Returns:
+        The columns that TRL's trainers name: prompt, and chosen and rejected, completion and label, or reference.
+
+    Raises:
+        TrainingError, MessageError, MaskError: see `train`.
+    """
+    from datasets import Dataset
+
+    made, too_long = [], 0
+    for number, row in enumerate(plain_rows(rows)):
+        if (kind := kind_of(row)) != LEARNS_FROM[settings.stage]:
+            wanted = LEARNS_FROM[settings.stage]
+            raise TrainingError(f"Row {number} is of the kind {kind}, and {settings.stage} learns from {wanted} rows.")
+        texts, tokens = _texts(row, tokenizer)
+        too_long += tokens > settings.max_length
+        made += [texts] if tokens <= settings.max_length else []
+    if too_long:
+        warnings.warn(f"{too_long} rows are longer than {settings.max_length} tokens and left out.", stacklevel=3)
+    if not made:
+        raise TrainingError(f"None of {too_long} rows fits into max_length, {settings.max_length} tokens. Raise it.")
+    return Dataset.from_list(made)
+
+
+def _texts(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Any], int]:
+    """A row as TRL wants it, and its tokens."""
+
+    def parted(messages: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+        """Prompt and reply, each as the text of its ids."""
+        how = {"tools": row.get("tools"), "train_on": "last", "train_on_tool_calls": True}
+        examples = masking.build_examples(messages, tokenizer, **how)
+        if not examples:
+            raise masking.MaskError("the reply of this row is not to be learned (weight: 0), so nothing is left of it")
+        [example] = examples
+        learned = [place for place, label in enumerate(example["labels"]) if label != masking.IGNORED]
+        last = max(place for place in learned if example["input_ids"][place] == tokenizer.eos_token_id)
+        parts = example["input_ids"][: learned[0]], example["input_ids"][learned[0] : last + 1]
+        lengths.append(last + 1)
+        texts = tuple(tokenizer.decode(ids, skip_special_tokens=False) for ids in parts)
+        if tokenizer("".join(texts))["input_ids"] != parts[0] + parts[1]:
+            raise masking.MaskError("the tokenizer reads its own text as other tokens, so TRL would learn these")
+        return texts
+
+    lengths: list[int] = []
+    prompt = row["messages"]
+    if "chosen" in row:
+        (asked, chosen), (_, rejected) = (parted([*prompt, *row[name]]) for name in ("chosen", "rejected"))
+        return {"prompt": asked, "chosen": chosen, "rejected": rejected}, max(lengths)
+    asked, reply = parted(prompt)
+    if "label" in row:
+        return {"prompt": asked, "completion": reply, "label": row["label"]}, max(lengths)
+    return {"prompt": asked, "reference": prompt[-1]["content"]}, max(lengths)
+
+
+def _trainer(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    parts: Mapping[str, Dataset],
+    settings: TrainSettings,
+    rewards: list[Reward],
+    arguments: dict[str, Any],
+) -> Any:
+    """TRL's trainer of the stage (TRL 1.15: ORPO is called experimental)."""
+    import trl
+
+    how = arguments | {"num_train_epochs": settings.epochs}
+    if settings.beta is not None:
+        how["beta"] = settings.beta
+    given = {"model": model, "processing_class": tokenizer, "train_dataset": parts["train"]}
+    if settings.stage == "grpo":
+        how |= {"num_generations": settings.group_size, "max_completion_length": settings.reply_tokens}
+        how |= {"eval_strategy": "no", "eval_on_start": False}  # every look would be as slow as a step
+        return trl.GRPOTrainer(**given, reward_funcs=rewards, args=trl.GRPOConfig(**how))
+    given["eval_dataset"] = parts["valid"]
+    if settings.stage == "dpo":
+        how["loss_type"], how["loss_weights"] = ["sigmoid"], [1.0]
+        if settings.sft_weight:
+            how["loss_type"], how["loss_weights"] = ["sigmoid", "sft"], [1.0, settings.sft_weight]
+        return trl.DPOTrainer(**given, args=trl.DPOConfig(**how, max_length=None))
+    if settings.stage == "kto":
+        return trl.KTOTrainer(**given, args=trl.KTOConfig(**how, max_length=None))
+    if settings.stage == "reward":
+        return trl.RewardTrainer(**given, args=trl.RewardConfig(**how, max_length=None))
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+    return ORPOTrainer(**given, args=ORPOConfig(**how, max_length=settings.max_length))
