@@ -94,7 +94,7 @@ def test_the_tokens_are_those_of_supervised_tuning_and_of_use(name, tiny, qwen25
 
 
 def test_trl_learns_these_very_tokens(smol, tiny, tmp_path):
-    """Pitfall prompt-of-another-template: what TRL made of the text, seen in its own data set."""
+    """What TRL made of the text, seen in its own data set."""
     seen = []
     made = preferences._trainer
     with pytest.MonkeyPatch.context() as patch:
