@@ -65,11 +65,9 @@ class TrainSettings:
     )
     seed: int = Field(42, ge=0, lt=2**32, description="one seed for LoRA's start, row order and splits")
     stage: Literal["sft", "dpo", "orpo", "kto", "reward", "grpo"] = Field(
-        "sft", description="what is learned from: replies, preferences, or the reward of the model's own replies"
+        "sft", description="learn from replies, from preferences, or from rewards of the model's own replies"
     )
-    beta: Number | None = Field(
-        None, ge=0, description="pull towards the reference (orpo: weight of the preference); None is TRL's own default"
-    )
+    beta: Number | None = Field(None, ge=0, description="pull to the reference (orpo: to the pairs); None: TRL's")
     sft_weight: Number = Field(0, ge=0, description="dpo: weight of the loss of the chosen reply itself")
     group_size: int = Field(8, ge=2, description="grpo: replies to one prompt, which are compared with each other")
     reply_tokens: int = Field(64, ge=1, description="grpo: longest reply, in tokens")
@@ -105,25 +103,16 @@ class TrainSettings:
             raise SettingsError(told) from None
 
 
-STAGES: dict[str, dict[str, Any]] = {
-    "sft": {},
-    "dpo": {"learning_rate": 5e-5},
-    "orpo": {"learning_rate": 5e-5},
-    "kto": {"learning_rate": 5e-5},
-    "reward": {"learning_rate": 5e-5},
-    "grpo": {"learning_rate": 1e-4, "batch_size": 16},  # replies a step: two prompts, eight replies each
-}
-"""What a stage changes in the settings of a profile, which are for replies (docs/preferences.md)."""
-
-
 def for_stage(settings: TrainSettings, stage: str) -> TrainSettings:
-    """A profile's settings for another stage; what it leaves lies in a folder of its own.
+    """A profile's settings for another stage (docs/preferences.md); what it leaves lies in a folder of its own.
 
     Raises:
         SettingsError: an unknown stage.
     """
-    folder = settings.output_dir if stage == "sft" else f"{settings.output_dir}/{stage}"
-    return replace(settings, stage=stage, output_dir=folder, **STAGES.get(stage, {}))
+    if stage == "sft":
+        return settings
+    changes = {"learning_rate": 1e-4, "batch_size": 16} if stage == "grpo" else {"learning_rate": 5e-5}  # 16 replies
+    return replace(settings, stage=stage, output_dir=f"{settings.output_dir}/{stage}", **changes)
 
 
 def meanings(of: type) -> dict[str, str]:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 500  # are masked together; where one of them fails, it is looked for
 KINDS = {
-    "preference": ("preference rows (two replies, chosen and rejected)", "`train --stage dpo` (lesson 09)"),
-    "kto": ("KTO rows (a reply, and whether it is a good one)", "`train --stage kto` (lesson 09)"),
+    "preference": ("preference rows (two replies, chosen and rejected)", "`train --stage dpo` of lesson 09"),
+    "kto": ("KTO rows (a reply, and whether it is a good one)", "`train --stage kto` of lesson 09"),
     "text": ("rows of text for pretraining", "lesson 08 (continued pretraining)"),
 }
 LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]{2}")

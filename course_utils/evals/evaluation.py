@@ -154,10 +154,6 @@ def _asks_for_json(row: Row) -> bool:
     return isinstance(metrics.parse_json(row["reference"]), dict)
 
 
-def _asks_for_an_answer(row: Row) -> bool:
-    return _asks_for_json(row) or _asks_for_a_number(row)
-
-
 def _asks_for_a_number(row: Row) -> bool:
     return metrics.parse_number(row["reference"]) is not None
 
@@ -183,7 +179,7 @@ FIGURES = {
     "json_lenient": _rate("JSON valid, lenient", "json_lenient", asked_by=_asks_for_json),
     "json_schema": _rate("JSON with the right keys and types", "json_schema", asked_by=_asks_for_json),
     "bare": _rate("answer right, as asked", "bare", asked_by=_asks_for_a_number),
-    "exact": _rate("answer reached", "exact", asked_by=_asks_for_an_answer),
+    "exact": _rate("answer reached", "exact", asked_by=lambda row: _asks_for_json(row) or _asks_for_a_number(row)),
     "calls": _rate("right tool, right arguments", "calls", asked_by=lambda row: row["calls"] is not None),
     "entity_f1": Figure("entity F1", _f1_part, asked_by=lambda row: row["entities"] is not None),
     "emoji": _rate("emoji in the reply", "emoji", higher_is_better=None),

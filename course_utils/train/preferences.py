@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
     from course_utils.core.profiles import Profile
 
-Reward = Callable[..., list[float]]
-"""`reward(completions, reference, **others)`: a number for each reply; TRL's documentation lists the others."""
-
 LEARNS_FROM = {"dpo": "preference", "orpo": "preference", "reward": "preference", "kto": "kto", "grpo": "chat"}
 """The kind of rows (`data.rows.kind_of`) that each stage learns from."""
 
@@ -37,7 +35,7 @@ def train(
     valid: Dataset | Sequence[Mapping[str, Any]],
     settings: TrainSettings,
     *,
-    rewards: Sequence[Reward] = (),
+    rewards: Sequence[Callable[..., list[float]]] = (),
     resume: bool = False,
     callbacks: Sequence[TrainerCallback] = (),
     profile: Profile | None = None,
@@ -52,7 +50,7 @@ def train(
         train: rows of the course's schema: preferences, KTO rows, or for GRPO chats, whose last reply the rewards get
             as `reference`.
         valid: rows of the same kind; GRPO does not look at them.
-        rewards: of GRPO, which adds them up.
+        rewards: of GRPO, which adds them up: `reward(completions, reference, **others)` gives each reply a number.
         settings, resume, callbacks, profile: see `training.train`.
 
     Raises:
@@ -147,30 +145,28 @@ def _trainer(
     tokenizer: PreTrainedTokenizerBase,
     parts: Mapping[str, Dataset],
     settings: TrainSettings,
-    rewards: list[Reward],
+    rewards: list[Any],
     arguments: dict[str, Any],
 ) -> Any:
-    """TRL's trainer of the stage (TRL 1.15: ORPO is called experimental)."""
+    """TRL's trainer of the stage."""
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # TRL 1.15 calls ORPO experimental, and lesson 09 says so
     import trl
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
     how = arguments | {"num_train_epochs": settings.epochs}
-    if settings.beta is not None:
-        how["beta"] = settings.beta
+    how |= {} if settings.beta is None else {"beta": settings.beta}
     given = {"model": model, "processing_class": tokenizer, "train_dataset": parts["train"]}
     if settings.stage == "grpo":
         how |= {"num_generations": settings.group_size, "max_completion_length": settings.reply_tokens}
         how |= {"eval_strategy": "no", "eval_on_start": False}  # every look would be as slow as a step
         return trl.GRPOTrainer(**given, reward_funcs=rewards, args=trl.GRPOConfig(**how))
-    given["eval_dataset"] = parts["valid"]
     if settings.stage == "dpo":
-        how["loss_type"], how["loss_weights"] = ["sigmoid"], [1.0]
-        if settings.sft_weight:
-            how["loss_type"], how["loss_weights"] = ["sigmoid", "sft"], [1.0, settings.sft_weight]
-        return trl.DPOTrainer(**given, args=trl.DPOConfig(**how, max_length=None))
-    if settings.stage == "kto":
-        return trl.KTOTrainer(**given, args=trl.KTOConfig(**how, max_length=None))
-    if settings.stage == "reward":
-        return trl.RewardTrainer(**given, args=trl.RewardConfig(**how, max_length=None))
-    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
-
-    return ORPOTrainer(**given, args=ORPOConfig(**how, max_length=settings.max_length))
+        weights = {"sigmoid": 1.0} | ({"sft": settings.sft_weight} if settings.sft_weight else {})
+        how |= {"loss_type": [*weights], "loss_weights": [*weights.values()]}
+    trainer, config = {
+        "dpo": (trl.DPOTrainer, trl.DPOConfig),
+        "orpo": (ORPOTrainer, ORPOConfig),
+        "kto": (trl.KTOTrainer, trl.KTOConfig),
+        "reward": (trl.RewardTrainer, trl.RewardConfig),
+    }[settings.stage]
+    return trainer(**given, eval_dataset=parts["valid"], args=config(**how, max_length=settings.max_length))

@@ -82,7 +82,8 @@ def run(
         TrainingError, OutOfMemory, Interrupted, TrackerError, FolderInUse: see `training.train`.
     """
     unsloth = import_unsloth()
-    from transformers import EarlyStoppingCallback
+    from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback
+    from transformers.utils.notebook import NotebookProgressCallback
 
     from course_utils.train import trackers
     from course_utils.train.callbacks import (
@@ -113,7 +114,8 @@ def run(
         tracker = trackers.tracker(settings.tracker if is_first_process() else "none", out, first_step)
         with _explained(out, settings, model, profile), tracker as reporters:
             made = trainer(_arguments(settings, model, fresh=checkpoint is None))
-            _without_printers(made)
+            for printer in (PrinterCallback, ProgressCallback, NotebookProgressCallback):  # ours is `ProgressBar`
+                made.remove_callback(printer)
             if settings.early_stop:
                 made.add_callback(EarlyStoppingCallback(settings.early_stop))
             watchers = (NumbersOnly(), log, WholeCheckpoints(), interrupt, FreeMemory(), ProgressBar())
@@ -155,15 +157,6 @@ def _arguments(settings: TrainSettings, model: PeftModel, *, fresh: bool) -> dic
         "disable_tqdm": True,
         "report_to": "none",
     }
-
-
-def _without_printers(trainer: Any) -> None:
-    """Take the libraries' own printers off: `callbacks.ProgressBar` shows what they would."""
-    from transformers import PrinterCallback, ProgressCallback
-    from transformers.utils.notebook import NotebookProgressCallback
-
-    for printer in (PrinterCallback, ProgressCallback, NotebookProgressCallback):
-        trainer.remove_callback(printer)
 
 
 def _finish(

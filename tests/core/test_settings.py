@@ -95,3 +95,12 @@ def test_the_defaults_of_the_16_gb_gpu_are_the_owners():
     assert (gpu.r, gpu.alpha, gpu.batch_size, gpu.grad_accum, gpu.max_length) == (16, 32, 16, 1, 1024)
     assert 1e-4 <= gpu.learning_rate <= 2e-4 and gpu.scheduler == "cosine" and gpu.warmup_steps > 0
     assert (gpu.weight_decay, gpu.seed) == (0.01, 42)
+
+
+def test_another_stage_has_its_own_rate_and_folder():
+    assert settings.for_stage(CPU, "sft") is CPU
+    dpo, grpo = settings.for_stage(CPU, "dpo"), settings.for_stage(CPU, "grpo")
+    assert dpo.learning_rate < CPU.learning_rate and dpo.output_dir == f"{CPU.output_dir}/dpo"
+    assert grpo.batch_size % grpo.group_size == 0, "whole groups in every step"
+    with pytest.raises(SettingsError, match="stage is 'ppo'"):
+        settings.for_stage(CPU, "ppo")
