@@ -65,10 +65,10 @@ CONCEPTS = {
     "C48": "system prompt in training data",
     "C49": "causal mask against BERT's mask",
     "C50": "continued pretraining",
-    "C51": "DPO, ORPO, KTO, reward model",
+    "C51": "DPO, ORPO, KTO, reward model, GRPO; PPO explained",
     "C52": "from one GPU to several",
 }
-LATER = {"C50", "C51"}
+LATER = {"C50"}
 """Taught by no cell yet; a lesson that begins to teach one takes it off."""
 
 

@@ -37,6 +37,7 @@ MAP = {
     "05_evaluation": ("Evaluate", "before and after"),
     "06_merge_and_serve": ("Serve", "a model others can ask"),
     "07_named_entities": ("Your task", "names found in news"),
+    "09_preferences": ("Preferences", "better, not only right"),
     "10_many_gpus": ("Many GPUs", "a run on several"),
 }
 """Each lesson in the order of the road: its name there, and what one has after it."""

@@ -18,6 +18,7 @@ PICTURES = {
     "05_evaluation": "c42",
     "06_merge_and_serve": "c21d",
     "07_named_entities": "c22",
+    "09_preferences": "c20",
     "10_many_gpus": "c40",
 }
 """The cell of each lesson; the output of lesson 02 is HTML, the others' are figures."""
@@ -30,6 +31,7 @@ HEADS = {
     "05_evaluation": ("before_after.png", "c42"),
     "06_merge_and_serve": ("merge.png", "c14"),
     "07_named_entities": ("labels.png", "c22"),
+    "09_preferences": ("curves.png", "c16"),
     "10_many_gpus": ("step.png", "c08"),
 }
 """The picture on a lesson's first screen: its name as an attachment of the first cell, and the cell that draws it."""

@@ -20,6 +20,7 @@ NAMES = [
     "05_evaluation",
     "06_merge_and_serve",
     "07_named_entities",
+    "09_preferences",
     "10_many_gpus",
 ]
 
