@@ -43,8 +43,8 @@ def train_adapter(
         rows: to train on and to validate with, in place of the course's; `own_rows` gives them.
         resume: go on from the last checkpoint, where there is one.
     """
-    labels = {"num_labels": 1} if profile.train.stage == "reward" else {}
-    model, tokenizer = modeling.load_model(hub.download(profile.model), profile, **labels)
+    labels = 1 if profile.train.stage == "reward" else None
+    model, tokenizer = modeling.load_model(hub.download(profile.model), profile, num_labels=labels)
     if rows is None:
         rows = data.load_built(profile, "train"), data.load_built(profile, "valid")
     model = modeling.attach_lora(model, profile)

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from course_utils.core.settings import TrainSettings
@@ -61,22 +62,24 @@ def train(
     parts = {"train": as_text(train, tokenizer, settings)}
     if settings.stage != "grpo":
         parts["valid"] = as_text(valid, tokenizer, settings)
-
-    def trainer(arguments: dict[str, Any]) -> Any:
-        return _trainer(model, tokenizer, parts, settings, list(rewards), arguments)
-
+    trainer = partial(_trainer, model, tokenizer, parts, settings, list(rewards))
     how = {"resume": resume, "callbacks": callbacks, "profile": profile}
-    with faster_decoding(model) if settings.stage == "grpo" else nullcontext():
-        result = runs.run(model, tokenizer, parts, settings, trainer, epochs=settings.epochs, **how)
-    if "ref" in model.peft_config:  # TRL's copy of the adapter as it came in
-        model.delete_adapter("ref")
-    return result
+    try:
+        with faster_decoding(model) if settings.stage == "grpo" else nullcontext():
+            return runs.run(model, tokenizer, parts, settings, trainer, epochs=settings.epochs, **how)
+    finally:
+        if "ref" in model.peft_config:  # TRL's copy of the adapter as it came in
+            model.delete_adapter("ref")
 
 
 def answered(completions: Sequence[str], reference: Sequence[str], **_: Any) -> list[float]:
-    """The reward of `train --stage grpo`: 1 for the right answer alone, a half for one among other words, else 0."""
-    pairs = zip(completions, reference, strict=True)
-    return [(metrics.same_answer(*pair) + metrics.bare_answer(*pair)) / 2 for pair in pairs]
+    """The reward of `train --stage grpo`: 1 for the right answer alone, a half for a number among words, else 0."""
+
+    def earned(reply: str, due: str) -> float:
+        alone = metrics.parse_number(due) is None or metrics.bare_answer(reply, due)
+        return metrics.same_answer(reply, due) * (1.0 if alone else 0.5)
+
+    return list(map(earned, completions, reference))
 
 
 def as_text(
@@ -95,10 +98,9 @@ def as_text(
     """
     from datasets import Dataset
 
-    made, too_long = [], 0
+    wanted, made, too_long = LEARNS_FROM[settings.stage], [], 0
     for number, row in enumerate(plain_rows(rows)):
-        if (kind := kind_of(row)) != LEARNS_FROM[settings.stage]:
-            wanted = LEARNS_FROM[settings.stage]
+        if (kind := kind_of(row)) != wanted:
             raise TrainingError(f"Row {number} is of the kind {kind}, and {settings.stage} learns from {wanted} rows.")
         texts, tokens = _texts(row, tokenizer)
         too_long += tokens > settings.max_length
@@ -116,15 +118,15 @@ def _texts(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> tuple[
     def parted(messages: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
         """Prompt and reply, each as the text of its ids."""
         how = {"tools": row.get("tools"), "train_on": "last", "train_on_tool_calls": True}
-        examples = masking.build_examples(messages, tokenizer, **how)
-        if not examples:
-            raise masking.MaskError("the reply of this row is not to be learned (weight: 0), so nothing is left of it")
-        [example] = examples
+        [example] = masking.build_examples(messages, tokenizer, **how) or [{"input_ids": [], "labels": []}]
+        ids = example["input_ids"]
         learned = [place for place, label in enumerate(example["labels"]) if label != masking.IGNORED]
-        last = max(place for place in learned if example["input_ids"][place] == tokenizer.eos_token_id)
-        parts = example["input_ids"][: learned[0]], example["input_ids"][learned[0] : last + 1]
-        lengths.append(last + 1)
-        texts = tuple(tokenizer.decode(ids, skip_special_tokens=False) for ids in parts)
+        stops = [place for place in learned if ids[place] == tokenizer.eos_token_id]
+        if not stops:
+            raise masking.MaskError("of the reply no stop token is learned: it has weight 0, or the template none")
+        parts = ids[: learned[0]], ids[learned[0] : stops[-1] + 1]
+        lengths.append(stops[-1] + 1)
+        texts = tuple(tokenizer.decode(part, skip_special_tokens=False) for part in parts)
         if tokenizer("".join(texts))["input_ids"] != parts[0] + parts[1]:
             raise masking.MaskError("the tokenizer reads its own text as other tokens, so TRL would learn these")
         return texts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from course_utils.core.settings import TrainSettings
@@ -74,10 +75,7 @@ def train(
                 raise TrainingError(f"The {name} set cannot teach: {'; '.join(problems)}. See masking.audit.")
     train, valid = (_dataset(examples) for examples in (train, valid))
     rows = {"train": train, "valid": valid}
-
-    def trainer(arguments: dict[str, Any]) -> Any:
-        return _trainer(model, tokenizer, train, valid, settings, arguments)
-
+    trainer = partial(_trainer, model, tokenizer, train, valid, settings)
     how = {"resume": resume, "callbacks": callbacks, "profile": profile}
     return runs.run(model, tokenizer, rows, settings, trainer, epochs=_epochs(settings, len(train)), **how)
 

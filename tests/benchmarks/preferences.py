@@ -24,14 +24,7 @@ NEW_TOKENS = 96
 SHOWN = 4  # prompts whose replies are kept
 FORM, ALL = ("extra_text", "fenced"), ("extra_text", "fenced", "wrong_type", "missing_field")
 KEPT = ("loss", "reward", "reward_std", "completions/mean_length", "accuracy", "eval_accuracy", "eval_loss")
-KEPT += (
-    "rewards/chosen",
-    "rewards/rejected",
-    "rewards/margins",
-    "rewards/accuracies",
-    "logps/chosen",
-    "logps/rejected",
-)
+KEPT += ("logps/chosen", "logps/rejected")  # and the rewards, each by its name
 WATCHED = {"eval_steps": 8, "logging_steps": 1, "tracker": "none"}
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "base": ("", {}),
@@ -94,8 +87,8 @@ def one_run(way: str, folder: str) -> dict[str, Any]:
     from course_utils.train.training import train
 
     profile = training.PROFILE
-    labels = {"num_labels": 1} if stage == "reward" else {}
-    model, tokenizer = modeling.load_model(training.MODEL, profile, **labels)
+    labels = 1 if stage == "reward" else None
+    model, tokenizer = modeling.load_model(training.MODEL, profile, num_labels=labels)
     found: dict[str, Any] = {"stage": stage, "settings": changes}
     if stage:
         told = replace(settings.for_stage(profile.train, stage), **WATCHED | {"output_dir": folder} | changes)
@@ -110,10 +103,7 @@ def one_run(way: str, folder: str) -> dict[str, Any]:
             "settings": {name: getattr(told, name) for name in ("learning_rate", *changes)},
         }
         found |= {"seconds": run.metrics["seconds"], "gib": run.metrics["peak_memory_gib"]}
-        found["log"] = [
-            {"step": entry["step"]} | {name: round(entry[name], 4) for name in KEPT if name in entry}
-            for entry in run.log
-        ]
+        found["log"] = [{"step": entry["step"]} | kept(entry) for entry in run.log]
     if stage == "reward":
         return found | judged_pairs(model, tokenizer)
     own = {"own": answered(model, tokenizer)} if way in ("base", OWN) else {}

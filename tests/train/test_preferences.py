@@ -125,6 +125,14 @@ def test_rows_of_another_kind_and_rows_that_do_not_fit_are_told(smol_tokenizer, 
 def test_the_reward_of_the_command_line_sees_form_and_answer():
     found = preferences.answered(["12", "It is 12.", "13", ""], ["12"] * 4)
     assert found == [1, 0.5, 0, 0]
+    assert preferences.answered(['{"n":1}', 'It is {"n": 1}'], ['{"n": 1}'] * 2) == [1, 0]
+
+
+def test_a_reply_that_is_not_learned_is_told(smol_tokenizer, tiny):
+    [row, *_] = rows_of("dpo")
+    muted = row | {"rejected": [row["rejected"][0] | {"weight": 0}]}
+    with pytest.raises(masking.MaskError, match="no stop token is learned: it has weight 0"):
+        preferences.as_text([muted], smol_tokenizer, replace(tiny.train, stage="dpo"))
 
 
 def test_a_file_of_the_wrong_kind_is_refused_by_name(tiny, smol_tokenizer, tmp_path):
