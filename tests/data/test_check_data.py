@@ -175,12 +175,20 @@ def test_rows_of_an_evaluation_file_are_reported(run, tmp_path):
     assert run(path, "--against", write(tmp_path / "held" / "eval.jsonl", [malformed.alpaca(1)]))[0] == 0
 
 
-@pytest.mark.parametrize(("kind", "lesson"), [("preference", "09"), ("pairs", "09"), ("kto", "09"), ("text", "08")])
-def test_the_kind_of_a_file_and_the_lesson_that_trains_on_it_are_said(run, tmp_path, kind, lesson):
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [
+        ("preference", "`train --stage dpo` of lesson 09"),
+        ("pairs", "`train --stage dpo` of lesson 09"),
+        ("kto", "`train --stage kto` of lesson 09"),
+        ("text", "lesson 08"),
+    ],
+)
+def test_the_kind_of_a_file_and_the_lesson_that_trains_on_it_are_said(run, tmp_path, kind, way):
     """Kind of fault: `check-data` and `train` give the same answer."""
     path = write(tmp_path / "rows.jsonl", [malformed.FORMATS[kind](n) for n in range(4)])
     code, out = run(path)
-    assert code == 0 and f"`train --data` learns chats: use lesson {lesson}" in out
+    assert code == 0 and f"`train --data` learns chats: use {way}" in out
     assert json.loads(run(path, "--json")[1])["kind"] == {"pairs": "preference"}.get(kind, kind)
 
 
