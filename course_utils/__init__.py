@@ -37,7 +37,6 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds this list and _
     from course_utils.lessons import doctor as doctor
     from course_utils.lessons import figures as figures
     from course_utils.lessons import highlight as highlight
-    from course_utils.lessons import live as live
     from course_utils.lessons import machine as machine
     from course_utils.lessons import pipeline as pipeline
     from course_utils.lessons import reports as reports
@@ -58,7 +57,7 @@ _FOLDERS = {
     "train": ("modeling", "trackers", "training"),
     "deploy": ("adapters", "client", "export", "publishing", "serving"),
     "lessons": (
-        "colab", "conversation", "doctor", "figures", "highlight", "live", "machine", "pipeline", "reports", "tables",
+        "colab", "conversation", "doctor", "figures", "highlight", "machine", "pipeline", "reports", "tables",
     ),
 }  # fmt: skip
 _MODULES = {name: f"{__name__}.{folder}.{name}" for folder, names in _FOLDERS.items() for name in names}

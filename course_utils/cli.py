@@ -134,7 +134,9 @@ def train(
     data: Annotated[
         Path | None, typer.Option(help="Rows of your own; they are checked first.", resolve_path=True)
     ] = None,
-    stage: Annotated[str | None, typer.Option(help="sft, dpo, orpo, kto, reward or grpo (lesson 09).")] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="sft, pretrain (lesson 08), dpo, orpo, kto, reward or grpo (lesson 09).")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
 ) -> None:
     """Train the adapter (lesson 04); several processes: `accelerate launch -m course_utils train --config FILE`."""

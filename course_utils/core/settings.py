@@ -14,6 +14,11 @@ from course_utils.core.errors import CourseError
 Number = int | float  # a whole number stays one: 2 epochs are not printed as 2.0
 
 
+LEARNS_FROM = {"sft": "chat", "pretrain": "text", "dpo": "preference", "orpo": "preference", "reward": "preference"}
+LEARNS_FROM |= {"kto": "kto", "grpo": "chat"}
+"""The kind of rows (`data.rows.kind_of`) that each stage learns from."""
+
+
 class SettingsError(CourseError):
     """A setting that does not exist, or a value that it cannot have."""
 
@@ -64,8 +69,8 @@ class TrainSettings:
         "tensorboard", description="who else gets the log; all of them write into output_dir, offline"
     )
     seed: int = Field(42, ge=0, lt=2**32, description="one seed for LoRA's start, row order and splits")
-    stage: Literal["sft", "dpo", "orpo", "kto", "reward", "grpo"] = Field(
-        "sft", description="learn from replies, from preferences, or from rewards of the model's own replies"
+    stage: Literal["sft", "pretrain", "dpo", "orpo", "kto", "reward", "grpo"] = Field(
+        "sft", description="learn from replies, from plain text, from preferences, or from rewards of own replies"
     )
     beta: Number | None = Field(None, ge=0, description="pull to the reference (orpo: to the pairs); None: TRL's")
     sft_weight: Number = Field(0, ge=0, description="dpo: weight of the loss of the chosen reply itself")
@@ -111,7 +116,7 @@ def for_stage(settings: TrainSettings, stage: str) -> TrainSettings:
     """
     if stage == "sft":
         return settings
-    changes = {"learning_rate": 1e-4, "batch_size": 16} if stage == "grpo" else {"learning_rate": 5e-5}  # 16 replies
+    changes = {"grpo": {"learning_rate": 1e-4, "batch_size": 16}, "pretrain": {}}.get(stage, {"learning_rate": 5e-5})
     return replace(settings, stage=stage, output_dir=f"{settings.output_dir}/{stage}", **changes)
 
 

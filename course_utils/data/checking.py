@@ -32,7 +32,7 @@ ROWS_AT_ONCE = 500  # are masked together; where one of them fails, it is looked
 KINDS = {
     "preference": ("preference rows (two replies, chosen and rejected)", "`train --stage dpo` of lesson 09"),
     "kto": ("KTO rows (a reply, and whether it is a good one)", "`train --stage kto` of lesson 09"),
-    "text": ("rows of text for pretraining", "lesson 08 (continued pretraining)"),
+    "text": ("rows of text for pretraining", "`train --stage pretrain` of lesson 08"),
 }
 LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]{2}")
 
@@ -193,13 +193,12 @@ def _masked(
 
 def _unfit(row: Row, examples: list[Row], max_length: int | None) -> Fault | None:
     """Why training would leave a row out."""
-    field = "text" if "text" in row else "messages"
     if not examples:
-        return Fault(field, "nothing is learned from this row: it holds no reply. Add one.")
+        return Fault("messages", "nothing is learned from this row: it holds no reply. Add one.")
     longest = max(len(example["input_ids"]) for example in examples)
-    if max_length is None or longest <= max_length:
+    if max_length is None or longest <= max_length or "text" in row:  # a text is cut, and nothing of it is lost
         return None
-    return Fault(field, f"{longest:,} tokens, more than {max_length:,}: training would leave it out. Shorten it.")
+    return Fault("messages", f"{longest:,} tokens, more than {max_length:,}: training would leave it out. Shorten it.")
 
 
 def _examples(rows: list[Row], tokenizer: PreTrainedTokenizerBase) -> list[list[Row] | Fault]:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from accelerate.utils.memory import clear_device_cache
 
 from course_utils import data, hub
-from course_utils.core import profiles
+from course_utils.core import profiles, settings
 from course_utils.core.files import write_text
 from course_utils.core.profiles import Profile
 from course_utils.evals import evaluation
 from course_utils.lessons import reports
 from course_utils.lessons.setup import LessonError, merged_dir, run_dir
-from course_utils.text import masking
+from course_utils.text import masking, packing
 from course_utils.train import modeling, preferences, training
 
 if TYPE_CHECKING:
@@ -48,13 +48,13 @@ def train_adapter(
     if rows is None:
         rows = data.load_built(profile, "train"), data.load_built(profile, "valid")
     model = modeling.attach_lora(model, profile)
-    how = {"resume": resume, "profile": profile}
+    how, limit = {"resume": resume, "profile": profile}, profile.train.max_length
     if profile.train.stage == "sft":
-        train, valid = (
-            masking.build_dataset(part, tokenizer, max_length=profile.train.max_length, train_on_tool_calls=True)
-            for part in rows
-        )
-        result = training.train(model, tokenizer, train, valid, profile.train, **how)
+        parts = (masking.build_dataset(part, tokenizer, max_length=limit, train_on_tool_calls=True) for part in rows)
+        result = training.train(model, tokenizer, *parts, profile.train, **how)
+    elif profile.train.stage == "pretrain":
+        parts = (packing.chunks(part, tokenizer, limit) for part in rows)
+        result = training.train(model, tokenizer, *parts, profile.train, audit=False, **how)
     else:
         result = preferences.train(model, tokenizer, *rows, profile.train, rewards=[preferences.answered], **how)
     del model  # the Trainer holds it in a circle; the next model of this process needs the room
@@ -77,7 +77,7 @@ def own_rows(file: str | Path, profile: Profile, tokenizer: Any) -> tuple[Datase
     """
     limit = profile.train.max_length
     report = data.check(file, tokenizer, limit)
-    wanted = preferences.LEARNS_FROM.get(profile.train.stage, "chat")
+    wanted = settings.LEARNS_FROM[profile.train.stage]
     if report.kind and report.kind != wanted:
         refused = f"{file} holds {report.kind} rows, and `train --stage {profile.train.stage}` learns {wanted} rows."
         raise data.DataError(report.not_chats if wanted == "chat" else refused)

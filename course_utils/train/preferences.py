@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from course_utils.core.settings import TrainSettings
+from course_utils.core.settings import LEARNS_FROM, TrainSettings
 from course_utils.data.rows import kind_of, plain_rows
 from course_utils.evals import metrics
 from course_utils.evals.fast_generation import faster_decoding
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, TrainerCallback
 
     from course_utils.core.profiles import Profile
-
-LEARNS_FROM = {"dpo": "preference", "orpo": "preference", "reward": "preference", "kto": "kto", "grpo": "chat"}
-"""The kind of rows (`data.rows.kind_of`) that each stage learns from."""
 
 
 def train(

@@ -70,6 +70,25 @@ def test_rows_of_another_kind_are_refused_in_the_words_of_the_check(kind, tiny, 
         pipeline.own_rows(mixed.parent, tiny, smol_tokenizer)
 
 
+def test_plain_text_is_learned_whole_and_resumed(tiny, smol_tokenizer, tmp_path):
+    """`train --stage pretrain`: texts longer than a step's rows are cut, and every token of them is learned."""
+    text = "The miller of Otterby counts the {} geese at noon, and the bell is rung for those that are missing. " * 40
+    file = write(tmp_path / "texts.jsonl", [json.dumps({"text": text.format(*[each] * 40)}) for each in COLOURS])
+    short = {"output_dir": str(tmp_path / "run"), "max_steps": 4, "eval_steps": 2, "batch_size": 2, "max_length": 64}
+    train = replace(settings.for_stage(tiny.train, "pretrain"), tracker="none", **short)
+    profile = replace(tiny, train=train)
+    rows = pipeline.own_rows(file, profile, smol_tokenizer)
+    assert sum(map(len, rows)) == 12
+    result = pipeline.train_adapter(profile, rows=rows)
+    looks = [entry["eval_loss"] for entry in result.log if "eval_loss" in entry]
+    full = 4 * train.batch_size * train.grad_accum * train.max_length
+    assert looks[-1] < looks[0] and full - train.max_length < result.metrics["tokens"] <= full  # one piece is shorter
+    assert pipeline.train_adapter(profile, rows=rows, resume=True).metrics == result.metrics
+    chats = write(tmp_path / "chats.jsonl", [line(question) for question in QUESTIONS])
+    with pytest.raises(data.DataError, match="holds chat rows, and `train --stage pretrain` learns text rows"):
+        pipeline.own_rows(chats, profile, smol_tokenizer)
+
+
 def test_a_text_that_nobody_reads_is_refused_and_a_label_is_a_warning(tiny, smol_tokenizer, tmp_path):
     """Kind of fault: `train --data` is no quieter than `check-data`."""
     rows = [json.loads(line(question)) for question in QUESTIONS]

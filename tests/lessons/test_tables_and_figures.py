@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 from conftest import compared
 
-from course_utils import budget, chat, data, figures, highlight, live, masking, profiles, reports, tables
+from course_utils import budget, chat, data, figures, highlight, masking, profiles, reports, tables
+from notebooks.live import live
 
 PAIR = [{"role": "user", "content": "你好 <b>"}, {"role": "assistant", "content": "Hi 😀"}]
 
@@ -273,12 +274,12 @@ class TestLive:
         handle = SimpleNamespace(update=shown.append)
         monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(kernel=True))
         monkeypatch.setattr("IPython.display.display", lambda figure, display_id: shown.append(figure) or handle)
-        self.follow(live.live(4.1), SimpleNamespace(global_step=0, max_steps=3))
+        self.follow(live(4.1), SimpleNamespace(global_step=0, max_steps=3))
         assert len(shown) == 3, "at both looks at the validation rows and at the end; the step between came too soon"
         assert shown[-1].get_supxlabel() == (
             "learning rate 0.001   ·   410 tokens/s   ·   2.0 GiB of 4.1 predicted   ·   61 s left"
         )
 
     def test_outside_of_a_notebook_nothing_is_shown(self, capsys):
-        self.follow(live.live(), SimpleNamespace(global_step=0, max_steps=3))
+        self.follow(live(), SimpleNamespace(global_step=0, max_steps=3))
         assert capsys.readouterr().out == ""

@@ -1,7 +1,8 @@
-"""course_utils.text.packing: nothing is lost, nothing is cut, and packed rows do not see each other."""
+"""course_utils.text.packing: no row is lost or cut, and packed rows do not see each other; text is cut to length."""
 
 import pytest
-from hypothesis import given
+from datasets import Dataset
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from course_utils import masking, packing
@@ -19,6 +20,20 @@ def rows_of(lengths):
         labels = [IGNORED if number % 2 and place < length / 2 else token for place, token in enumerate(ids)]
         rows.append({"input_ids": ids, "labels": labels})
     return rows
+
+
+@given(texts=st.lists(st.text("ab <|im_end>镇\n", max_size=40), min_size=1, max_size=6), length=st.integers(1, 9))
+@settings(max_examples=20, deadline=None)
+def test_text_is_cut_to_length_and_nothing_is_lost(texts, length, smol_tokenizer):
+    texts = [*texts, "ends with <|im_end|>"]
+    rows = Dataset.from_list([{"id": str(number), "text": text} for number, text in enumerate(texts)])
+    pieces = packing.chunks(rows, smol_tokenizer, length).to_list()
+    assert {len(piece["input_ids"]) for piece in pieces[:-1]} <= {length} and len(pieces[-1]["input_ids"]) <= length
+    assert all(piece["labels"] == piece["input_ids"] for piece in pieces)
+    ids = [token for piece in pieces for token in piece["input_ids"]]
+    assert smol_tokenizer.decode(ids) == "".join(text + packing.END_OF_TEXT for text in texts)
+    assert smol_tokenizer.convert_tokens_to_ids("<|im_end|>") not in ids, "a text cannot end a reply"
+    assert list(packing.chunks(rows.to_iterable_dataset(), smol_tokenizer, length)) == pieces, "read as it comes"
 
 
 def unpack(packs):

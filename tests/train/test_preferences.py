@@ -14,6 +14,7 @@ from course_utils.train import preferences
 from course_utils.train.runs import TrainingError
 
 STRICT, CHATTY = '{{"fruit": "{}"}}', 'Sure! Here it is: {{"fruit": "{}"}} Anything else?'
+STAGES = sorted(settings.LEARNS_FROM.keys() - {"sft", "pretrain"})
 FRUITS = ["apple", "pear", "plum", "fig"]
 STEPS = {"max_steps": 2, "eval_steps": 1, "batch_size": 2, "logging_steps": 1, "tracker": "none"}
 
@@ -28,7 +29,7 @@ def reply(text: str, fruit: str) -> list[dict]:
 
 def rows_of(stage: str) -> list[dict]:
     """Four rows of the kind that a stage learns from."""
-    kind = preferences.LEARNS_FROM[stage]
+    kind = settings.LEARNS_FROM[stage]
     if kind == "preference":
         return [{"messages": ask(f), "chosen": reply(STRICT, f), "rejected": reply(CHATTY, f)} for f in FRUITS]
     rows = [{"messages": ask(f) + reply(text, f)} for f, text in zip(FRUITS, [STRICT, CHATTY] * 2, strict=True)]
@@ -53,7 +54,7 @@ def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("stage", preferences.LEARNS_FROM)
+@pytest.mark.parametrize("stage", STAGES)
 def test_the_same_seed_gives_the_same_adapter_and_a_stopped_run_goes_on_to_it(stage, smol, tiny, tmp_path):
     from transformers import TrainerCallback
 
@@ -110,7 +111,7 @@ def test_trl_learns_these_very_tokens(smol, tiny, tmp_path):
 
 
 def test_rows_of_another_kind_and_rows_that_do_not_fit_are_told(smol_tokenizer, tiny):
-    of = {stage: replace(tiny.train, stage=stage) for stage in preferences.LEARNS_FROM}
+    of = {stage: replace(tiny.train, stage=stage) for stage in STAGES}
     with pytest.raises(TrainingError, match=r"Row 0 is of the kind chat, and dpo learns from preference rows"):
         preferences.as_text(rows_of("grpo"), smol_tokenizer, of["dpo"])
     with pytest.raises(TrainingError, match=r"Row 1 is of the kind preference, and grpo"):
