@@ -43,11 +43,13 @@ def train_adapter(
         rows: to train on and to validate with, in place of the course's; `own_rows` gives them.
         resume: go on from the last checkpoint, where there is one.
     """
-    labels = 1 if profile.train.stage == "reward" else None
-    model, tokenizer = modeling.load_model(hub.download(profile.model), profile, num_labels=labels)
     if rows is None:
         rows = data.load_built(profile, "train"), data.load_built(profile, "valid")
-    model = modeling.attach_lora(model, profile)
+    if profile.train.stage == "reward":
+        model, tokenizer = modeling.load_reward_model(hub.download(profile.model), profile)
+    else:
+        model, tokenizer = modeling.load_model(hub.download(profile.model), profile)
+        model = modeling.attach_lora(model, profile)
     how, limit = {"resume": resume, "profile": profile}, profile.train.max_length
     if profile.train.stage == "sft":
         parts = (masking.build_dataset(part, tokenizer, max_length=limit, train_on_tool_calls=True) for part in rows)

@@ -55,7 +55,7 @@ def import_unsloth() -> Any:
 
 
 def load_model(
-    path: str | Path, profile: Profile, *, load_in_4bit: bool | None = None, num_labels: int | None = None
+    path: str | Path, profile: Profile, *, load_in_4bit: bool | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a base model and its tokenizer from a folder, offline; of one that also reads pictures, its text part.
 
@@ -67,7 +67,6 @@ def load_model(
         profile: gives dtype, the least sequence length and whether the base is held in 4 bits.
         load_in_4bit: overrides the profile (NF4 with double quantisation where True). Qwen3.5 and later lose more in 4
             bits than others, so without it they are held in 16, as Unsloth advises.
-        num_labels: numbers that the model gives for a text in place of the next token: 1 makes a reward model.
 
     Returns:
         The model and its tokenizer.
@@ -76,14 +75,9 @@ def load_model(
         ModelError: the folder holds no model or one that is not whole (pitfall pointer-for-weights), or the tokenizer's
             padding token is its stop token (pitfall pad-is-eos).
     """
-    path = Path(path)
-    if not (path / "config.json").is_file():
-        raise ModelError(f"{path} holds no config.json; hub.download({str(path.name)!r}) makes a model's folder.")
-    unsloth = import_unsloth()
+    path, unsloth = _whole(path), import_unsloth()
     from transformers import AutoConfig
 
-    if problem := weights.model_fault(path):
-        raise ModelError(f"{path} cannot be loaded: {problem}")
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     if load_in_4bit is None:
         load_in_4bit = profile.load_in_4bit and not _linear_attention(config)
@@ -96,15 +90,50 @@ def load_model(
         trust_remote_code=False,
         local_files_only=True,
         **({"text_only": True} if pictures else {}),
-        **({"num_labels": num_labels} if num_labels else {}),
     )
-    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor, which also takes pictures
+    return model, _with_padding(getattr(tokenizer, "tokenizer", tokenizer), path)  # of a processor for pictures, too
+
+
+def load_reward_model(path: str | Path, profile: Profile) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+    """As `load_model` and `attach_lora`, with a new head that gives a text one number in place of the next token.
+
+    By transformers and PEFT: Unsloth's CPU backend (unsloth_zoo/cpu/loader.py) hears of `num_labels`, and loads a model
+    that writes all the same. The base is held in 16 bits, the head in 32.
+    """
+    import_unsloth()
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    path, settings = _whole(path), profile.train
+    tokenizer = _with_padding(AutoTokenizer.from_pretrained(path, local_files_only=True), path)
+    torch.manual_seed(settings.seed)  # for the head and for LoRA, which begin at random
+    # The number is read at the last token before the padding.
+    how = {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id, "dtype": getattr(torch, profile.dtype)}
+    model = AutoModelForSequenceClassification.from_pretrained(path, local_files_only=True, **how)
+    model.score.float()  # small steps would be lost in 16 bits
+    lora = {"r": settings.r, "lora_alpha": settings.alpha, "lora_dropout": settings.dropout}
+    lora |= {"task_type": "SEQ_CLS", "target_modules": list(settings.target_modules)}
+    return get_peft_model(model, LoraConfig(**lora)), tokenizer
+
+
+def _whole(path: str | Path) -> Path:
+    """The folder, where it holds a model."""
+    path = Path(path)
+    if not (path / "config.json").is_file():
+        raise ModelError(f"{path} holds no config.json; hub.download({str(path.name)!r}) makes a model's folder.")
+    if problem := weights.model_fault(path):
+        raise ModelError(f"{path} cannot be loaded: {problem}")
+    return path
+
+
+def _with_padding(tokenizer: PreTrainedTokenizerBase, path: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer, where its padding is a token of its own."""
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise ModelError(
             f"{path}: the padding token is {tokenizer.pad_token!r}, which is also the stop token; a model trained so "
             "never learns to stop. Set another pad_token in tokenizer_config.json."
         )
-    return model, tokenizer
+    return tokenizer
 
 
 def attach_lora(model: PreTrainedModel, profile: Profile) -> PeftModel:

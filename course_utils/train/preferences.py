@@ -43,7 +43,7 @@ def train(
     The reference of DPO and KTO is the model as it comes in: with a fresh adapter that is its base.
 
     Args:
-        model: what `modeling.attach_lora` returned; for a reward model loaded with `num_labels=1`.
+        model: what `modeling.attach_lora` returned, or for a reward model `modeling.load_reward_model`.
         tokenizer: the model's.
         train: rows of the course's schema: preferences, KTO rows, or for GRPO chats, whose last reply the rewards get
             as `reference`.

@@ -87,12 +87,15 @@ def one_run(way: str, folder: str) -> dict[str, Any]:
     from course_utils.train.training import train
 
     profile = training.PROFILE
-    labels = 1 if stage == "reward" else None
-    model, tokenizer = modeling.load_model(training.MODEL, profile, num_labels=labels)
-    found: dict[str, Any] = {"stage": stage, "settings": changes}
+    told = profile.train
     if stage:
         told = replace(settings.for_stage(profile.train, stage), **WATCHED | {"output_dir": folder} | changes)
-        model = modeling.attach_lora(model, replace(profile, train=told))
+    profile = replace(profile, train=told)
+    load = modeling.load_reward_model if stage == "reward" else modeling.load_model
+    model, tokenizer = load(training.MODEL, profile)
+    found: dict[str, Any] = {"stage": stage, "settings": changes}
+    if stage:
+        model = model if stage == "reward" else modeling.attach_lora(model, profile)
         parts = own_pairs() if way == OWN else (rows_of(stage, "train"), rows_of(stage, "valid"))
         if stage == "sft":
             run = train(model, tokenizer, *(masking.build_dataset(part, tokenizer) for part in parts), told)
@@ -165,7 +168,7 @@ def judged_pairs(model: Any, tokenizer: Any) -> dict[str, Any]:
         scores = []
         for name in ("chosen", "rejected"):
             ids = tokenizer(text["prompt"] + text[name], return_tensors="pt")
-            with torch.inference_mode():
+            with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16):
                 scores.append(float(model(**ids).logits[0, 0]))
         [fault] = [tag for tag in pair["tags"] if tag in ALL]
         found.setdefault(fault, []).append(scores[0] > scores[1])

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import tokenizer_of
 
 from course_utils import masking, modeling, settings
@@ -40,13 +41,17 @@ def length(completions, **_) -> list[float]:
     return [float(len(text)) for text in completions]
 
 
-def run(smol, tiny, stage: str, out: Path, rows=None, **options):
+def run(smol, tiny, stage: str, out: Path, *, changes=None, **options):
     profile = replace(tiny, train=settings.for_stage(tiny.train, stage))
-    changes = STEPS | ({"batch_size": 4, "group_size": 2, "reply_tokens": 6} if stage == "grpo" else {})
+    of_grpo = {"batch_size": 4, "group_size": 2, "reply_tokens": 6} if stage == "grpo" else {}
+    changes = STEPS | of_grpo | (changes or {})
     profile = replace(profile, train=replace(profile.train, output_dir=str(out), **changes))
-    model, tokenizer = modeling.load_model(smol, profile, num_labels=1 if stage == "reward" else None)
-    model = modeling.attach_lora(model, profile)
-    rows = rows or rows_of(stage)
+    if stage == "reward":
+        model, tokenizer = modeling.load_reward_model(smol, profile)
+    else:
+        model, tokenizer = modeling.load_model(smol, profile)
+        model = modeling.attach_lora(model, profile)
+    rows = rows_of(stage)
     return preferences.train(model, tokenizer, rows, rows, profile.train, rewards=[length], **options), model
 
 
@@ -77,6 +82,20 @@ def test_the_same_seed_gives_the_same_adapter_and_a_stopped_run_goes_on_to_it(st
         run(smol, tiny, stage, tmp_path / "stopped", callbacks=[Stop()])
     resumed, _ = run(smol, tiny, stage, tmp_path / "stopped", resume=True)
     assert digest(resumed.adapter_dir) == digest(whole.adapter_dir)
+
+
+def test_a_reward_model_gives_a_text_one_number_and_learns_which_is_higher(smol, tiny, tmp_path):
+    """Unsloth's CPU backend would have loaded a model that writes: its scores are no numbers."""
+    from safetensors import safe_open
+
+    changes = {"max_steps": 12, "eval_steps": 12, "learning_rate": 5e-4}
+    result, model = run(smol, tiny, "reward", tmp_path, changes=changes)
+    looks = [entry["eval_loss"] for entry in result.log if "eval_loss" in entry]
+    assert looks[-1] < 0.5 < looks[0] and [e for e in result.log if "eval_accuracy" in e][-1]["eval_accuracy"] == 1
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert model(input_ids=torch.tensor([[1, 2, 3], [4, 5, 2]])).logits.shape == (2, 1)
+    with safe_open(result.adapter_dir / "adapter_model.safetensors", "pt") as file:
+        assert [name for name in file.keys() if "score" in name], "the head is kept beside the adapter"  # noqa: SIM118
 
 
 @pytest.mark.parametrize("name", ["smollm2-135m-instruct", "qwen3-tokenizer", "qwen3-instruct-2507-tokenizer", "2.5"])
