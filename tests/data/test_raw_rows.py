@@ -16,6 +16,7 @@ import pytest
 
 from course_utils import data
 from course_utils.data.sources import CLUENER_LABELS
+from notebooks import town
 
 ROOT = Path(__file__).resolve().parents[2]
 RAW = ROOT / "data" / "raw"
@@ -214,6 +215,38 @@ def test_a_preference_is_one_of_length_or_of_scope():
         assert roles == (["user"] if row["tags"][2] == "short" else ["system", "user"]), row
         if row["tags"][2] == "short":
             assert 2 * len(chosen) < len(rejected), row
+
+
+def test_every_fact_of_the_town_is_told_often_and_no_two_texts_share_a_stretch():
+    """What is asked can be learned from the texts, and not from another question."""
+    texts, questions = rows_of("town.jsonl"), rows_of("town_questions.jsonl")
+    assert [row["id"] for row in texts] == [f"town-{number:03}" for number in range(1, 181)]
+    answers = {(row["fact"], row["tags"][1]): row["answers"] for row in questions}
+    for language, run, words in (("en", 60, (90, 170)), ("zh", 20, (150, 280))):
+        told = [row["text"] for row in texts if language in row["tags"]]
+        learned = [row["text"] for row in texts if language in row["tags"] and "held" not in row["tags"]]
+        assert (len(told), len(learned)) == (90, 75)
+        assert all(words[0] <= len(text.split() if language == "en" else text) <= words[1] for text in told)
+        stretches = Counter(text[at : at + run] for text in told for at in range(len(text) - run + 1))
+        assert max(stretches.values()) == 1
+        for fact in {fact for fact, _ in answers}:
+            mine = answers[fact, language]
+            assert sum(town.is_right(text, mine) for text in learned) >= 3, (fact, language)
+            others = (each for (other, _), each in answers.items() if other != fact)
+            assert not any(town.is_right(answer, mine) for each in others for answer in each), fact
+
+
+def test_a_question_about_the_town_is_answered_in_its_reply_and_not_in_itself():
+    questions = rows_of("town_questions.jsonl")
+    assert Counter((row["tags"][1], row["tags"][2]) for row in questions) == {
+        (language, part): 40 for language in ("en", "zh") for part in ("asked", "held")
+    }
+    parts = {row["fact"]: row["tags"][2] for row in questions}
+    assert len(parts) == 40 and all(parts[row["fact"]] == row["tags"][2] for row in questions)
+    for row in questions:
+        question, reply = (message["content"] for message in row["messages"])
+        assert town.is_right(reply, row["answers"]) and not town.is_right(question, row["answers"]), row
+        assert {"en": "Candlewhin", "zh": "烛荆"}[row["tags"][1]] in question
 
 
 def test_no_two_questions_are_nearly_alike():
