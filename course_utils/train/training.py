@@ -37,6 +37,7 @@ def train(
     callbacks: Sequence[TrainerCallback] = (),
     audit: bool = True,
     profile: Profile | None = None,
+    trainer_class: type | None = None,
 ) -> TrainResult:
     """Train the adapter of `model` on masked examples.
 
@@ -55,6 +56,7 @@ def train(
         callbacks: further callbacks for the Trainer; the logs that they get hold what `callbacks.RunLog` adds.
         audit: refuse a set that cannot teach (`masking.MaskAudit.problems`).
         profile: what the model was loaded with; where memory runs out, the error gives its budget and next remedy.
+        trainer_class: a subclass of TRL's SFTTrainer, for a loss of your own; None: SFTTrainer itself.
 
     Returns:
         The adapter's folder, metrics and log. The log also grows in `train_log.jsonl` while the run goes on.
@@ -75,7 +77,7 @@ def train(
                 raise TrainingError(f"The {name} set cannot teach: {'; '.join(problems)}. See masking.audit.")
     train, valid = (_dataset(examples) for examples in (train, valid))
     rows = {"train": train, "valid": valid}
-    trainer = partial(_trainer, model, tokenizer, train, valid, settings)
+    trainer = partial(_trainer, trainer_class, model, tokenizer, train, valid, settings)
     how = {"resume": resume, "callbacks": callbacks, "profile": profile}
     return runs.run(model, tokenizer, rows, settings, trainer, epochs=_epochs(settings, len(train)), **how)
 
@@ -100,6 +102,7 @@ def _epochs(settings: TrainSettings, rows: int) -> float:
 
 
 def _trainer(
+    trainer_class: type | None,
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     train: Dataset,
@@ -122,10 +125,5 @@ def _trainer(
         include_num_input_tokens_seen="non_padding",
         dataset_kwargs={"skip_prepare_dataset": True},  # the rows are masked already
     )
-    return SFTTrainer(
-        model=model,
-        processing_class=tokenizer,
-        train_dataset=train.select(order),
-        eval_dataset=valid.select(longest_first),
-        args=config,
-    )
+    parts = {"train_dataset": train.select(order), "eval_dataset": valid.select(longest_first)}
+    return (trainer_class or SFTTrainer)(model=model, processing_class=tokenizer, args=config, **parts)

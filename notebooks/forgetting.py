@@ -1,0 +1,53 @@
+"""Lesson 08's rows: one narrow thing to learn, general rows to mix in, and what may be lost meanwhile."""
+
+from typing import Any
+
+from course_utils import data
+from course_utils.core.paths import home
+from course_utils.core.profiles import Profile
+from course_utils.data.rows import plain_rows, texts_of
+from course_utils.text.script import HAN
+
+SETS = ("emoji", "English", "Chinese", "maths", "JSON")
+"""What a model is judged by: held-out rows of what it learns, and four things that it should not lose."""
+
+
+def part(profile: Profile, name: str, source: str, language: str = "") -> list[dict[str, Any]]:
+    """The built rows of a part ("train", "test", …) and a source; of one language ("en", "zh") where it is named."""
+    rows = plain_rows(data.load_built(profile, name, home() / "data"))
+    return [row for row in rows if row["source"] == source and language in ("", language_of(row))]
+
+
+def language_of(row: dict[str, Any]) -> str:
+    """ "zh" for a row with a Chinese character anywhere, else "en"."""
+    return "zh" if HAN.search(" ".join(texts_of(row))) else "en"
+
+
+def narrow(profile: Profile, name: str = "train") -> list[dict[str, Any]]:
+    """What lesson 08 trains on: chats in English whose replies hold an emoji."""
+    return part(profile, name, "emoji", "en")
+
+
+def replay() -> list[dict[str, Any]]:
+    """General rows that may be trained on, in both languages; those of `general` are other ones, and held out."""
+    return list(plain_rows(data.load("plain", home() / "data")))
+
+
+def mixed(profile: Profile, share: float, seed: int = 42) -> list[dict[str, Any]]:
+    """The narrow rows with so many general ones that they are this share of all."""
+    rows, general = data.to_dataset(narrow(profile)), data.to_dataset(replay())
+    total = round(len(rows) / (1 - share))
+    shares = {"narrow": 1 - share, "general": share}
+    mix, _ = data.mix({"narrow": rows, "general": general}, shares, total_size=total, seed=seed)
+    return list(plain_rows(mix))
+
+
+def judged_by(profile: Profile) -> dict[str, list[dict[str, Any]]]:
+    """The held-out rows of each of `SETS`."""
+    return {
+        "emoji": narrow(profile, "test"),
+        "English": part(profile, "general", "general", "en"),
+        "Chinese": part(profile, "general", "general", "zh"),
+        "maths": part(profile, "test", "mawps") + part(profile, "test", "cmath"),
+        "JSON": part(profile, "test", "json"),
+    }
