@@ -10,7 +10,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # They take minutes each, and what they call is tested elsewhere: `make test-long` runs them, too.
 LONG_NOTEBOOKS := $(addprefix notebooks/extras/,$(addsuffix .ipynb,02_attention_and_packing 03_data_at_scale \
-	04_a_thought_before_the_answer 04_learning_rate_and_forgetting 04_your_own_jsonl 05_public_tasks 05_talk_and_vote))
+	04_a_thought_before_the_answer 04_learning_rate_and_forgetting 04_your_own_jsonl 05_public_tasks 05_talk_and_vote)) \
+	$(filter-out notebooks/zh/02% notebooks/zh/03%,$(wildcard notebooks/zh/*.ipynb))
 NBVAL := -m pytest --nbval-current-env --nbval-cell-timeout=1800
 # The tests run on the small model, whatever the machine could; what depends on the model is compared in `make test-long`.
 test test-package test-notebooks: export COURSE_PROFILE = tiny
@@ -22,7 +23,7 @@ IP := 127.0.0.1
 LAB = JUPYTER_CONFIG_PATH="$(CURDIR)/lab" $(BIN)/jupyter lab --ServerApp.ip=$(IP) \
 	--ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree
 
-.PHONY: help install course course-2 lab mine llamafactory slides demo test test-package test-notebooks test-long bench outputs exercises concepts address format clean
+.PHONY: help install course course-2 lab mine llamafactory slides demo test test-package test-notebooks test-long bench outputs exercises concepts editions address format clean
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +95,9 @@ exercises: install ## write the learners' copies of the exercises from exercises
 
 concepts: install ## write docs/concepts.md: which cell teaches what
 	@$(BIN)/python tests/notebooks/concepts.py
+
+editions: install ## bring code and outputs over to the Chinese notebooks, and list the cells to translate anew
+	@$(BIN)/python tests/notebooks/editions.py
 
 address: install ## put the repository's address from pyproject.toml into badges and Colab cells
 	@$(BIN)/python tests/notebooks/openings.py

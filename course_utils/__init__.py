@@ -56,10 +56,8 @@ _FOLDERS = {
     "evals": ("evaluation", "generation", "metrics", "statistics"),
     "train": ("modeling", "trackers", "training"),
     "deploy": ("adapters", "client", "export", "publishing", "serving"),
-    "lessons": (
-        "colab", "conversation", "doctor", "figures", "highlight", "machine", "pipeline", "reports", "tables",
-    ),
-}  # fmt: skip
+    "lessons": ("colab", "conversation", "doctor", "figures", "highlight", "machine", "pipeline", "reports", "tables"),
+}
 _MODULES = {name: f"{__name__}.{folder}.{name}" for folder, names in _FOLDERS.items() for name in names}
 
 

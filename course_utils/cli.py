@@ -177,7 +177,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise settings.SettingsError(f"{path} is no JSON file: {error}.") from error
     if not isinstance(found, dict):
-        raise settings.SettingsError(f'{path} holds a {type(found).__name__}; expected {{"setting": value, …}}.')
+        raise settings.SettingsError(f"{path} holds a {type(found).__name__}; expected an object of settings by name.")
     return found
 
 
@@ -385,4 +385,4 @@ def main() -> None:
     try:
         app()
     except CourseError as error:
-        sys.exit(f"error: {error}")
+        sys.exit("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]))

@@ -148,4 +148,4 @@ if __name__ == "__main__":
     try:
         main()
     except CourseError as error:
-        sys.exit(f"error: {error}")
+        sys.exit("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]))

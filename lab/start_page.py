@@ -16,6 +16,7 @@ import psutil
 
 from course_utils import doctor
 from course_utils.core.files import FolderInUse, run_lock, write_text
+from course_utils.core.language import CHINESE, is_chinese, said
 from course_utils.core.paths import home, seen_from_here
 from course_utils.core.profiles import PROFILES, Profile
 from course_utils.lessons.doctor import Diagnosis
@@ -32,7 +33,7 @@ WORK = re.compile(
     r"|-m transformers\.cli\.(?P<server>transformers serve\b.*)|\S*/(?P<vllm>vllm serve\b.*))"
 )
 
-MINUTES = re.compile(r"^\| minutes[^|]*\| (?P<cpu>[\d.]+|not measured yet)", re.MULTILINE)
+MINUTES = re.compile(r"^\| (?:minutes|用时)[^|]*\| (?P<cpu>[\d.]+|not measured yet|尚未测量)", re.MULTILINE)
 
 
 def write() -> Path:
@@ -48,10 +49,15 @@ def write() -> Path:
     # Where something is wrong, the lessons' own module may not even be importable.
     needs, going = ([], []) if found.faults else (_needs(found.profile), [*processes(), *runs()])
     try:
-        tasks, remark = progress(ROOT / "exercises"), ""
+        tasks, remark = progress(ROOT / "exercises" / _edition()), ""
     except ExerciseError as error:
         tasks, remark = [], str(error)
     return write_text(PAGE, page(found, needs, tasks, remark, going))
+
+
+def _edition() -> str:
+    """The folder of the reader's notebooks, below that of the English ones."""
+    return CHINESE if is_chinese() else ""
 
 
 def _needs(profile: Profile) -> list[tuple[str, bool]]:
@@ -68,7 +74,7 @@ def processes() -> Iterator[str]:
         if work and process.info["username"] == me:
             what = work[work.lastgroup].replace(f"{home()}/", "").replace("`", "")
             since = time.strftime("%H:%M", time.localtime(process.info["create_time"]))
-            yield f"Runs since {since}: `{what}` (process {process.pid})."
+            yield said(f"Runs since {since}: `{what}` (process {process.pid}).")
 
 
 def runs() -> Iterator[str]:
@@ -83,12 +89,12 @@ def runs() -> Iterator[str]:
         else:
             log = run / "train_log.jsonl"
             steps = re.findall(r'"step": (\d+)', log.read_text(encoding="utf-8")) if log.is_file() else []
-            goes_on = "goes on" if any((run / "checkpoints").glob("checkpoint-*")) else "begins anew"
+            goes_on = said("goes on" if any((run / "checkpoints").glob("checkpoint-*")) else "begins anew")
             how = f"`python -m course_utils train --profile {name} --resume`"
-            how = how if name in PROFILES else "the same call with `resume=True` (of a command: `--resume`)"
-            yield f"Stopped after step {steps[-1] if steps else 0}: {_plain(name)}; {how} {goes_on}."
+            how = how if name in PROFILES else said("the same call with `resume=True` (of a command: `--resume`)")
+            yield said(f"Stopped after step {steps[-1] if steps else 0}: {_plain(name)}; {how} {goes_on}.")
     if finished:
-        yield f"Finished: {_plain(', '.join(finished))}."
+        yield said(f"Finished: {_plain(', '.join(finished))}.")
 
 
 def _holder(run: Path) -> str:
@@ -122,37 +128,45 @@ def page(
     done = round(BAR * solved / max(len(tasks), 1))
     bar = "■" * done + "□" * (BAR - done)
     lines = [
-        "# Start here",
-        _plain(remark) or f"{bar} {solved} of {len(tasks)} tasks solved, as their notebooks were saved last.",
-        "A click opens a lesson beside this page. *Shift+Enter* runs a cell and goes on to the next.",
-        _table(("", "lesson", "minutes on two cores", "exercises", "extras"), _lessons(tasks)),
-        *(["## What runs, what stopped", "\n".join(f"- {line}" for line in going)] if going else []),
-        "## This machine",
-        _plain(" ".join(found.verdict)),
+        f"# {said('Start here')}",
+        _plain(remark)
+        or f"{bar} {said(f'{solved} of {len(tasks)} tasks solved, as their notebooks were saved last.')}",
+        said("A click opens a lesson beside this page. *Shift+Enter* runs a cell and goes on to the next."),
+        _table(map(said, ("", "lesson", "minutes on two cores", "exercises", "extras")), _lessons(tasks)),
+        *([f"## {said('What runs, what stopped')}", "\n".join(f"- {line}" for line in going)] if going else []),
+        f"## {said('This machine')}",
+        _plain(" ".join(map(said, found.verdict))),
         "\n".join(
-            f"- **{fact.state}** · {_plain(fact.name)}: {_plain(fact.value)} **{_plain(fact.remedy)}**"
+            f"- **{said(fact.state)}** · {_plain(said(fact.name))}: {_plain(said(fact.value))} "
+            f"**{_plain(said(fact.remedy))}**"
             for fact in found.facts
             if fact.state != "ok"
         ).replace(" ****", ""),
     ]
     if needs:
-        states = [(what, "there" if there else "not there; made by the lesson that needs it") for what, there in needs]
-        lines += ["## What lessons find on disk", _table(("what (and how long it takes to make)", "state"), states)]
-    lines.append(f"As of {time.strftime('%H:%M')}; `make lab` writes this page anew.")
+        states = [
+            (said(what), said("there" if there else "not there; made by the lesson that needs it"))
+            for what, there in needs
+        ]
+        heads = map(said, ("what (and how long it takes to make)", "state"))
+        lines += [f"## {said('What lessons find on disk')}", _table(heads, states)]
+    lines.append(said(f"As of {time.strftime('%H:%M')}; `make lab` writes this page anew."))
     return "\n\n".join(filter(None, lines)) + "\n"
 
 
 def _lessons(tasks: Sequence[Task]) -> Iterable[tuple[str, ...]]:
     """A row for each lesson: README.md's picture of it, title, minutes, exercises, extras."""
-    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+    for path in sorted((ROOT / "notebooks" / _edition()).glob("[0-9]*.ipynb")):
         title, minutes = _opening(path)
         own = [task.state == "solved" for task in tasks if task.notebook == path.stem]
-        extras = sorted((path.parent / "extras").glob(f"{path.stem[:2]}_*.ipynb"))
+        extras = sorted((ROOT / "notebooks/extras").glob(f"{path.stem[:2]}_*.ipynb"))
+        folder = path.parent.relative_to(ROOT / "notebooks").as_posix().removesuffix(".")
+        name = f"{folder}/{path.name}".removeprefix("/")
         yield (
             f'<img src="../docs/lessons/{path.stem[:2]}.png" width="{PICTURE}" alt="{title}">',
-            f"[{title}](../notebooks/{path.name})",
+            f"[{title}](../notebooks/{name})",
             minutes,
-            f"[{sum(own)} of {len(own)} solved](../exercises/{path.name})",
+            f"[{said(f'{sum(own)} of {len(own)} solved')}](../exercises/{name})",
             "<br>".join(
                 f"[{_opening(extra)[0].partition(' · ')[2]}](../notebooks/extras/{extra.name})" for extra in extras
             ),
@@ -165,7 +179,8 @@ def _opening(path: Path) -> tuple[str, str]:
     return text.partition("\n")[0].removeprefix("# "), MINUTES.search(text)["cpu"]
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _table(heads: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+    heads = list(heads)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))
 
 

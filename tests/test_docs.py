@@ -13,7 +13,7 @@ import course_utils
 from course_utils import data, hub
 from notebooks.extras import blind_vote, public_tasks
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [path for pattern in ("README*.md", "docs/*.md", "docs/zh/*.md") for path in sorted(ROOT.glob(pattern))]
 SOURCES = [ROOT / "install.py", *sorted((ROOT / "course_utils").rglob("*.py")), *(ROOT / "notebooks").glob("*.py")]
 
 

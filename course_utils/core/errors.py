@@ -1,5 +1,7 @@
 """The one family of errors that this package raises on purpose."""
 
+from course_utils.core.language import said
+
 
 def printable(text: str) -> str:
     """A text in which half of a character, as a path or a key may hold, is written as an escape."""
@@ -15,3 +17,5 @@ class CourseError(Exception):
 
     def __init__(self, reason: str) -> None:
         super().__init__(printable(reason))
+        if (told := said(str(self))) != str(self):
+            self.add_note(told)  # below the English, by which docs/troubleshooting.md lists it

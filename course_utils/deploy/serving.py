@@ -41,12 +41,7 @@ class ServingError(CourseError):
 
 
 def command(
-    profile: Profile,
-    model: str | Path,
-    *,
-    port: int = 8000,
-    adapter: str | Path | None = None,
-    fp8_cache: bool = False,
+    profile: Profile, model: str | Path, *, port: int = 8000, adapter: str | Path | None = None, fp8_cache: bool = False
 ) -> list[str]:
     """The command line that serves a model folder with an OpenAI interface on this machine.
 

@@ -21,6 +21,7 @@ from course_utils import hub
 from course_utils.core import profiles
 from course_utils.core.budget import CONFIGS, GIB, Shape, weights
 from course_utils.core.hardware import Hardware
+from course_utils.core.language import said
 from course_utils.core.paths import home
 from course_utils.core.profiles import PROFILES, Profile, memory_budget
 from course_utils.hub.fetch import ROOM_MARGIN
@@ -62,8 +63,8 @@ class Fact:
     @property
     def cells(self) -> tuple[str, str, str]:
         """The line as it is shown: state, name, and the value with what to do."""
-        sign = "FAULT" if self.state == "fault" else self.state
-        return sign, self.name, f"{self.value}\n→ {self.remedy}" if self.remedy else self.value
+        sign, value = "FAULT" if self.state == "fault" else self.state, said(self.value)
+        return said(sign), said(self.name), f"{value}\n→ {said(self.remedy)}" if self.remedy else value
 
 
 @dataclass(frozen=True)
@@ -105,16 +106,18 @@ class Diagnosis:
         for fact in self.facts:
             sign, name, words = fact.cells
             facts.add_row(Text(sign, COLOURS[fact.state]), Text(name, "bold"), Text(words))
-        return Group(Text("\n".join(self.verdict), "bold"), "", facts, "", Text(self._models().text), BELOW)
+        return Group(
+            Text("\n".join(map(said, self.verdict)), "bold"), "", facts, "", Text(self._models().text), said(BELOW)
+        )
 
     def _repr_html_(self) -> str:
-        verdict = "<br>".join(map(html.escape, self.verdict))
+        verdict = "<br>".join(html.escape(said(line)) for line in self.verdict)
         facts = tables.table((fact.cells for fact in self.facts), columns=("", "what", "found")).html
-        return f"<p><b>{verdict}</b></p>{facts}<br>{self._models().html}<small>{BELOW}</small>"
+        return f"<p><b>{verdict}</b></p>{facts}<br>{self._models().html}<small>{said(BELOW)}</small>"
 
     def _models(self) -> tables.Shown:
         rows = [
-            (fit.model, fit.base, f"{fit.train_gib:.1f} GiB", f"{fit.answer_gib:.1f} GiB", fit.state)
+            (fit.model, fit.base, f"{fit.train_gib:.1f} GiB", f"{fit.answer_gib:.1f} GiB", said(fit.state))
             for fit in self.models
         ]
         return tables.table(rows, columns=("model", "base in", "training", "lesson 05", "here"))

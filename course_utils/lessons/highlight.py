@@ -5,11 +5,10 @@ from __future__ import annotations
 import html
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
 from course_utils.lessons.figures import DARK
-from course_utils.lessons.tables import Shown, cell, grid, table
+from course_utils.lessons.tables import Shown, table
 from course_utils.text.chat import Part
 from course_utils.text.masking import IGNORED
 
@@ -44,7 +43,7 @@ def rendered(parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase) -> Shown
         ids, used = made["input_ids"][used:stop], stop
         words.append(_span(part.text, PART_STYLES[part.kind], part.kind))
         numbers += [_span(str(token), PART_STYLES[part.kind], part.kind) for token in ids]
-        lines.append((part.kind, _visible(part.text), " ".join(map(str, ids))))
+        lines.append((part.kind, visible(part.text), " ".join(map(str, ids))))
     legend = " ".join(f'<span style="{style}">{kind}</span>' for kind, style in PART_STYLES.items())
     body = f'<div style="{COLUMN}">{"".join(words)}</div><div style="{COLUMN}">{" ".join(numbers)}</div>'
     caption = f"{len(text)} characters, {len(made['input_ids'])} tokens"
@@ -58,16 +57,6 @@ def _span(text: str, style: str, title: str) -> str:
     """HTML of a text in which every line break can be seen."""
     words = html.escape(text).replace("\n", "⏎<br>")
     return f'<span style="{style}" title="{title}">{words}</span>'
-
-
-def tokens(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Shown:
-    """The ids of a text and what each of them stands for."""
-    added = set(tokenizer.get_added_vocab().values())
-    rows = [
-        (place, token, _visible(tokenizer.decode([token])), "special" if token in added else "")
-        for place, token in enumerate(ids)
-    ]
-    return table(rows, columns=("place", "id", "text", "kind"))
 
 
 def mask(example: Mapping[str, Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> Shown:
@@ -90,42 +79,7 @@ def mask(example: Mapping[str, Sequence[int]], tokenizer: PreTrainedTokenizerBas
     return Shown("".join(plain) + ("⟧" if inside else "") + f"\n[{caption}]", f"{body}<small>{caption}</small>")
 
 
-def masks(ways: Mapping[str, Mapping[str, Sequence[int]]], tokenizer: PreTrainedTokenizerBase) -> Shown:
-    """Several masks of one conversation side by side, by the name that stands above each; one line per token.
-
-    "●" is learned, "·" is read only, an empty place: this way does not have the token at all; "≠": the ways differ.
-    """
-    lines: list[tuple[int, dict[str, bool]]] = []  # id, and for each way that has it: is it learned
-    for way, example in ways.items():
-        ids, learned = list(example["input_ids"]), [label != IGNORED for label in example["labels"]]
-        matcher = SequenceMatcher(None, [token for token, _ in lines], ids, autojunk=False)
-        merged: list[tuple[int, dict[str, bool]]] = []
-        for kind, start, end, first, last in matcher.get_opcodes():
-            new = [(ids[at], {way: learned[at]}) for at in range(first, last)]
-            if kind == "equal":
-                old = lines[start:end]
-                merged += [(token, has | own) for (token, has), (_, own) in zip(old, new, strict=True)]
-            else:
-                merged += lines[start:end] + new
-        lines = merged
-    signs = {True: "●", False: "·", None: ""}
-    shades = {True: f"background:{DARK};color:white", False: "opacity:.65", None: "background:#e5e7e9"}
-    rows, body = [], []
-    for token, has in lines:
-        states = [has.get(way) for way in ways]
-        differ = "≠" if len(set(states)) > 1 else ""
-        text = _visible(tokenizer.decode([token]))
-        rows.append((token, text, *(signs[state] for state in states), differ))
-        marks = [cell(signs[state], f"text-align:center;{shades[state]}") for state in states]
-        body.append([cell(str(token)), cell(html.escape(text)), *marks, cell(differ)])
-    caption = "● learned, · read only, empty: not there"
-    return Shown(
-        f"{table(rows, columns=('id', 'token', *ways, 'differs'))}\n[{caption}]",
-        f"{grid(('id', 'token', *ways, ''), body)}<small>{caption}</small>",
-    )
-
-
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """The text of a token with its white space made visible."""
     return text.replace("\u200b", "·ZWSP·").replace("\n", "⏎").replace("\t", "⇥") if text.strip() else repr(text)[1:-1]
 

@@ -11,7 +11,7 @@ from course_utils.core.errors import CourseError
 
 State = Literal["solved", "not yet", "check again", "not run"]
 
-HEADING = re.compile(r"^## (?P<title>.+) \((?P<level>easy|medium|hard)\)$", re.MULTILINE)
+HEADING = re.compile(r"^## (?P<title>.+?) ?[(（](?P<level>easy|medium|hard|简单|中等|困难)[)）]$", re.MULTILINE)
 
 
 class ExerciseError(CourseError):
@@ -24,7 +24,7 @@ class Task:
 
     notebook: str  # its name without `.ipynb`
     title: str
-    level: str  # "easy", "medium" or "hard"
+    level: str  # "easy", "medium" or "hard", in the language of the notebook
     state: State  # "not yet": the check failed; "check again": it passed, and then the answer was run anew
     line: str = ""  # what the check said where it failed
 

@@ -6,6 +6,7 @@ import html
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from course_utils.core.language import said
 from course_utils.data import CheckReport, plain
 from course_utils.lessons import tables
 from course_utils.lessons.figures import audit, before_after, image, lengths
@@ -24,11 +25,11 @@ def check(report: CheckReport) -> Shown:
 
     In a terminal the summary, the problems and the remarks.
     """
-    summary = table(report.table(), columns=("what", "value"))
+    summary = table([(said(what), value) for what, value in report.table()], columns=("what", "value"))
     listed = report.problems[:PROBLEMS_SHOWN]
     more = f"… and {len(report.problems) - len(listed)} more." if len(report.problems) > len(listed) else ""
     of_rows = f"Rows that cannot be used: {report.reported}."
-    verdict = f"Problems: {len(report.problems)}. {of_rows}" if report.problems else "Nothing is wrong."
+    verdict = said(f"Problems: {len(report.problems)}. {of_rows}" if report.problems else "Nothing is wrong.")
     parts = [f"<h2>{html.escape(report.name)}</h2><p>{verdict}</p>", summary.html]
     if report.kept:
         counts, unit = (report.characters, "characters") if report.tokens is None else (report.tokens, "tokens")
@@ -36,7 +37,7 @@ def check(report: CheckReport) -> Shown:
     if report.audit is not None and report.audit.rows:
         parts.append(image(audit(report.audit)))
     if listed:
-        rows = [(item.file, item.row or "", item.line or "", item.field, item.reason) for item in listed]
+        rows = [(item.file, item.row or "", item.line or "", item.field, said(item.reason)) for item in listed]
         problems = table(rows, ("file", "row", "line", "field", "what was found, what was expected, what to do"))
         parts.append(f"<h3>Problems</h3>{problems.html}<p>{more}</p>")
     if report.repeats:
@@ -61,8 +62,8 @@ def _example_rows(report: CheckReport) -> list[dict[str, str]]:
             for name, part in (("", "messages"), ("chosen ", "chosen"), ("rejected ", "rejected"))
             for turn in row.get(part) or ()
         ]
-        said = "\n".join(turns) or _shortened(row.get("text") or "")
-        found.append({"id": row.get("id") or "", "source": row["source"], "tags": ", ".join(row["tags"]), "row": said})
+        shown = "\n".join(turns) or _shortened(row.get("text") or "")
+        found.append({"id": row.get("id") or "", "source": row["source"], "tags": ", ".join(row["tags"]), "row": shown})
     return found
 
 

@@ -14,6 +14,7 @@ from course_utils import data, hub
 from course_utils.core import profiles
 from course_utils.core.errors import CourseError
 from course_utils.core.hardware import Hardware, detect_hardware
+from course_utils.core.language import said
 from course_utils.core.paths import home, large_dir, seen_from_here
 from course_utils.core.profiles import Profile
 from course_utils.core.programs import TEXT
@@ -163,7 +164,8 @@ def setup(needs: Sequence[str] = (), profile: str | None = None, model: str | No
         ("versions", " · ".join(f"{name} {number}" for name, number in versions.items())),
         *(("made just now", what) for what in made),
     ]
-    shown, folders = tables.table(rows, columns=("setup", "value")), (root, root / "models" / chosen.model)
+    shown = tables.table([tuple(map(said, row)) for row in rows], columns=("setup", "value"))
+    folders = root, root / "models" / chosen.model
     return Setup(shown.text, shown.html, chosen, hardware, versions, made, *folders, run_dir(chosen))
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from course_utils.core.language import said
+
 CELL = "text-align:left;vertical-align:top;padding:2px 10px;white-space:pre-wrap"
 
 LONGEST_REPLY = 400  # characters
@@ -33,6 +35,7 @@ def table(rows: Iterable[Mapping[str, Any] | Sequence[Any]], columns: Sequence[s
     lines = [dict(row) if isinstance(row, Mapping) else dict(zip(columns or (), row, strict=True)) for row in rows]
     heads = list(columns or (lines[0] if lines else ()))
     cells = [[_text(line.get(head, "")) for head in heads] for line in lines]
+    heads = [said(head) for head in heads]
     widths = [max(map(_width, column)) for column in zip(heads, *cells, strict=True)]
     text = "\n".join(
         "  ".join(each + " " * (width - _width(each)) for each, width in zip(line, widths, strict=True)).rstrip()

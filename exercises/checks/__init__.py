@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from course_utils.core.errors import CourseError
+from course_utils.core.language import said
 
 SHOWN = 90  # characters of a value in a message
 
@@ -22,7 +23,7 @@ class CheckFailed(CourseError):
     """What is not right yet, in one line that helps; a notebook shows that line and no traceback."""
 
     def _render_traceback_(self) -> list[str]:  # IPython asks for it
-        return [f"Not yet: {self}"]
+        return [f"{said('Not yet:')} {said(self.args[0])}"]
 
 
 class Solved:
@@ -31,7 +32,7 @@ class Solved:
     def _ipython_display_(self) -> None:  # no execute_result: nbgrader would take that for a number of points
         from IPython.display import display
 
-        display({"text/plain": "Solved."}, raw=True)
+        display({"text/plain": said("Solved.")}, raw=True)
 
 
 def check(examine: Callable[[Any], None]) -> Callable[[Any], Solved]:

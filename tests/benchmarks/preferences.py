@@ -3,7 +3,8 @@
 The same base, seed and prompts for each: strict JSON and nothing else is what is wanted. Each way trains in a process
 of its own, and all are judged by the same held-out prompts and by general ones, which show what was forgotten. The
 figures and curves land in `docs/preferences.json`, which lesson 09 reads, and the page in `docs/preferences.md`.
-`python tests/benchmarks/preferences.py NAME …` runs some of the ways again and keeps the rest.
+`python tests/benchmarks/preferences.py NAME …` runs some of the ways again and keeps the rest; "a step" takes the time
+of a step of each stage.
 """
 
 import json
@@ -41,6 +42,8 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "reward model": ("reward", {"max_steps": 16}),
     "DPO, length and scope": ("dpo", {"max_steps": 40}),
 }
+STEP = "a step"  # the seconds of each stage's, taken one after the other
+TIMED = ("SFT", "DPO", "ORPO", "KTO", "GRPO", "reward model")  # one way of each stage
 OWN = "DPO, length and scope"  # the way that learns from data/raw/preferences.jsonl, and is judged by every fifth of it
 
 
@@ -77,8 +80,8 @@ def rows_of(stage: str, part: str) -> list[dict[str, Any]]:
     return [{"messages": pair["messages"] + pair[name], "label": name == "chosen"} for pair, name in verdicts]
 
 
-def one_run(way: str, folder: str) -> dict[str, Any]:
-    """Train one way and judge it."""
+def one_run(way: str, folder: str, only_time: str = "") -> dict[str, Any]:
+    """Train one way and judge it, or take the time of a step: the mean of three, after a first one."""
     from course_utils import masking, modeling
 
     stage, changes = WAYS[way]
@@ -90,6 +93,7 @@ def one_run(way: str, folder: str) -> dict[str, Any]:
     told = profile.train
     if stage:
         told = replace(settings.for_stage(profile.train, stage), **WATCHED | {"output_dir": folder} | changes)
+        told = replace(told, max_steps=4, eval_steps=8) if only_time else told
     profile = replace(profile, train=told)
     load = modeling.load_reward_model if stage == "reward" else modeling.load_model
     model, tokenizer = load(training.MODEL, profile)
@@ -106,6 +110,9 @@ def one_run(way: str, folder: str) -> dict[str, Any]:
             "settings": {name: getattr(told, name) for name in ("learning_rate", *changes)},
         }
         found |= {"seconds": run.metrics["seconds"], "gib": run.metrics["peak_memory_gib"]}
+        if only_time:
+            [first, *_, last] = [entry["seconds"] for entry in run.log if "loss" in entry]
+            return {"step_seconds": (last - first) / 3}
         found["log"] = [{"step": entry["step"]} | kept(entry) for entry in run.log]
     if stage == "reward":
         return found | judged_pairs(model, tokenizer)
@@ -185,11 +192,11 @@ def as_page(found: dict[str, dict[str, Any]]) -> str:
         f"starts from the same base and is judged by the same {held} held-out prompts, which ask for JSON. *Strict*:",
         "nothing but the JSON object. *Right*: it holds what was due, whatever stands around it; the verdict compares",
         f"with the base, prompt by prompt. *General*: perplexity of {GENERAL} replies that no way trains on; higher:",
-        "more was forgotten. In brackets the 95 % interval.",
+        "more was forgotten. In brackets the 95 % interval. *A step*: its time against one of SFT.",
         "",
-        "| way | steps | learning rate | minutes | memory | strict | right | tokens a reply | general |",
+        "| way | steps | learning rate | a step | memory | strict | right | tokens a reply | general |",
         "|---|---|---|---|---|---|---|---|---|",
-        *(_line(way, run, found["base"]) for way, run in found.items() if "strict" in run),
+        *(_line(way, run, found) for way, run in found.items() if "strict" in run),
     ]
     if OWN in found:
         base, own = (
@@ -214,15 +221,16 @@ def as_page(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _line(way: str, run: dict[str, Any], base: dict[str, Any]) -> str:
+def _line(way: str, run: dict[str, Any], found: dict[str, dict[str, Any]]) -> str:
     """One way in the table."""
     from course_utils.evals.statistics import verdict
 
     took, told, prompts, general = " | | | |", "", len(run["strict"]), run["general_perplexity"]
     if run["stage"]:
-        how = run["settings"]
-        took = f" {how['max_steps']} | {how['learning_rate']:g} | {run['seconds'] / 60:.1f} | {run['gib']:.1f} GiB |"
-        parts = [[(int(value), 1) for value in line["right"]] for line in (base, run)]
+        how, [timed] = run["settings"], [each for each in TIMED if WAYS[each][0] == run["stage"]]
+        step = f"{found[STEP][timed] / found[STEP]['SFT']:.1f} x"
+        took = f" {how['max_steps']} | {how['learning_rate']:g} | {step} | {run['gib']:.1f} GiB |"
+        parts = [[(int(value), 1) for value in line["right"]] for line in (found["base"], run)]
         told = f", {verdict(*parts, higher_is_better=True)}"
     return (
         f"| {way} |{took} {sum(run['strict'])} of {prompts} | {sum(run['right'])} of {prompts}{told} | "
@@ -235,14 +243,24 @@ def main() -> None:
         print(json.dumps(one_run(*sys.argv[2:])))
         return
     found = json.loads(RESULTS.read_text(encoding="utf-8")) if sys.argv[1:] else {}
-    for way in sys.argv[1:] or WAYS:
-        with tempfile.TemporaryDirectory() as folder:
-            found[way] = training.reported(__file__, "--one", way, folder)
-        brief = {name: value for name, value in found[way].items() if name not in ("log", "shown", "strict", "right")}
-        print(way, sum(found[way].get("strict", ())), sum(found[way].get("right", ())), brief, flush=True)
-        found = {name: found[name] for name in WAYS if name in found}
+    for way in sys.argv[1:] or [*WAYS, STEP]:
+        if way == STEP:
+            found[STEP] = {each: measured(each, "time")["step_seconds"] for each in TIMED}
+            print(found[STEP])
+        else:
+            found[way] = measured(way)
+            kept_back = ("log", "shown", "strict", "right")
+            brief = {name: value for name, value in found[way].items() if name not in kept_back}
+            print(way, sum(found[way].get("strict", ())), sum(found[way].get("right", ())), brief, flush=True)
+        found = {name: found[name] for name in (*WAYS, STEP) if name in found}
         write_json(RESULTS, found)
     write_text(PAGE, as_page(found))
+
+
+def measured(way: str, *more: str) -> dict[str, Any]:
+    """What a run of this way gives, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        return training.reported(__file__, "--one", way, folder, *more)
 
 
 if __name__ == "__main__":

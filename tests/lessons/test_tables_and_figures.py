@@ -8,6 +8,7 @@ from conftest import compared
 
 from course_utils import budget, chat, data, figures, highlight, masking, profiles, reports, tables
 from notebooks.live import live
+from notebooks.token_tables import side_by_side, tokens
 
 PAIR = [{"role": "user", "content": "你好 <b>"}, {"role": "assistant", "content": "Hi 😀"}]
 
@@ -32,7 +33,7 @@ def test_mask_marks_what_is_learned_and_nothing_else(qwen3_2507):
 
 
 def test_tokens_show_white_space_and_special_ones(qwen3):
-    text = repr(highlight.tokens(qwen3("<think>\n a")["input_ids"], qwen3))
+    text = repr(tokens(qwen3("<think>\n a")["input_ids"], qwen3))
     assert "<think>" in text and "special" in text and "\\n" in text
 
 
@@ -79,7 +80,7 @@ def test_masks_line_up_ways_that_have_other_tokens(qwen3, qwen3_2507):
     (plain,) = masking.build_examples(PAIR, qwen3_2507)
     (hybrid,) = masking.build_examples(PAIR, qwen3)
     silent = {**plain, "labels": [masking.IGNORED] * len(plain["labels"])}
-    lines = repr(highlight.masks({"plain": plain, "hybrid": hybrid, "silent": silent}, qwen3)).splitlines()[2:-1]
+    lines = repr(side_by_side({"plain": plain, "hybrid": hybrid, "silent": silent}, qwen3)).splitlines()[2:-1]
     assert len(lines) == len(hybrid["input_ids"])
     extra = [line for line in lines if "think>" in line]
     assert all(line.split()[2:] == ["·", "≠"] for line in extra)  # only one of the three has them

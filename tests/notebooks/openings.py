@@ -41,13 +41,28 @@ MAP = {
     "10_many_gpus": ("Many GPUs", "a run on several"),
 }
 """Each lesson in the order of the road: its name there, and what one has after it."""
+CHINESE_MAP = {
+    "00_ten_minutes": ("十分钟", "走一遍全程"),
+    "01_download": ("下载", "能回答的模型"),
+    "02_templates_and_special_tokens": ("模板", "模型真正读到的内容"),
+    "03_data_building": ("数据", "可以训练的数据"),
+    "04_qlora_sft": ("微调", "一个适配器"),
+    "05_evaluation": ("评估", "训练前后的对比"),
+    "06_merge_and_serve": ("部署", "别人也能提问的模型"),
+    "07_named_entities": ("你的任务", "从新闻里找出名字"),
+    "09_preferences": ("偏好", "不只要对，还要更好"),
+    "10_many_gpus": ("多卡", "在多张卡上跑一次"),
+}
+MAPS = {"notebooks": (MAP, HERE), "notebooks/zh": (CHINESE_MAP, "**你在这里**")}
+"""By the folder of the lessons: the map, and what marks the lesson that one is in."""
 
 
-def road(lesson: str) -> str:
+def road(lesson: str, folder: str = "notebooks") -> str:
     """The map for a lesson's first screen, a Markdown table: every lesson, what it leaves you with, "you are here"."""
-    names = [f"**{name}**" if stem == lesson else f"[{name}]({stem}.ipynb)" for stem, (name, _) in MAP.items()]
-    gains = [HERE if stem == lesson else gain for stem, (_, gain) in MAP.items()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (names, [":-:"] * len(MAP), gains))
+    lessons, here = MAPS[folder]
+    names = [f"**{name}**" if stem == lesson else f"[{name}]({stem}.ipynb)" for stem, (name, _) in lessons.items()]
+    gains = [here if stem == lesson else gain for stem, (_, gain) in lessons.items()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (names, [":-:"] * len(lessons), gains))
 
 
 def opened(notebook: dict, path: Path) -> dict:
@@ -61,9 +76,11 @@ def opened(notebook: dict, path: Path) -> dict:
     where = f"{COLAB}{ADDRESS.removeprefix('https://github.com')}/blob/main/{lies}"
     header, cell = notebook["cells"][0], next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
     text = re.sub(rf"\({COLAB}/.+?\)", f"({where})", "".join(header["source"]))
-    if path.parent.name == "notebooks":
-        text = re.sub(rf"(^\|.*\n){{2}}^\|.*{re.escape(HERE)}.*\n\n", "", text, flags=re.MULTILINE)
-        text = re.sub(rf"(\({re.escape(where)}\)\n)", lambda badge: f"{badge[1]}\n{road(path.stem)}\n", text)
+    folder = path.parent.relative_to(ROOT).as_posix()
+    if folder in MAPS:
+        here = re.escape(MAPS[folder][1])
+        text = re.sub(rf"(^\|.*\n){{2}}^\|.*{here}.*\n\n", "", text, flags=re.MULTILINE)
+        text = re.sub(rf"(\({re.escape(where)}\)\n)", lambda badge: f"{badge[1]}\n{road(path.stem, folder)}\n", text)
     header["source"] = text.splitlines(keepends=True)
     own = "".join(cell["source"]).split("colab.prepare()", 1)[1]
     cell["source"] = (CELL.format(address=ADDRESS) + own).splitlines(keepends=True)

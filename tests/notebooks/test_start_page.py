@@ -12,7 +12,7 @@ from course_utils import doctor
 from course_utils.core.files import run_lock
 from course_utils.core.profiles import PROFILES
 from course_utils.lessons.doctor import Diagnosis, Fact
-from course_utils.lessons.progress import Task
+from course_utils.lessons.progress import Task, progress
 from lab import start_page
 
 NEEDS = [("the base model (a minute)", True), ("the trained adapter (10 minutes)", False)]
@@ -37,6 +37,15 @@ def test_every_notebook_has_a_link_that_leads_to_it(found):
         for path in (ROOT / folder).glob("[0-9]*.ipynb")
     }
     assert linked == there and len(targets) == len(there)
+
+
+def test_a_chinese_reader_gets_the_chinese_lessons(found, monkeypatch):
+    monkeypatch.setenv("COURSE_LANG", "zh")
+    text = start_page.page(found, NEEDS, progress(ROOT / "exercises/zh"))
+    targets = {(ROOT / "runs" / target).resolve() for target in re.findall(r"\]\(([^)]+)\)", text)}
+    folders = ("notebooks/zh", "notebooks/extras", "exercises/zh")
+    assert targets == {path for folder in folders for path in (ROOT / folder).glob("[0-9]*")}
+    assert "# 从这里开始" in text and "两个核" in text and "Start here" not in text and "0 of " not in text
 
 
 def test_every_lesson_has_its_picture(found):
