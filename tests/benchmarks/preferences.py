@@ -41,10 +41,13 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "GRPO, short if right": ("grpo", {"max_steps": 20}),
     "reward model": ("reward", {"max_steps": 16}),
     "DPO, length and scope": ("dpo", {"max_steps": 40}),
+    "DPO, against its own replies": ("dpo", {"max_steps": 40}),
 }
 STEP = "a step"  # the seconds of each stage's, taken one after the other
 TIMED = ("SFT", "DPO", "ORPO", "KTO", "GRPO", "reward model")  # one way of each stage
-OWN = "DPO, length and scope"  # the way that learns from data/raw/preferences.jsonl, and is judged by every fifth of it
+# The ways that learn from data/raw/preferences.jsonl, and are judged by every fifth of it; the second one with what the
+# base itself replies in place of the rejected replies.
+OWN, ITS_OWN = "DPO, length and scope", "DPO, against its own replies"
 
 
 def rewards_of(way: str) -> list[Any]:
@@ -100,7 +103,15 @@ def one_run(way: str, folder: str, only_time: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {"stage": stage, "settings": changes}
     if stage:
         model = model if stage == "reward" else modeling.attach_lora(model, profile)
-        parts = own_pairs() if way == OWN else (rows_of(stage, "train"), rows_of(stage, "valid"))
+        parts = own_pairs() if way in (OWN, ITS_OWN) else (rows_of(stage, "train"), rows_of(stage, "valid"))
+        if way == ITS_OWN:
+            parts = tuple(
+                [
+                    row | {"rejected": [{"role": "assistant", "content": each["reply"]}]}
+                    for row, each in zip(part, replies, strict=True)
+                ]
+                for part, replies in ((part, answered(model, tokenizer, part)) for part in parts)
+            )
         if stage == "sft":
             run = train(model, tokenizer, *(masking.build_dataset(part, tokenizer) for part in parts), told)
         else:
@@ -116,7 +127,7 @@ def one_run(way: str, folder: str, only_time: str = "") -> dict[str, Any]:
         found["log"] = [{"step": entry["step"]} | kept(entry) for entry in run.log]
     if stage == "reward":
         return found | judged_pairs(model, tokenizer)
-    own = {"own": answered(model, tokenizer)} if way in ("base", OWN) else {}
+    own = {"own": answered(model, tokenizer, own_pairs()[1])} if way in ("base", OWN, ITS_OWN) else {}
     return found | judged(model, tokenizer) | own
 
 
@@ -146,18 +157,17 @@ def judged(model: Any, tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def answered(model: Any, tokenizer: Any) -> list[dict[str, Any]]:
-    """Replies to the held-out prompts on length and scope."""
+def answered(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Replies to the prompts of pairs on length and scope."""
     from course_utils import chat, generation, modeling, thinking
 
-    held = own_pairs()[1]
-    prompts = [chat.render(tokenizer, row["messages"], add_generation_prompt=True) for row in held]
+    prompts = [chat.render(tokenizer, row["messages"], add_generation_prompt=True) for row in rows]
     how = {"batch_size": training.PROFILE.eval_batch_size, "max_new_tokens": 2 * NEW_TOKENS}
     replies = generation.generate(modeling.for_inference(model), tokenizer, prompts, **how)
     texts = [thinking.parse_output(ids, tokenizer).answer or "" for ids in replies]
     return [
         {"id": row["id"], "task": row["tags"][-1], "tokens": len(ids), "reply": text}
-        for row, ids, text in zip(held, replies, texts, strict=True)
+        for row, ids, text in zip(rows, replies, texts, strict=True)
     ]
 
 
@@ -198,15 +208,17 @@ def as_page(found: dict[str, dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
         *(_line(way, run, found) for way, run in found.items() if "strict" in run),
     ]
-    if OWN in found:
-        base, own = (
+    if ITS_OWN in found:
+        base, own, its_own = (
             statistics.mean(line["tokens"] for line in found[way]["own"] if line["task"] == "short")
-            for way in ("base", OWN)
+            for way in ("base", OWN, ITS_OWN)
         )
         lines += [
             "",
-            f"*{OWN}* learns from 80 pairs of `data/raw/preferences.jsonl`. Its replies to the held-out questions",
-            f"without a system turn have {own:.0f} tokens in the mean, where the base writes {base:.0f}.",
+            f"*{OWN}* learns from 80 pairs of `data/raw/preferences.jsonl`; *{ITS_OWN}* from the same",
+            "prompts and chosen replies, with the base's own replies as the rejected ones. Asked the held-out questions",
+            f"without a system turn, the base writes {base:.0f} tokens in the mean, the one {own:.0f}, and the other",
+            f"{its_own:.0f}.",
         ]
     if judge := found.get("reward model"):
         lines += [
