@@ -217,8 +217,8 @@ def as_page(found: dict[str, dict[str, Any]]) -> str:
             "",
             f"*{OWN}* learns from 80 pairs of `data/raw/preferences.jsonl`; *{ITS_OWN}* from the same",
             "prompts and chosen replies, with the base's own replies as the rejected ones. Asked the held-out",
-            f"questions without a system turn, the base writes {base:.0f} tokens in the mean, the one {own:.0f}, and the other",
-            f"{its_own:.0f}.",
+            f"questions without a system turn, the base writes {base:.0f} tokens in the mean, the one {own:.0f},",
+            f"and the other {its_own:.0f}.",
         ]
     if judge := found.get("reward model"):
         lines += [
