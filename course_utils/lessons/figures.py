@@ -8,13 +8,15 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from course_utils.core.budget import GIB, Budget
+from course_utils.core.language import is_chinese, said
 from course_utils.text.masking import MaskAudit
 
 if TYPE_CHECKING:
@@ -23,11 +25,16 @@ if TYPE_CHECKING:
 DARK, LIGHT, ACCENT = "#1b4f72", "#a9cce3", "#b9770e"
 GREY, PALE, VIOLET, GREEN = "#7f8c8d", "#d5d8dc", "#5b2c6f", "#196f3d"
 LINE = {"edgecolor": "white", "linewidth": 0.5}  # around bars that touch each other
+HAN_FONT = re.compile(r"CJK|Han Sans|WenQuanYi|SimHei|YaHei|PingFang|Heiti")
+INSTALL = "On Debian or Ubuntu: `apt-get install fonts-noto-cjk`, then remove matplotlib's cache of fonts."
 LIMIT = {"color": "black", "linestyle": "--", "linewidth": 1}
 
 
 def panels(width: float, height: float, number: int = 1) -> tuple[Figure, list[Any]]:
-    """A figure of `width` by `height` inches with `number` axes in a row; it shows itself at the end of a cell."""
+    """A figure of `width` by `height` inches with `number` axes in a row; it shows itself at the end of a cell.
+
+    In Chinese where the reader wants that, and where a font with Chinese characters is installed.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -39,9 +46,25 @@ def panels(width: float, height: float, number: int = 1) -> tuple[Figure, list[A
 
 
 def _png(figure: Figure, dpi: int) -> bytes:
+    if is_chinese():
+        _in_chinese(figure)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=dpi)
     return file.getvalue()
+
+
+def _in_chinese(figure: Figure) -> None:
+    """Labels as `language.said` has them; a warning where no font can show them."""
+    from matplotlib.font_manager import fontManager
+    from matplotlib.text import Text
+
+    fonts = {font.name for font in fontManager.ttflist if HAN_FONT.search(font.name)}
+    fonts = sorted(fonts, key=lambda name: ("Serif" in name, "SC" not in name, name))
+    if not fonts:
+        warnings.warn("No font with Chinese characters is installed, so figures stay English. " + INSTALL, stacklevel=4)
+        return
+    for text in figure.findobj(Text):
+        text.set(text=said(text.get_text()), family=["DejaVu Sans", fonts[0]])
 
 
 def curve(log: Sequence[Mapping[str, float]], title: str = "Loss during training") -> Figure:
@@ -111,38 +134,6 @@ def audit(report: MaskAudit) -> Figure:
     right.set_xlim(0, 1.15 * max(1, *counts.values()))
     right.xaxis.get_major_locator().set_params(integer=True)
     right.set(title="Faults (dark) and remarks (hatched)", xlabel=f"rows, of {report.rows}")
-    return figure
-
-
-def memory(
-    budgets: Mapping[str, Budget], gpus: Sequence[float] = (8, 16, 24), title: str = "Memory to train, predicted"
-) -> Figure:
-    """A stacked bar for each named `profiles.memory_budget`, and a line for the memory of each GPU, in GiB."""
-    figure, [axes] = panels(8.5, 1.4 + 0.5 * len(budgets))
-    groups = (  # terms that belong together, so that six shades are enough
-        ("overhead", ("overhead", "process"), PALE, ""),
-        ("weights", ("weights",), DARK, ""),
-        ("adapter, gradients, optimiser", ("LoRA", "gradients", "optimiser"), ACCENT, "//"),
-        ("activations", ("activations",), LIGHT, ".."),
-        ("logits and loss", ("logits",), GREY, "xx"),
-        ("key-value cache", ("key-value",), VIOLET, "\\\\"),
-    )
-    ends = np.zeros(len(budgets))
-    for label, starts, color, hatch in groups:
-        terms = ([term.bytes for term in each.terms if term.name.startswith(starts)] for each in budgets.values())
-        sizes = np.array([sum(each) / GIB for each in terms])
-        if sizes.any():
-            axes.barh(list(budgets), sizes, left=ends, label=label, color=color, hatch=hatch, **LINE)
-        ends = ends + sizes
-    for number, total in enumerate(ends):
-        axes.text(total, number, f" {total:.1f}", va="center", fontsize=9)
-    for gpu in gpus:
-        axes.axvline(gpu, **LIMIT)
-        axes.text(gpu, len(budgets) - 0.35, f"{gpu:g} GB GPU", ha="center", fontsize=8)
-    axes.set_ylim(len(budgets) - 0.15, -0.6)  # the first model on top
-    axes.set_xlim(0, 1.08 * max([*gpus, *ends]))
-    axes.set(title=title, xlabel="GiB")
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

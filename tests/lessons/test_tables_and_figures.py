@@ -1,5 +1,7 @@
 """course_utils.lessons tables, highlight, figures, reports: both faces of what is shown."""
 
+import warnings
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -8,6 +10,7 @@ from conftest import compared
 
 from course_utils import budget, chat, data, figures, highlight, masking, profiles, reports, tables
 from notebooks.live import live
+from notebooks.memory_figure import memory
 from notebooks.token_tables import side_by_side, tokens
 
 PAIR = [{"role": "user", "content": "你好 <b>"}, {"role": "assistant", "content": "Hi 😀"}]
@@ -54,7 +57,7 @@ def test_the_bars_of_a_budget_are_as_long_as_its_total():
     names = ["Qwen/Qwen3-0.6B", "Qwen/Qwen3-14B"]
     budgets = {name: profiles.memory_budget(budget.CONFIGS[name], profiles.PROFILES["16gb"]) for name in names}
     budgets["generating"] = profiles.memory_budget(budget.CONFIGS[names[1]], profiles.PROFILES["16gb"], generate=True)
-    (axes,) = figures.memory(budgets).axes
+    (axes,) = memory(budgets).axes
     widths = [sum(bar.get_width() for bar in row) for row in zip(*axes.containers, strict=True)]
     assert [round(width, 6) for width in widths] == [round(budget.gib, 6) for budget in budgets.values()]
     assert axes.get_xlabel() == "GiB" and axes.get_title()
@@ -253,6 +256,25 @@ def test_with_a_tokenizer_the_page_shows_what_is_learned(qwen3_2507):
     report, shown = shown_of([row(f"Q {number}", "A" * number) for number in range(1, 9)], qwen3_2507, 64)
     assert report.kept == 8 and shown.html.count("data:image/png") == 2
     assert 'alt="Length of the usable rows"' in shown.html and 'alt="What this set would teach' in shown.html
+
+
+def test_a_figure_speaks_chinese_where_a_font_has_the_signs(monkeypatch):
+    from matplotlib.font_manager import fontManager
+
+    monkeypatch.setenv("COURSE_LANG", "zh")
+    figure = figures.curve([{"step": 1, "loss": 2.0}], "Loss during training")
+    fonts = list(fontManager.ttflist)
+    monkeypatch.setattr(fontManager, "ttflist", [font for font in fonts if not figures.HAN_FONT.search(font.name)])
+    with pytest.warns(UserWarning, match="figures stay English. On Debian or Ubuntu: `apt-get install fonts-noto-cjk`"):
+        figure._repr_png_()
+    assert figure.axes[0].get_xlabel() == "step"
+    found = [replace(font, name="Noto Sans CJK SC") for font in fonts[:1]]
+    monkeypatch.setattr(fontManager, "ttflist", [*fonts, *found])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a machine that does not have that font
+        figure._repr_png_()
+    assert figure.axes[0].get_xlabel() == "步"
+    assert figure.axes[0].title.get_family() == ["DejaVu Sans", "Noto Sans CJK SC"]
 
 
 class TestLive:
