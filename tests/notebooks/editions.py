@@ -3,9 +3,11 @@
     make editions                                           code and outputs come over; stale Markdown cells are listed
     python tests/notebooks/editions.py 05_evaluation c13 …  these cells say again what the English ones say
     python tests/notebooks/editions.py docs/pitfalls.md     and so does this page
+    python tests/notebooks/editions.py run 02_templates…    runs Chinese lessons: tables and figures are Chinese, too
 
-A Chinese notebook holds the cells of the English one: code and outputs as they are, Markdown in Chinese, each with the
-hash of the English text that it was written from. A Chinese page ends with the hash of the English page.
+A Chinese notebook holds the cells of the English one: code as it is, Markdown in Chinese, each with the hash of the
+English text that it was written from. Its outputs are those of the English one until it is run itself. A Chinese page
+ends with the hash of the English page.
 """
 
 import hashlib
@@ -15,11 +17,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import openings
+import refresh
+from nbclient import NotebookClient
 from openings import ROOT
 
 FOLDERS = ("notebooks", "exercises")
 ENGLISH = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("[0-9]*.ipynb"))
+RAN = "ran"
+"""The key of a Chinese notebook's metadata that says that its outputs are its own."""
 PAGES = {"README.md": "README.zh.md"} | {
     f"docs/{name}.md": f"docs/zh/{name}.md" for name in ("instructor", "pitfalls", "troubleshooting")
 }
@@ -77,16 +84,19 @@ def brought_over(english: dict[str, Any], before: dict[str, Any], path: Path) ->
         before: the Chinese one; a Markdown cell that it does not have comes in English, and stale.
         path: where the Chinese one lies.
     """
-    known = {cell["id"]: cell for cell in before["cells"] if cell["cell_type"] == "markdown"}
+    known, ran = {cell["id"]: cell for cell in before["cells"]}, before.get("metadata", {}).get(RAN)
     cells = []
     for cell in english["cells"]:
+        text = known.get(cell["id"])
+        if cell["cell_type"] == "code" and ran and text and source(text) == source(cell):
+            cell = text
         if cell["cell_type"] == "markdown":
-            text = known.get(cell["id"])
             said = text["source"] if text else moved(source(cell), path.parent.parent.name).splitlines(keepends=True)
             from_ = text["metadata"].get(WRITTEN_FROM, "") if text else ""
             cell = cell | {"source": said, "metadata": cell["metadata"] | {WRITTEN_FROM: from_}}
         cells.append(cell)
-    return openings.opened(english | {"cells": cells}, path)
+    metadata = english["metadata"] | ({RAN: True} if ran else {})
+    return openings.opened(english | {"cells": cells, "metadata": metadata}, path)
 
 
 def stale(english: dict[str, Any], translated: dict[str, Any]) -> list[str]:
@@ -100,12 +110,24 @@ def stale(english: dict[str, Any], translated: dict[str, Any]) -> list[str]:
     ]
 
 
+def run(name: str) -> None:
+    """Run a Chinese lesson in its folder, where the course speaks Chinese."""
+    path = ROOT / "notebooks" / "zh" / f"{name}.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(path.parent)}}).execute()
+    refresh.clean(notebook)
+    notebook.metadata[RAN] = True
+    nbformat.write(notebook, path)
+
+
 def read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def main() -> None:
     name, *ids = sys.argv[1:] or [""]
+    for lesson in ids if name == "run" else ():
+        run(lesson)
     for path in ENGLISH:
         english, file = read(path), chinese(path)
         translated = brought_over(english, read(file) if file.exists() else {"cells": []}, file)

@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDGET = "application/vnd.jupyter.widget-view+json"
-KEPT = ("concept", "jupyter", "slideshow", "tags")  # of a cell's metadata
+KEPT = ("concept", "english", "jupyter", "slideshow", "tags")  # of a cell's metadata
 METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}} | {
     "language_info": {"name": "python"}
 }

@@ -124,6 +124,20 @@ def test_a_changed_english_cell_is_stale_until_somebody_says_that_it_is_translat
     assert editions.stale(changed, read(home / "zh" / path.name)) == []
 
 
+def test_a_lesson_that_was_run_keeps_its_outputs_until_the_code_changes():
+    path = ROOT / "notebooks/05_evaluation.ipynb"
+    english, translated = both(path)
+    translated["metadata"][editions.RAN] = True
+    [_, code, other, *_] = (cell for cell in translated["cells"] if cell["cell_type"] == "code")
+    code["outputs"], other["outputs"] = (
+        [{"output_type": "stream", "name": "stdout", "text": "中文"}] for _ in range(2)
+    )
+    [changed] = (cell for cell in english["cells"] if cell["id"] == other["id"])
+    changed["source"] = [*changed["source"], "\n# more"]
+    after = {cell["id"]: cell for cell in editions.brought_over(english, translated, chinese(path))["cells"]}
+    assert after[code["id"]]["outputs"] == code["outputs"] and after[other["id"]]["outputs"] == changed["outputs"]
+
+
 def test_a_new_english_cell_comes_over_as_it_is_and_is_stale():
     path = ROOT / "notebooks/05_evaluation.ipynb"
     english, translated = both(path)
