@@ -9,6 +9,7 @@ from ipywidgets import HTML, Checkbox, Dropdown, HBox, IntSlider, Layout, Select
 from course_utils.core.budget import CONFIGS
 from course_utils.core.profiles import PROFILES, memory_budget
 from course_utils.lessons import figures, tables
+from notebooks.memory_figure import memory
 from notebooks.widgets.common import WIDE
 
 
@@ -73,6 +74,6 @@ class BudgetSlider(VBox):
         verdict = "fits" if found.gib <= there else "does not fit"
         head = f"<b>{found.gib:.1f} GiB: {verdict} into {there} GiB.</b>"
         name = self.model.value.split("/")[-1]
-        picture = figures.image(figures.memory({name: found}, gpus=[] if self.profile.value == "cpu" else [there]))
+        picture = figures.image(memory({name: found}, gpus=[] if self.profile.value == "cpu" else [there]))
         terms = tables.table(found.table(), columns=("term", "GiB", "counted as", "source")).html
         self.shown.value = f'<div style="line-height:1.4">{head}{picture}{terms}</div>'
