@@ -37,7 +37,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "ORPO": ("orpo", {"max_steps": 32, "learning_rate": 1e-4}),
     "KTO": ("kto", {"max_steps": 32, "learning_rate": 1e-4}),
     "GRPO": ("grpo", {"max_steps": 20}),
-    "GRPO, short": ("grpo", {"max_steps": 20}),
+    "GRPO, short": ("grpo", {"max_steps": 40}),
     "GRPO, short if right": ("grpo", {"max_steps": 20}),
     "reward model": ("reward", {"max_steps": 16}),
     "DPO, length and scope": ("dpo", {"max_steps": 40}),
