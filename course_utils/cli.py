@@ -135,7 +135,7 @@ def train(
         Path | None, typer.Option(help="Rows of your own; they are checked first.", resolve_path=True)
     ] = None,
     stage: Annotated[
-        str | None, typer.Option(help="sft, pretrain (lesson 08), dpo, orpo, kto, reward or grpo (lesson 09).")
+        str | None, typer.Option(help="sft, pretrain, or of lesson 09 dpo, orpo, kto, reward, grpo.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
 ) -> None:

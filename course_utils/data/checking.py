@@ -32,7 +32,7 @@ ROWS_AT_ONCE = 500  # are masked together; where one of them fails, it is looked
 KINDS = {
     "preference": ("preference rows (two replies, chosen and rejected)", "`train --stage dpo` of lesson 09"),
     "kto": ("KTO rows (a reply, and whether it is a good one)", "`train --stage kto` of lesson 09"),
-    "text": ("rows of text for pretraining", "`train --stage pretrain` of lesson 08"),
+    "text": ("rows of text for pretraining", "`train --stage pretrain`"),
 }
 LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]{2}")
 

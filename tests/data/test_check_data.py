@@ -181,7 +181,7 @@ def test_rows_of_an_evaluation_file_are_reported(run, tmp_path):
         ("preference", "`train --stage dpo` of lesson 09"),
         ("pairs", "`train --stage dpo` of lesson 09"),
         ("kto", "`train --stage kto` of lesson 09"),
-        ("text", "`train --stage pretrain` of lesson 08"),
+        ("text", "`train --stage pretrain`"),
     ],
 )
 def test_the_kind_of_a_file_and_the_lesson_that_trains_on_it_are_said(run, tmp_path, kind, way):

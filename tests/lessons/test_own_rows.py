@@ -53,7 +53,7 @@ OTHERS = {  # rows of other kinds, and what is said of a file of them
     "kto": ({"instruction": "Q {}?", "output": "A", "kto_tag": False}, "KTO rows .* lesson 09"),
     "kto spelt otherwise": ({"instruction": "Q {}?", "output": "A", "label": "false"}, "KTO rows .* lesson 09"),
     "preference": ({"instruction": "Q {}?", "chosen": "A", "rejected": "B"}, "preference rows .* lesson 09"),
-    "text": ({"text": "Once upon a time {}."}, "text for pretraining.* lesson 08"),
+    "text": ({"text": "Once upon a time {}."}, "text for pretraining.* `train --stage pretrain`"),
 }
 
 
