@@ -8,17 +8,21 @@ from pathlib import Path
 
 VARIABLE = "COURSE_LANG"
 CHINESE = "zh"  # also the name of the folder of the Chinese notebooks
+LONGEST = 1000  # characters: what is longer holds the output of another program
 TABLE = Path(__file__).with_name("chinese.json")  # sentences with {0}, {1}, … where something is filled in
 
 
 def is_chinese() -> bool:
     """Whether the reader wants Chinese."""
-    return (os.environ.get(VARIABLE) or Path.cwd().name) == CHINESE
+    try:
+        return (os.environ.get(VARIABLE) or Path.cwd().name) == CHINESE
+    except FileNotFoundError:  # the folder was removed
+        return False
 
 
 def said(text: str) -> str:
     """The text in the reader's language, with sentences that were filled in; what the table does not hold stays."""
-    return _in_chinese(text) if is_chinese() else text
+    return _in_chinese(text) if is_chinese() and len(text) <= LONGEST else text
 
 
 @cache

@@ -105,6 +105,17 @@ def test_an_error_stays_english_and_says_it_in_chinese_below(monkeypatch):
     assert not hasattr(CourseError("What nobody has translated"), "__notes__")
 
 
+def test_what_another_program_printed_and_a_folder_that_is_gone_do_no_harm(tmp_path, monkeypatch):
+    monkeypatch.setenv(language.VARIABLE, language.CHINESE)
+    printed = "for a with b it returned c; expected d, " * 100
+    assert said(printed) == printed
+    monkeypatch.delenv(language.VARIABLE)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert str(CourseError("There is no setting")) == "There is no setting"
+
+
 def test_the_folder_of_the_chinese_notebooks_speaks_chinese_unless_the_reader_wants_otherwise(tmp_path, monkeypatch):
     (tmp_path / "zh").mkdir()
     monkeypatch.chdir(tmp_path / "zh")
