@@ -1,4 +1,4 @@
-"""Preferences and rewards, all ways side by side: `python tests/benchmarks/preferences.py` (three quarters of an hour).
+"""Preferences and rewards, all ways side by side: `python tests/benchmarks/preferences.py` (over two hours).
 
 The same base, seed and prompts for each: strict JSON and nothing else is what is wanted. Each way trains in a process
 of its own, and all are judged by the same held-out prompts and by general ones, which show what was forgotten. The
