@@ -160,8 +160,7 @@ def _lessons(tasks: Sequence[Task]) -> Iterable[tuple[str, ...]]:
         title, minutes = _opening(path)
         own = [task.state == "solved" for task in tasks if task.notebook == path.stem]
         extras = sorted((ROOT / "notebooks/extras").glob(f"{path.stem[:2]}_*.ipynb"))
-        folder = path.parent.relative_to(ROOT / "notebooks").as_posix().removesuffix(".")
-        name = f"{folder}/{path.name}".removeprefix("/")
+        name = path.relative_to(ROOT / "notebooks").as_posix()
         yield (
             f'<img src="../docs/lessons/{path.stem[:2]}.png" width="{PICTURE}" alt="{title}">',
             f"[{title}](../notebooks/{name})",

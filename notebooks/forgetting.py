@@ -19,7 +19,7 @@ def part(profile: Profile, name: str, source: str, language: str = "") -> list[d
 
 
 def language_of(row: dict[str, Any]) -> str:
-    """ "zh" for a row with a Chinese character anywhere, else "en"."""
+    """The language of a row: "zh" where it has a Chinese character anywhere, else "en"."""
     return "zh" if HAN.search(" ".join(texts_of(row))) else "en"
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from course_utils.core.profiles import Profile
+    from course_utils.core.settings import TrainSettings
 
 CONTEXT = 4096  # tokens that a conversation may have: Unsloth cuts what is longer without a word
 
@@ -91,7 +92,8 @@ def load_model(
         local_files_only=True,
         **({"text_only": True} if pictures else {}),
     )
-    return model, _with_padding(getattr(tokenizer, "tokenizer", tokenizer), path)  # of a processor for pictures, too
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # of a processor, which also takes pictures
+    return model, _with_padding(tokenizer, path)
 
 
 def load_reward_model(path: str | Path, profile: Profile) -> tuple[PeftModel, PreTrainedTokenizerBase]:
@@ -109,10 +111,11 @@ def load_reward_model(path: str | Path, profile: Profile) -> tuple[PeftModel, Pr
     torch.manual_seed(settings.seed)  # for the head and for LoRA, which begin at random
     # The number is read at the last token before the padding.
     how = {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id, "dtype": getattr(torch, profile.dtype)}
-    model = AutoModelForSequenceClassification.from_pretrained(path, local_files_only=True, **how)
+    how |= {"local_files_only": True, "trust_remote_code": False}
+    model = AutoModelForSequenceClassification.from_pretrained(path, **how)
     model.score.float()  # small steps would be lost in 16 bits
     lora = {"r": settings.r, "lora_alpha": settings.alpha, "lora_dropout": settings.dropout}
-    lora |= {"task_type": "SEQ_CLS", "target_modules": list(settings.target_modules)}
+    lora |= {"task_type": "SEQ_CLS", "target_modules": _layers(model, settings)}
     return get_peft_model(model, LoraConfig(**lora)), tokenizer
 
 
@@ -153,11 +156,16 @@ def attach_lora(model: PreTrainedModel, profile: Profile) -> PeftModel:
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=list(lora_targets(settings.target_modules, _linear_attention(model.config))),
+        target_modules=_layers(model, settings),
         bias="none",
         use_gradient_checkpointing="unsloth" if settings.gradient_checkpointing else False,
         random_state=settings.seed,
     )
+
+
+def _layers(model: PreTrainedModel, settings: TrainSettings) -> list[str]:
+    """The layers of a model that get LoRA."""
+    return list(lora_targets(settings.target_modules, _linear_attention(model.config)))
 
 
 def _linear_attention(config: Any) -> bool:

@@ -9,7 +9,6 @@ land in `docs/forgetting.json`, which lesson 08 reads, and the page in `docs/for
 import json
 import statistics
 import sys
-import tempfile
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -36,7 +35,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-def one_run(way: str, seed: str, folder: str) -> dict[str, Any]:
+def one_run(way: str, folder: str, seed: str) -> dict[str, Any]:
     """Train one way and judge it; of the plain one also weaker, with its adapter scaled."""
     from course_utils import masking, modeling
 
@@ -146,8 +145,7 @@ def main() -> None:
     for way in sys.argv[1:] or WAYS:
         found[way] = []
         for seed in WAYS[way].get("seeds", SEEDS[:1]):
-            with tempfile.TemporaryDirectory() as folder:
-                found[way].append(training.reported(__file__, "--one", way, str(seed), folder))
+            found[way].append(training.measured(__file__, way, str(seed)))
             print(_line(way, found[way]), flush=True)
         found = {name: found[name] for name in WAYS if name in found}
         write_json(RESULTS, found)

@@ -10,7 +10,6 @@ of a step of each stage.
 import json
 import statistics
 import sys
-import tempfile
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -105,13 +104,7 @@ def one_run(way: str, folder: str, only_time: str = "") -> dict[str, Any]:
         model = model if stage == "reward" else modeling.attach_lora(model, profile)
         parts = own_pairs() if way in (OWN, ITS_OWN) else (rows_of(stage, "train"), rows_of(stage, "valid"))
         if way == ITS_OWN:
-            parts = tuple(
-                [
-                    row | {"rejected": [{"role": "assistant", "content": each["reply"]}]}
-                    for row, each in zip(part, replies, strict=True)
-                ]
-                for part, replies in ((part, answered(model, tokenizer, part)) for part in parts)
-            )
+            parts = tuple(against_its_own(part, model, tokenizer) for part in parts)
         if stage == "sft":
             run = train(model, tokenizer, *(masking.build_dataset(part, tokenizer) for part in parts), told)
         else:
@@ -155,6 +148,13 @@ def judged(model: Any, tokenizer: Any) -> dict[str, Any]:
         "general_tokens": sum(row["tokens"] for row in others) / len(others),
         "shown": [{name: row[name] for name in ("prompt", "reference", "reply")} for row in replies[:SHOWN]],
     }
+
+
+def against_its_own(rows: list[dict[str, Any]], model: Any, tokenizer: Any) -> list[dict[str, Any]]:
+    """Pairs whose rejected replies are those that the model itself gives."""
+    replies = [each["reply"] for each in answered(model, tokenizer, rows)]
+    rejected = ([{"role": "assistant", "content": reply}] for reply in replies)
+    return [row | {"rejected": reply} for row, reply in zip(rows, rejected, strict=True)]
 
 
 def answered(model: Any, tokenizer: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -257,22 +257,16 @@ def main() -> None:
     found = json.loads(RESULTS.read_text(encoding="utf-8")) if sys.argv[1:] else {}
     for way in sys.argv[1:] or [*WAYS, STEP]:
         if way == STEP:
-            found[STEP] = {each: measured(each, "time")["step_seconds"] for each in TIMED}
+            found[STEP] = {each: training.measured(__file__, each, "time")["step_seconds"] for each in TIMED}
             print(found[STEP])
         else:
-            found[way] = measured(way)
+            found[way] = training.measured(__file__, way)
             kept_back = ("log", "shown", "strict", "right")
             brief = {name: value for name, value in found[way].items() if name not in kept_back}
             print(way, sum(found[way].get("strict", ())), sum(found[way].get("right", ())), brief, flush=True)
         found = {name: found[name] for name in (*WAYS, STEP) if name in found}
         write_json(RESULTS, found)
     write_text(PAGE, as_page(found))
-
-
-def measured(way: str, *more: str) -> dict[str, Any]:
-    """What a run of this way gives, in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        return training.reported(__file__, "--one", way, folder, *more)
 
 
 if __name__ == "__main__":

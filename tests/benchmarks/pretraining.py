@@ -9,7 +9,6 @@ of twenty facts may be learned from, those of the other twenty are only asked. T
 
 import json
 import sys
-import tempfile
 from dataclasses import asdict, replace
 from itertools import islice
 from typing import Any
@@ -100,12 +99,11 @@ def judged(model: Any, tokenizer: Any, *, with_text: bool) -> dict[str, Any]:
     for name, rows in kinds.items():
         pieces = packing.chunks(as_dataset(rows), tokenizer, PIECE)
         found["perplexity"][name] = evaluation.perplexity(model, tokenizer, pieces, batch_size=PIECES).learned
-    questions, prompts = town.questions(), []
+    questions, learned, prompts = town.questions(), town.texts(held=False), []
     for row in questions:
         [asked] = row["messages"][:1]
         if with_text:
-            language = row["tags"][1]
-            texts = (each["text"] for each in town.texts(held=False) if language in each["tags"])
+            texts = (each["text"] for each in learned if row["tags"][1] in each["tags"])
             told = next(text for text in texts if town.is_right(text, row["answers"]))
             asked = asked | {"content": f"{told}\n\n{asked['content']}"}
         prompts.append(chat.render(tokenizer, [asked], add_generation_prompt=True))
@@ -173,8 +171,7 @@ def main() -> None:
         return
     found = json.loads(RESULTS.read_text(encoding="utf-8")) if sys.argv[1:] else {}
     for way in sys.argv[1:] or WAYS:
-        with tempfile.TemporaryDirectory() as folder:
-            found[way] = training.reported(__file__, "--one", way, folder)
+        found[way] = training.measured(__file__, way)
         print(_line(way, found[way]), found[way]["seconds"], flush=True)
         found = {name: found[name] for name in WAYS if name in found}
         write_json(RESULTS, found)

@@ -244,6 +244,12 @@ def reported(script: str, *arguments: str) -> dict[str, Any]:
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
+def measured(script: str, way: str, *more: str) -> dict[str, Any]:
+    """What `script --one WAY FOLDER …` reports of a run in a folder of its own, which is gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        return reported(script, "--one", way, folder, *more)
+
+
 def side_by_side(ways: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[float]]:
     """Run these ways in turns.
 

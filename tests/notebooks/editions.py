@@ -125,6 +125,12 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def main() -> None:
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "exercises"))
+    from generate import is_answered
+
+    for file in map(chinese, ENGLISH):
+        if file.exists() and is_answered(file):
+            sys.exit(f"{file.relative_to(ROOT)} holds answers, which would be lost. Move it away first.")
     name, *ids = sys.argv[1:] or [""]
     for lesson in ids if name == "run" else ():
         run(lesson)

@@ -124,6 +124,23 @@ def test_a_changed_english_cell_is_stale_until_somebody_says_that_it_is_translat
     assert editions.stale(changed, read(home / "zh" / path.name)) == []
 
 
+def test_answers_in_a_chinese_exercise_are_not_overwritten(tmp_path, monkeypatch):
+    path = ROOT / "exercises/05_evaluation.ipynb"
+    english, translated = both(path)
+    [answer, *_] = (cell for cell in translated["cells"] if cell["metadata"].get("nbgrader", {}).get("solution"))
+    answer["source"] = ["def mine(): return 1"]
+    (tmp_path / "exercises/zh").mkdir(parents=True)
+    (tmp_path / "exercises" / path.name).write_text(json.dumps(english), encoding="utf-8")
+    worked_in = tmp_path / "exercises/zh" / path.name
+    worked_in.write_text(json.dumps(translated), encoding="utf-8")
+    monkeypatch.setattr(editions, "ENGLISH", [tmp_path / "exercises" / path.name])
+    monkeypatch.setattr(editions, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["editions.py"])
+    with pytest.raises(SystemExit, match=r"exercises/zh/05_evaluation.ipynb holds answers, which would be lost"):
+        editions.main()
+    assert read(worked_in) == translated
+
+
 def test_a_lesson_that_was_run_keeps_its_outputs_until_the_code_changes():
     path = ROOT / "notebooks/05_evaluation.ipynb"
     english, translated = both(path)
