@@ -76,7 +76,7 @@ def load_model(
         ModelError: the folder holds no model or one that is not whole (pitfall pointer-for-weights), or the tokenizer's
             padding token is its stop token (pitfall pad-is-eos).
     """
-    path, unsloth = _whole(path), import_unsloth()
+    unsloth, path = import_unsloth(), _whole(path)  # the check of the weights imports transformers
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(path, trust_remote_code=False)

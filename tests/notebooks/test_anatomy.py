@@ -1,7 +1,9 @@
 """What every lesson has, and what none may have. That they run is nbval's part (`make test`)."""
 
+import ast
 import json
 import re
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -32,6 +34,24 @@ def cells(path: Path) -> list[dict]:
 
 def test_the_lessons_are_there():
     assert [path.stem for path in LESSONS] == NAMES == [*MAP]
+
+
+NOTEBOOKS = sorted(path for folder in ("notebooks", "exercises") for path in (ROOT / folder).rglob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_what_a_cell_imports_from_the_course_is_there(path):
+    """In seconds, for all notebooks: nbval would find it an hour later, and in those only that `make test` runs."""
+    for cell in cells(path):
+        if cell["cell_type"] != "code":
+            continue
+        lines = [line for line in cell["source"].splitlines() if not line.startswith(("%", "!"))]
+        for node in ast.walk(ast.parse("\n".join(lines))):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ("course_utils", "notebooks"):
+                for name in node.names:
+                    found = import_module(node.module)
+                    if not hasattr(found, name.name):
+                        import_module(f"{node.module}.{name.name}")
 
 
 @pytest.mark.parametrize("path", LESSONS + EXTRAS, ids=lambda path: path.stem)

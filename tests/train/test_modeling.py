@@ -145,6 +145,16 @@ def test_unsloth_too_late_is_said_and_not_survived():
     assert run.returncode and "transformers came before Unsloth" in run.stderr
 
 
+def test_a_model_is_loaded_by_a_program_that_imports_nothing_else_first(smol):
+    """As lesson 10's processes do: to look through the folder needs transformers, so Unsloth comes before that."""
+    code = (
+        "from course_utils import modeling, profiles\n"
+        f"modeling.load_model({str(smol)!r}, profiles.PROFILES['tiny'])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-500:]
+
+
 def test_no_layer_is_compiled_that_a_short_run_would_wait_for():
     """Read in the source: Unsloth's own file needs Triton, which only a GPU has."""
     switch = "UNSLOTH_BLOCK_COMPILE_LEGACY"
