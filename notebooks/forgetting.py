@@ -1,8 +1,9 @@
 """Lesson 08's rows: one narrow thing to learn, general rows to mix in, and what may be lost meanwhile."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from course_utils import data
+from course_utils import data, metrics
 from course_utils.core.paths import home
 from course_utils.core.profiles import Profile
 from course_utils.data.rows import plain_rows, texts_of
@@ -50,4 +51,17 @@ def judged_by(profile: Profile) -> dict[str, list[dict[str, Any]]]:
         "Chinese": part(profile, "general", "general", "zh"),
         "maths": part(profile, "test", "mawps") + part(profile, "test", "cmath"),
         "JSON": part(profile, "test", "json"),
+    }
+
+
+def counted(answered: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[bool]]:
+    """What was learned and what was lost, reply by reply.
+
+    Args:
+        answered: by the name of a set ("emoji", "English", "Chinese"), the rows of an `EvalReport` on it.
+    """
+    return {
+        "emoji learned": [row["emoji"] for row in answered["emoji"]],
+        "answers in Chinese": [metrics.language(row["reply"]) == "Chinese" for row in answered["Chinese"]],
+        "emoji elsewhere": [row["emoji"] for row in (*answered["English"], *answered["Chinese"])],
     }

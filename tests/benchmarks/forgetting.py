@@ -15,7 +15,6 @@ from typing import Any
 import training
 
 from course_utils.core.files import write_json, write_text
-from course_utils.text.script import HAN
 
 RESULTS, PAGE = training.ROOT / "docs" / "forgetting.json", training.ROOT / "docs" / "forgetting.md"
 STEPS, RATE, SECOND_STAGE = 84, 4e-4, 14
@@ -66,7 +65,7 @@ def one_run(way: str, folder: str, seed: str) -> dict[str, Any]:
         run = train(model, tokenizer, general, valid, second)
         found["seconds"] += run.metrics["seconds"]
     found |= judged(model, tokenizer)
-    if way == "plain":
+    if (way, int(seed)) == ("plain", SEEDS[0]):
         found["scaled"] = {}
         for scale in SCALES:
             with rescale_adapter_scale(model, scale):
@@ -80,19 +79,17 @@ def judged(model: Any, tokenizer: Any) -> dict[str, Any]:
     from notebooks import forgetting
 
     sets = forgetting.judged_by(training.PROFILE)
-    how = {"batch_size": training.PROFILE.eval_batch_size}
     found: dict[str, Any] = {"perplexity": {}, "shown": []}
+    answered = {}
     for name in forgetting.SETS:
         answers = name in ("emoji", "English", "Chinese")
-        tokens = NEW_TOKENS if answers else 1
-        report = evaluation.evaluate(modeling.for_inference(model), tokenizer, sets[name], **how, max_new_tokens=tokens)
+        how = {"batch_size": training.PROFILE.eval_batch_size, "max_new_tokens": NEW_TOKENS if answers else 1}
+        report = evaluation.evaluate(modeling.for_inference(model), tokenizer, sets[name], **how)
         found["perplexity"][name] = asdict(evaluation.FIGURES["perplexity"].interval(report.rows))
         if answers:
-            found[name] = {"emoji": [row["emoji"] for row in report.rows]}
+            answered[name] = report.rows
             found["shown"] += [{key: row[key] for key in ("prompt", "reply")} for row in report.rows[:SHOWN]]
-        if name == "Chinese":
-            found[name]["in Chinese"] = [bool(HAN.search(row["reply"])) for row in report.rows]
-    return found
+    return found | {"counted": forgetting.counted(answered)}
 
 
 def as_page(found: dict[str, list[dict[str, Any]]]) -> str:
@@ -112,10 +109,7 @@ def as_page(found: dict[str, list[dict[str, Any]]]) -> str:
         f"| way | seeds | emoji learned | answers in Chinese | emoji elsewhere | {' | '.join(SETS)} |",
         f"|---|---|---|---|---|{'---|' * len(SETS)}",
         *(_line(way, runs) for way, runs in found.items()),
-        *(
-            _line(f"plain, adapter times {scale}", [run["scaled"][str(scale)] for run in found["plain"]])
-            for scale in SCALES
-        ),
+        *(_line(f"plain, adapter times {scale}", [found["plain"][0]["scaled"][str(scale)]]) for scale in SCALES),
     ]
     return "\n".join(lines) + "\n"
 
@@ -127,11 +121,7 @@ def _line(way: str, runs: list[dict[str, Any]]) -> str:
         mean = format(statistics.mean(values), form)
         return mean if len(values) == 1 else f"{mean} ({min(values):{form}} to {max(values):{form}})"
 
-    shares = [
-        [statistics.mean(run["emoji"]["emoji"]) for run in runs],
-        [statistics.mean(run["Chinese"]["in Chinese"]) for run in runs],
-        [statistics.mean(run["English"]["emoji"] + run["Chinese"]["emoji"]) for run in runs],
-    ]
+    shares = [[statistics.mean(run["counted"][name]) for run in runs] for name in runs[0]["counted"]]
     perplexities = [[run["perplexity"][name]["value"] for run in runs] for name in runs[0]["perplexity"]]
     cells = [told(values, ".0%") for values in shares] + [told(values, ".2f") for values in perplexities]
     return f"| {way} | {len(runs)} | {' | '.join(cells)} |"

@@ -1,10 +1,10 @@
 """What a model can learn from plain text: `python tests/benchmarks/pretraining.py` (over an hour on two cores).
 
 The texts tell of a town that does not exist (`data/raw/town.jsonl`), so all that a model knows of it, it has from here.
-Each way is judged by held-out texts of the town, by texts of other kinds, and by the questions about its facts: those
-of twenty facts may be learned from, those of the other twenty are only asked. The figures land in
+Each way to teach it is judged by held-out texts of the town, by texts of other kinds, and by the questions about its
+facts: those of twenty facts may be learned from, those of the other twenty are only asked. The figures land in
 `docs/pretraining.json`, which lesson 08 reads, and the page in `docs/pretraining.md`.
-`python tests/benchmarks/pretraining.py NAME …` runs some of the ways again and keeps the rest.
+`python tests/benchmarks/pretraining.py NAME …` runs some of them again and keeps the rest.
 """
 
 import json
@@ -21,51 +21,55 @@ RESULTS, PAGE = training.ROOT / "docs" / "pretraining.json", training.ROOT / "do
 RATE, PIECE, PIECES = 4e-4, 256, 4  # tokens of a piece, and pieces of a step: 1,024 tokens move the weights once
 NEW_TOKENS, SHOWN = 48, 6
 OTHERS = 60  # texts of another kind
-WAYS: dict[str, dict[str, Any]] = {  # steps on the texts, and epochs on the questions of twenty facts
+RUNS: dict[str, dict[str, Any]] = {  # steps on the texts, and whether supervised tuning comes on top
     "base": {},
-    "the text in the prompt": {},
-    "questions": {"epochs": 3},
-    "text, 30 steps": {"steps": 30},
-    "text, 120 steps": {"steps": 120},
-    "text, 30 steps, then questions": {"steps": 30, "epochs": 3},
-    "text, 120 steps, then questions": {"steps": 120, "epochs": 3},
+    "questions": {"questions": True},
+    "text, 30 steps": {"steps": 30, "questions": True},
+    "text, 120 steps": {"steps": 120, "questions": True},
     "text, 30 steps, embeddings and head, too": {"steps": 30, "whole": ["embed_tokens", "lm_head"]},
 }
+EPOCHS = 3  # on the questions of twenty facts
+WITH_TEXT = "the text in the prompt"
 PARTS = ("asked", "held")
 
 
-def one_run(way: str, folder: str) -> dict[str, Any]:
-    """Train one way and judge it."""
+def one_run(name: str, folder: str) -> dict[str, dict[str, Any]]:
+    """Train once, and judge each way that this passes through: after the texts, and after the questions on top."""
     from course_utils import masking, modeling, packing
 
     unsloth = modeling.import_unsloth()
     from course_utils.train.training import train
     from notebooks import town
 
-    how = WAYS[way]
+    how = RUNS[name]
     told = {"learning_rate": RATE, "max_length": PIECE, "batch_size": PIECES, "grad_accum": 1, "tracker": "none"}
     told |= {"output_dir": folder, "eval_steps": 30, "max_steps": how.get("steps", -1)}
     profile = replace(training.PROFILE, train=replace(training.PROFILE.train, **told))
     model, tokenizer = modeling.load_model(training.MODEL, profile)
-    found: dict[str, Any] = {"seconds": 0.0, "tokens": 0}
+    trained: dict[str, Any] = {"seconds": 0.0, "tokens": 0}
+    if name == "base":
+        ways = {name: False, WITH_TEXT: True}
+        return {way: trained | judged(model, tokenizer, with_text=with_text) for way, with_text in ways.items()}
     if "whole" in how:
         targets = {"target_modules": list(profile.train.target_modules), "modules_to_save": how["whole"]}
         lora = {"r": profile.train.r, "lora_alpha": profile.train.alpha, "random_state": profile.train.seed}
         model = unsloth.FastLanguageModel.get_peft_model(model, **targets, **lora, use_gradient_checkpointing=False)
-    elif how:
+    else:
         model = modeling.attach_lora(model, profile)
+    found = {}
     if "steps" in how:
         parts = (packing.chunks(as_dataset(town.texts(held)), tokenizer, PIECE) for held in (False, True))
         run = train(model, tokenizer, *parts, profile.train, audit=False)
-        found |= {name: run.metrics[name] for name in ("seconds", "tokens")}
-        found["gib"] = run.metrics["peak_memory_gib"]
-    if "epochs" in how:
+        trained = {key: run.metrics[key] for key in ("seconds", "tokens", "peak_memory_gib")}
+        found[name] = trained | judged(model, tokenizer)
+    if "questions" in how:
         rows = [row for row in town.questions() if "asked" in row["tags"]]
         examples = masking.build_dataset([{"messages": row["messages"]} for row in rows], tokenizer)
-        more = {"max_steps": -1, "epochs": how["epochs"], "batch_size": 8, "output_dir": f"{folder}/questions"}
+        more = {"max_steps": -1, "epochs": EPOCHS, "batch_size": 8, "output_dir": f"{folder}/questions"}
         run = train(model, tokenizer, examples, examples.select(range(8)), replace(profile.train, **more))
-        found["seconds"] += run.metrics["seconds"]
-    return found | judged(model, tokenizer, with_text=way == "the text in the prompt")
+        trained = trained | {"seconds": trained["seconds"] + run.metrics["seconds"]}
+        found[f"{name}, then questions" if found else name] = trained | judged(model, tokenizer)
+    return found
 
 
 def as_dataset(rows: list[dict[str, Any]]) -> Any:
@@ -88,7 +92,7 @@ def other_texts() -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def judged(model: Any, tokenizer: Any, *, with_text: bool) -> dict[str, Any]:
+def judged(model: Any, tokenizer: Any, *, with_text: bool = False) -> dict[str, Any]:
     """Perplexity on each kind of text, and which questions are answered right."""
     from course_utils import chat, evaluation, generation, modeling, packing
     from notebooks import town
@@ -142,8 +146,8 @@ def as_page(found: dict[str, dict[str, Any]]) -> str:
         "",
         "`python tests/benchmarks/pretraining.py` makes this page (two cores, profile `cpu`, one seed). The texts tell",
         f"of a town that does not exist. A step takes {PIECES * PIECE:,} tokens of them, at a rate of {RATE:g}.",
-        "*Questions*: those of twenty facts, 3 epochs of supervised tuning. *Asked* and *held*: the share of 80",
-        "questions each that is answered right; nobody learns from the held ones. In brackets the 95 % interval.",
+        f"*Questions*: those of twenty facts, {EPOCHS} epochs of supervised tuning. *Asked* and *held*: the share of",
+        "80 questions each that is answered right; nobody learns from the held ones. In brackets the 95 % interval.",
         "",
         f"| way | tokens of text | asked | held | {' | '.join(f'perplexity, {kind}' for kind in kinds)} |",
         f"|---|---|---|---|{'---|' * len(kinds)}",
@@ -170,10 +174,10 @@ def main() -> None:
         print(json.dumps(one_run(*sys.argv[2:])))
         return
     found = json.loads(RESULTS.read_text(encoding="utf-8")) if sys.argv[1:] else {}
-    for way in sys.argv[1:] or WAYS:
-        found[way] = training.measured(__file__, way)
-        print(_line(way, found[way]), found[way]["seconds"], flush=True)
-        found = {name: found[name] for name in WAYS if name in found}
+    for name in sys.argv[1:] or RUNS:
+        for way, figures in training.measured(__file__, name).items():
+            found[way] = figures
+            print(_line(way, figures), figures["seconds"], flush=True)
         write_json(RESULTS, found)
     write_text(PAGE, as_page(found))
 
