@@ -1,6 +1,8 @@
 """Lesson 08's rows: one narrow thing to learn, general rows to mix in, and what may be lost meanwhile."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from course_utils import data, metrics
@@ -8,7 +10,10 @@ from course_utils.core.paths import home
 from course_utils.core.profiles import Profile
 from course_utils.data.rows import plain_rows, texts_of
 from course_utils.text.script import HAN
+from notebooks.town import is_right
 
+ANSWERS: dict[str, list[str]] = json.loads(Path(__file__).with_name("general_answers.json").read_text(encoding="utf-8"))
+"""By the question: what a right reply holds, for those general questions that have one answer."""
 SETS = ("emoji", "English", "Chinese", "maths", "JSON")
 """What a model is judged by: held-out rows of what it learns, and four things that it should not lose."""
 
@@ -60,8 +65,12 @@ def counted(answered: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, li
     Args:
         answered: by the name of a set ("emoji", "English", "Chinese"), the rows of an `EvalReport` on it.
     """
+    general = [*answered["English"], *answered["Chinese"]]
     return {
         "emoji learned": [row["emoji"] for row in answered["emoji"]],
-        "answers in Chinese": [metrics.language(row["reply"]) == "Chinese" for row in answered["Chinese"]],
-        "emoji elsewhere": [row["emoji"] for row in (*answered["English"], *answered["Chinese"])],
+        "general right": [
+            is_right(row["reply"], ANSWERS[row["prompt"]]) for row in general if row["prompt"] in ANSWERS
+        ],
+        "Chinese in Chinese": [metrics.language(row["reply"]) == "Chinese" for row in answered["Chinese"]],
+        "emoji elsewhere": [row["emoji"] for row in general],
     }

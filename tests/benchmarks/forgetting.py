@@ -17,7 +17,7 @@ import training
 from course_utils.core.files import write_json, write_text
 
 RESULTS, PAGE = training.ROOT / "docs" / "forgetting.json", training.ROOT / "docs" / "forgetting.md"
-STEPS, RATE, SECOND_STAGE = 84, 4e-4, 14
+STEPS, RATE, SECOND_STAGE = 60, 4e-4, 10
 NEW_TOKENS, SHOWN = 64, 3
 SCALES = (0.75, 0.5, 0.25)
 SEEDS = (42, 43, 44)  # of the two ways that matter most
@@ -102,12 +102,13 @@ def as_page(found: dict[str, list[dict[str, Any]]]) -> str:
         "",
         "`python tests/benchmarks/forgetting.py` makes this page (two cores, profile `cpu`). Every way learns English",
         f"chats with an emoji in the reply, {STEPS} steps of {per_step} rows at a rate of {RATE:g}, or as its name",
-        "says. The perplexities are those of held-out replies. *Emoji learned*: of the replies to held-out prompts of",
-        "the task. *Answers in Chinese*, *emoji elsewhere*: of the replies to general prompts. Of several seeds: the",
-        "mean, and the lowest and highest in brackets.",
+        "says. *Emoji learned*: of the replies to held-out prompts of the task. *General right*: of the replies to",
+        "general questions with one answer, those that hold it. *Chinese in Chinese*: of the replies to general",
+        "questions in Chinese. *Emoji elsewhere*: of all replies to general questions. Then the perplexity of held-out",
+        "replies of each kind. Of several seeds: the mean, and the lowest and highest in brackets.",
         "",
-        f"| way | seeds | emoji learned | answers in Chinese | emoji elsewhere | {' | '.join(SETS)} |",
-        f"|---|---|---|---|---|{'---|' * len(SETS)}",
+        f"| way | seeds | {' | '.join(found['base'][0]['counted'])} | {' | '.join(SETS)} |",
+        f"|---|---|---|---|---|---|{'---|' * len(SETS)}",
         *(_line(way, runs) for way, runs in found.items()),
         *(_line(f"plain, adapter times {scale}", [found["plain"][0]["scaled"][str(scale)]]) for scale in SCALES),
     ]

@@ -147,10 +147,7 @@ def test_unsloth_too_late_is_said_and_not_survived():
 
 def test_a_model_is_loaded_by_a_program_that_imports_nothing_else_first(smol):
     """As lesson 10's processes do: to look through the folder needs transformers, so Unsloth comes before that."""
-    code = (
-        "from course_utils import modeling, profiles\n"
-        f"modeling.load_model({str(smol)!r}, profiles.PROFILES['tiny'])"
-    )
+    code = f"from course_utils import modeling, profiles\nmodeling.load_model({str(smol)!r}, profiles.PROFILES['tiny'])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-500:]
 
