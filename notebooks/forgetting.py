@@ -59,6 +59,15 @@ def judged_by(profile: Profile) -> dict[str, list[dict[str, Any]]]:
     }
 
 
+def right(row: Mapping[str, Any]) -> bool | None:
+    """Whether a reply to a general question is right; None where the question has more than one answer.
+
+    Args:
+        row: one of an `EvalReport`.
+    """
+    return is_right(row["reply"], ANSWERS[row["prompt"]]) if row["prompt"] in ANSWERS else None
+
+
 def counted(answered: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[bool]]:
     """What was learned and what was lost, reply by reply.
 
@@ -68,9 +77,7 @@ def counted(answered: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, li
     general = [*answered["English"], *answered["Chinese"]]
     return {
         "emoji learned": [row["emoji"] for row in answered["emoji"]],
-        "general right": [
-            is_right(row["reply"], ANSWERS[row["prompt"]]) for row in general if row["prompt"] in ANSWERS
-        ],
+        "general right": [found for found in map(right, general) if found is not None],
         "Chinese in Chinese": [metrics.language(row["reply"]) == "Chinese" for row in answered["Chinese"]],
         "emoji elsewhere": [row["emoji"] for row in general],
     }

@@ -268,7 +268,7 @@ def _examine_pieces(attempt: Callable[..., Any], texts: list[list[int]], end: in
 
 # ── lost and gained ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-FLIPS = (  # before, after (1: answered in Chinese), lost, gained, p
+FLIPS = (  # before, after (1: answered right), lost, gained, p
     ("1111111100", "0000000010", 8, 1, 0.0390625),
     ("11110", "00010", 3, 0, 0.25),
     ("11111", "11111", 0, 0, 1.0),

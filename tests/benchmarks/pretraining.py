@@ -24,9 +24,9 @@ OTHERS = 60  # texts of another kind
 RUNS: dict[str, dict[str, Any]] = {  # steps on the texts, and whether supervised tuning comes on top
     "base": {},
     "questions": {"questions": True},
-    "text, 30 steps": {"steps": 30, "questions": True},
-    "text, 120 steps": {"steps": 120, "questions": True},
-    "text, 30 steps, embeddings and head, too": {"steps": 30, "whole": ["embed_tokens", "lm_head"]},
+    "text, 24 steps": {"steps": 24, "questions": True},
+    "text, 72 steps": {"steps": 72, "questions": True},
+    "text, 24 steps, embeddings and head, too": {"steps": 24, "whole": ["embed_tokens", "lm_head"]},
 }
 EPOCHS = 3  # on the questions of twenty facts
 WITH_TEXT = "the text in the prompt"

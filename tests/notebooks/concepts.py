@@ -60,7 +60,7 @@ CONCEPTS = {
     "C43": "objective evaluation: perplexity, usability, JSON validity; the baseline table",
     "C44": "mounting an adapter against merging; 16-bit export; switching adapters",
     "C45": "serving: vLLM flags for 16 GB, OpenAI client, load test",
-    "C46": "forgetting: why, measured; the remedies, named (measuring them all comes later)",
+    "C46": "forgetting: why, and what helps, measured",
     "C47": "named entities: CLUENER row to Alpaca row, label set, entity F1, training",
     "C48": "system prompt in training data",
     "C49": "causal mask against BERT's mask",
@@ -68,8 +68,6 @@ CONCEPTS = {
     "C51": "DPO, ORPO, KTO, reward model, GRPO; PPO explained",
     "C52": "from one GPU to several",
 }
-LATER = {"C50"}
-"""Taught by no cell yet; a lesson that begins to teach one takes it off."""
 
 
 def taught() -> Iterator[tuple[str, Path, str, str]]:
@@ -94,9 +92,9 @@ def page() -> str:
         [
             "# What the course teaches, and where",
             "",
-            f"{len(CONCEPTS) - len(LATER)} of {len(CONCEPTS)} concepts. A cell that teaches one carries its id in its "
-            'metadata (`"concept": ["C20"]`); this table',
-            "is made from them by `make concepts`. In brackets stands the first such cell of a section, by its id.",
+            f'{len(CONCEPTS)} concepts. A cell that teaches one carries its id in its metadata (`"concept": ["C20"]`);',
+            "this table is made from them by `make concepts`. In brackets stands the first such cell of a section, by",
+            "its id.",
             "",
             "| id | concept | notebook: sections |",
             "|---|---|---|",

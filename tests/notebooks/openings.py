@@ -37,6 +37,7 @@ MAP = {
     "05_evaluation": ("Evaluate", "before and after"),
     "06_merge_and_serve": ("Serve", "a model others can ask"),
     "07_named_entities": ("Your task", "names found in news"),
+    "08_forgetting": ("Forgetting", "what stays, and new facts"),
     "09_preferences": ("Preferences", "better, not only right"),
     "10_many_gpus": ("Many GPUs", "a run on several"),
 }
@@ -50,6 +51,7 @@ CHINESE_MAP = {
     "05_evaluation": ("评估", "训练前后的对比"),
     "06_merge_and_serve": ("部署", "别人也能提问的模型"),
     "07_named_entities": ("你的任务", "从新闻里找出名字"),
+    "08_forgetting": ("遗忘", "留得住的，和新学的"),
     "09_preferences": ("偏好", "不只要对，还要更好"),
     "10_many_gpus": ("多卡", "在多张卡上跑一次"),
 }

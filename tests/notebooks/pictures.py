@@ -18,6 +18,7 @@ PICTURES = {
     "05_evaluation": "c42",
     "06_merge_and_serve": "c21d",
     "07_named_entities": "c22",
+    "08_forgetting": "c22",
     "09_preferences": "c20",
     "10_many_gpus": "c40",
 }
@@ -31,6 +32,7 @@ HEADS = {
     "05_evaluation": ("before_after.png", "c42"),
     "06_merge_and_serve": ("merge.png", "c14"),
     "07_named_entities": ("labels.png", "c22"),
+    "08_forgetting": ("remedies.png", "c22"),
     "09_preferences": ("curves.png", "c16"),
     "10_many_gpus": ("step.png", "c08"),
 }

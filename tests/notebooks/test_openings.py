@@ -23,7 +23,7 @@ def test_all_notebooks_are_looked_at():
     folders = [path.parent.relative_to(ROOT).as_posix() for path in NOTEBOOKS]
     editions = ["notebooks", "notebooks/zh", "exercises", "exercises/zh", "exercises/solutions"]
     assert {*folders} == {*editions, "notebooks/extras"}
-    assert {folders.count(folder) for folder in editions} == {10}
+    assert {folders.count(folder) for folder in editions} == {11}
 
 
 @everywhere
