@@ -39,6 +39,17 @@ def test_what_judges_is_never_trained_on(built):
     assert {forgetting.language_of(row) for row in forgetting.narrow(built) + judges["English"]} == {"en"}
 
 
+def test_an_answer_to_a_general_question_is_that_of_its_row(built):
+    judges = forgetting.judged_by(built)
+    general = {row["messages"][0]["content"]: row["messages"][1]["content"] for row in judges["English"]}
+    general |= {row["messages"][0]["content"]: row["messages"][1]["content"] for row in judges["Chinese"]}
+    assert forgetting.ANSWERS.keys() <= general.keys()
+    for question in forgetting.ANSWERS:
+        assert forgetting.right({"prompt": question, "reply": general[question]}), question
+        assert not forgetting.right({"prompt": question, "reply": "I don't know. 我不知道。"}), question
+    assert forgetting.right({"prompt": "What is a democracy?", "reply": "A form of government."}) is None
+
+
 @pytest.mark.parametrize("share", [0.1, 0.2])
 def test_a_share_of_general_rows_is_mixed_in(built, share):
     rows, general = forgetting.mixed(built, share), asked(forgetting.replay())
