@@ -38,6 +38,8 @@ def one_run(name: str, folder: str) -> dict[str, dict[str, Any]]:
     from course_utils import masking, modeling, packing
 
     unsloth = modeling.import_unsloth()
+    from datasets import Dataset
+
     from course_utils.train.training import train
     from notebooks import town
 
@@ -58,7 +60,7 @@ def one_run(name: str, folder: str) -> dict[str, dict[str, Any]]:
         model = modeling.attach_lora(model, profile)
     found = {}
     if "steps" in how:
-        parts = (packing.chunks(as_dataset(town.texts(held)), tokenizer, PIECE) for held in (False, True))
+        parts = (packing.chunks(Dataset.from_list(town.texts(held)), tokenizer, PIECE) for held in (False, True))
         run = train(model, tokenizer, *parts, profile.train, audit=False)
         trained = {key: run.metrics[key] for key in ("seconds", "tokens", "peak_memory_gib")}
         found[name] = trained | judged(model, tokenizer)
@@ -70,13 +72,6 @@ def one_run(name: str, folder: str) -> dict[str, dict[str, Any]]:
         trained = trained | {"seconds": trained["seconds"] + run.metrics["seconds"]}
         found[f"{name}, then questions" if found else name] = trained | judged(model, tokenizer)
     return found
-
-
-def as_dataset(rows: list[dict[str, Any]]) -> Any:
-    """Rows of text as a dataset."""
-    from datasets import Dataset
-
-    return Dataset.from_list([{"text": row["text"]} for row in rows])
 
 
 def other_texts() -> dict[str, list[dict[str, Any]]]:
@@ -94,6 +89,8 @@ def other_texts() -> dict[str, list[dict[str, Any]]]:
 
 def judged(model: Any, tokenizer: Any, *, with_text: bool = False) -> dict[str, Any]:
     """Perplexity on each kind of text, and which questions are answered right."""
+    from datasets import Dataset
+
     from course_utils import chat, evaluation, generation, modeling, packing
     from notebooks import town
 
@@ -101,7 +98,7 @@ def judged(model: Any, tokenizer: Any, *, with_text: bool = False) -> dict[str, 
     kinds = {"the town, held out": town.texts(held=True)} | other_texts()
     found: dict[str, Any] = {"perplexity": {}}
     for name, rows in kinds.items():
-        pieces = packing.chunks(as_dataset(rows), tokenizer, PIECE)
+        pieces = packing.chunks(Dataset.from_list(rows), tokenizer, PIECE)
         found["perplexity"][name] = evaluation.perplexity(model, tokenizer, pieces, batch_size=PIECES).learned
     questions, learned, prompts = town.questions(), town.texts(held=False), []
     for row in questions:

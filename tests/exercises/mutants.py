@@ -4,6 +4,8 @@ import ast
 from collections.abc import Iterator
 from copy import deepcopy
 
+WORDING = "the wording of the error is the learner's"
+"""Why no check notices a slip in the text of an error."""
 SWAPS: dict[type, tuple[type, ...]] = {
     ast.Eq: (ast.NotEq,),
     ast.NotEq: (ast.Eq,),

@@ -1,5 +1,7 @@
 """Wrong answers to exercise 02: each is the solution with one of its lines as people write it."""
 
+from mutants import WORDING
+
 WRONG = {  # task: (what is wrong, what the solution says, what stands there instead)
     "render": [
         ("no closer after a critic", '                text += "<|im_end|>\\n"', "                pass"),
@@ -120,7 +122,7 @@ NO_BOS = "Qwen's tokenizers add no special tokens, asked or not"
 ENDS = "no end of the text that is longer or shorter can be the beginning of </think>: it begins with the only <"
 
 SURVIVORS = {  # task: mutant: why no check can or should notice it
-    "render": {"15:29 'no such role: ' → 'no such role: X'": "the wording of the error is the learner's"},
+    "render": {"15:29 'no such role: ' → 'no such role: X'": WORDING},
     "build": {"10:71 False → True": NO_BOS, "11:71 False → True": NO_BOS},
     "split_stream": {
         "15:55 len(closer) - 1 → len(closer) + 1": ENDS,

@@ -1,5 +1,7 @@
 """Wrong answers to exercise 03: each is the solution with one of its lines as people write it."""
 
+from mutants import WORDING
+
 WRONG = {  # task: (what is wrong, what the solution says, what stands there instead)
     "fill": [
         ("numbers as floats write them", 'f"{Decimal(number).normalize():f}"', "str(float(number))"),
@@ -145,8 +147,6 @@ WRONG = {  # task: (what is wrong, what the solution says, what stands there ins
         ("nothing is counted", "given[chosen] += 1", "pass"),
     ],
 }
-
-WORDING = "the wording of the error is the learner's"
 
 SURVIVORS = {  # task: mutant: why no check can or should notice it
     "entities": {"7:29 'a span is not in the text' → 'a span is not in the textX'": WORDING},

@@ -1,5 +1,7 @@
 """Wrong answers to exercise 04: each is the solution with one of its lines as people write it."""
 
+from mutants import WORDING
+
 WRONG = {  # task: (what is wrong, what the solution says, what stands there instead)
     "steps": [
         ("rounded down", "math.ceil(seen / (batch_size * grad_accum))", "seen // (batch_size * grad_accum)"),
@@ -111,8 +113,6 @@ WRONG = {  # task: (what is wrong, what the solution says, what stands there ins
         ("subtracted", "W.float() + factor", "W.float() - factor"),
     ],
 }
-
-WORDING = "the wording of the error is the learner's"
 
 SURVIVORS = {  # task: mutant: why no check can or should notice it
     "adapter_weights": {"13:25 'no projection: ' → 'no projection: X'": WORDING},

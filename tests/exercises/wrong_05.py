@@ -1,5 +1,7 @@
 """Wrong answers to exercise 05: each is the solution with one of its lines as people write it."""
 
+from mutants import WORDING
+
 WRONG = {  # task: (what is wrong, what the solution says, what stands there instead)
     "perplexity": [
         ("every token counts", "if flag:", "if True:"),
@@ -191,7 +193,7 @@ WRONG = {  # task: (what is wrong, what the solution says, what stands there ins
 }
 
 SURVIVORS = {  # task: mutant: why no check can or should notice it
-    "perplexity": {"15:25 'no token is learned' → 'no token is learnedX'": "the wording of the error is the learner's"},
+    "perplexity": {"15:25 'no token is learned' → 'no token is learnedX'": WORDING},
     "find_loop": {
         "16:4 return None → pass": "a function without a return gives None",
     },

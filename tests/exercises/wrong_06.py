@@ -1,5 +1,7 @@
 """Wrong answers to exercise 06: each is the solution with one of its lines as people write it."""
 
+from mutants import WORDING
+
 WRONG = {  # task: (what is wrong, what the solution says, what stands there instead)
     "merge": [
         ("the wrong order", "B.float() @ A.float()", "A.float() @ B.float()"),
@@ -158,7 +160,7 @@ WRONG = {  # task: (what is wrong, what the solution says, what stands there ins
 SURVIVORS = {  # task: mutant: why no check can or should notice it
     "survives": {"9:60 0 → -1": "a vector has one dimension: its first is its last"},
     "merge_all": {
-        "10:29 ' changes a tied table' → ' changes a tied tableX'": "the wording of the error is the learner's",
-        "15:29 'the base has no layer ' → 'the base has no layer X'": "the wording of the error is the learner's",
+        "10:29 ' changes a tied table' → ' changes a tied tableX'": WORDING,
+        "15:29 'the base has no layer ' → 'the base has no layer X'": WORDING,
     },
 }

@@ -1,5 +1,7 @@
 """Wrong answers to exercise 07: each is the solution with one of its lines as people write it."""
 
+from mutants import WORDING
+
 WRONG = {  # task: (what is wrong, what the solution says, what stands there instead)
     "prompt_for": [
         ("as they come", "sorted({*labels})", "labels"),
@@ -187,8 +189,8 @@ WRONG = {  # task: (what is wrong, what the solution says, what stands there ins
 }
 
 SURVIVORS = {  # task: mutant: why no check can or should notice it
-    "prompt_for": {"5:25 'no labels' → 'no labelsX'": "the wording of the error is the learner's"},
+    "prompt_for": {"5:25 'no labels' → 'no labelsX'": WORDING},
     "to_answer": {
-        "9:37 ' is not at its place' → ' is not at its placeX'": "the wording of the error is the learner's",
+        "9:37 ' is not at its place' → ' is not at its placeX'": WORDING,
     },
 }

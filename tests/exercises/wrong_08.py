@@ -1,5 +1,7 @@
 """Wrong answers to exercise 08: each is the solution with one of its lines as people write it."""
 
+from mutants import WORDING
+
 COUNT = "round(narrow * share / (1 - share))"
 REFUSED = '    if not 0 <= share < 1:\n        raise ValueError("a share is at least 0 and less than 1")\n'
 EACH = "(base.exp() * (base - moved)).sum(-1)"
@@ -290,7 +292,6 @@ WRONG = {  # task: (what is wrong, what the solution says, what stands there ins
     ],
 }
 
-WORDING = "the wording of the error is the learner's"
 SURVIVORS = {  # task: mutant: why no check can or should notice it
     "rows_to_add": {
         "5:25 'a share is at least 0 and less than 1' → 'a share is at least 0 and less than 1X'": WORDING,

@@ -1,5 +1,7 @@
 """Wrong answers to exercise 09: each is the solution with one of its lines as people write it."""
 
+from mutants import WORDING
+
 LOSS = "-torch.nn.functional.logsigmoid(beta * (up - down)).mean()"
 READ = "json.dumps(json.loads(reply[start:end], object_pairs_hook=once), sort_keys=True)"
 COMPARED = "found != json.dumps(json.loads(reference), sort_keys=True) or {*around}"
@@ -370,5 +372,5 @@ WRONG = {  # task: (what is wrong, what the solution says, what stands there ins
 }
 
 SURVIVORS = {  # task: mutant: why no check can or should notice it
-    "reward": {"6:29 'a key is there twice' → 'a key is there twiceX'": "the wording of the error is the learner's"},
+    "reward": {"6:29 'a key is there twice' → 'a key is there twiceX'": WORDING},
 }

@@ -1,5 +1,7 @@
 """Wrong answers to exercise 10: each is the solution with one of its lines as people write it."""
 
+from mutants import WORDING
+
 WRONG = {  # task: (what is wrong, what the solution says, what stands there instead)
     "split": [
         ("all rows in each process", "padded[rank::world]", "padded"),
@@ -65,8 +67,6 @@ WRONG = {  # task: (what is wrong, what the solution says, what stands there ins
         ("the given parts are changed", "[list(part) for part in parts]", "parts"),
     ],
 }
-
-WORDING = "the wording of the error is the learner's"
 
 SURVIVORS = {  # task: mutant: why no check can or should notice it
     "same_step": {

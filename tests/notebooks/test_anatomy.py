@@ -11,7 +11,7 @@ import concepts
 import pytest
 import sizes
 from concepts import EXTRAS, LESSONS, ROOT
-from openings import ADDRESS, CELL, FOLDED, MAP
+from openings import ADDRESS, CELL, FOLDED, MAP, NOTEBOOKS
 
 NAMES = [
     "00_ten_minutes",
@@ -37,20 +37,16 @@ def test_the_lessons_are_there():
     assert [path.stem for path in LESSONS] == NAMES == [*MAP]
 
 
-NOTEBOOKS = sorted(path for folder in ("notebooks", "exercises") for path in (ROOT / folder).rglob("*.ipynb"))
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_what_a_cell_imports_from_the_course_is_there(path):
     """In seconds, for all notebooks: nbval would find it an hour later, and in those only that `make test` runs."""
     for cell in cells(path):
         if cell["cell_type"] != "code":
             continue
-        lines = [line for line in cell["source"].splitlines() if not line.startswith(("%", "!"))]
-        for node in ast.walk(ast.parse("\n".join(lines))):
+        for node in ast.walk(ast.parse(cell["source"])):
             if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ("course_utils", "notebooks"):
+                found = import_module(node.module)
                 for name in node.names:
-                    found = import_module(node.module)
                     if not hasattr(found, name.name):
                         import_module(f"{node.module}.{name.name}")
 

@@ -41,8 +41,8 @@ def test_what_judges_is_never_trained_on(built):
 
 def test_an_answer_to_a_general_question_is_that_of_its_row(built):
     judges = forgetting.judged_by(built)
-    general = {row["messages"][0]["content"]: row["messages"][1]["content"] for row in judges["English"]}
-    general |= {row["messages"][0]["content"]: row["messages"][1]["content"] for row in judges["Chinese"]}
+    turns = [row["messages"] for row in judges["English"] + judges["Chinese"]]
+    general = {question["content"]: answer["content"] for question, answer in turns}
     assert forgetting.ANSWERS.keys() <= general.keys()
     for question in forgetting.ANSWERS:
         assert forgetting.right({"prompt": question, "reply": general[question]}), question
